@@ -1,0 +1,135 @@
+"""Named arrays: their canonical order, bytes and digest, and their files (safetensors)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eucaim_fl.errors import JournalError
+
+__all__ = ["Array", "ArrayFile", "Arrays", "arrays_sha256", "encode_arrays"]
+
+Array: TypeAlias = NDArray[Any]
+Arrays: TypeAlias = dict[str, Array]
+
+_TO_SAFETENSORS = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32",
+    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+_FROM_SAFETENSORS = {code: np.dtype(name) for name, code in _TO_SAFETENSORS.items()}
+_LARGEST_HEADER_BYTES = 16 * 2**20
+
+
+def arrays_sha256(arrays: Mapping[str, Array]) -> str:
+    """SHA-256 over names, dtypes, shapes and little-endian C-order bytes, names in sorted order."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name]).astype(arrays[name].dtype.newbyteorder("<"), copy=False)
+        head = json.dumps([name, array.dtype.name, list(arrays[name].shape)]).encode()
+        digest.update(len(head).to_bytes(8, "little") + head)
+        digest.update(array.tobytes() if array.ndim == 0 else array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def encode_arrays(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> list[bytes | memoryview]:
+    """A safetensors file as a list of buffers to be written one after the other (no second copy of the arrays).
+
+    arrays: any shape, 0-d included; names are stored in sorted order.
+    Raises JournalError for a dtype that the format (or this project) does not have.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    buffers: list[bytes | memoryview] = []
+    offset = 0
+    for name in sorted(arrays):
+        array = arrays[name]
+        if array.dtype.name not in _TO_SAFETENSORS:
+            raise JournalError(f"Arrays of type {array.dtype.name} can't be stored.")
+        flat = np.ascontiguousarray(array).reshape(-1)
+        header[name] = {
+            "dtype": _TO_SAFETENSORS[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + flat.nbytes],
+        }
+        offset += flat.nbytes
+        buffers.append(flat.view(np.uint8).data)
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return [len(head).to_bytes(8, "little") + head, *buffers]
+
+
+class ArrayFile:
+    """A safetensors file whose arrays are read on demand, in whole or piece by piece, never all at once.
+
+    Raises JournalError if the header is damaged or claims more than the file holds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                size = path.stat().st_size
+                if length > min(_LARGEST_HEADER_BYTES, max(size - 8, 0)):
+                    raise ValueError("header longer than the file")
+                header = json.loads(stream.read(length))
+            self.metadata: dict[str, str] = header.pop("__metadata__", {})
+            self._start = 8 + length
+            self._entries: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
+            for name, entry in header.items():
+                dtype, shape = _FROM_SAFETENSORS[entry["dtype"]], tuple(int(n) for n in entry["shape"])
+                first, last = entry["data_offsets"]
+                count = int(np.prod(shape, dtype=np.int64))
+                if min(shape, default=0) < 0 or not 0 <= first <= last <= size - self._start:
+                    raise ValueError("an array lies outside the file")
+                if last - first != count * dtype.itemsize:
+                    raise ValueError("an array's size contradicts its shape")
+                self._entries[name] = (dtype, shape, first)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+            raise JournalError(
+                "A file of arrays is damaged.",
+                fix="Remove it; the round it belongs to is computed again on resume.",
+                local_detail=f"{path}: {problem}",
+            ) from None
+
+    @property
+    def names(self) -> list[str]:
+        """Names in canonical (sorted) order."""
+        return sorted(self._entries)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Data type of one array."""
+        return self._entries[name][0]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one array; () for a single number."""
+        return self._entries[name][1]
+
+    def read(self, name: str, start: int = 0, count: int | None = None) -> Array:
+        """Elements start … start+count of one array, flattened in C order; all of it in its shape if count is None.
+
+        Raises JournalError if the file ends early.
+        """
+        dtype, shape, first = self._entries[name]
+        total = int(np.prod(shape, dtype=np.int64))
+        length = total if count is None else max(0, min(count, total - start))
+        with self.path.open("rb") as stream:
+            stream.seek(self._start + first + start * dtype.itemsize)
+            flat = np.fromfile(stream, dtype=dtype, count=length)
+        if flat.size != length:
+            raise JournalError("A file of arrays ends early.", local_detail=str(self.path))
+        return flat.reshape(shape) if count is None else flat
+
+    def items(self) -> Iterator[tuple[str, Array]]:
+        """All arrays, one at a time, in canonical order."""
+        for name in self.names:
+            yield name, self.read(name)
+
+    def load(self) -> Arrays:
+        """All arrays at once."""
+        return dict(self.items())

@@ -1,0 +1,344 @@
+"""What users write, as frozen models: unknown keys are errors, defaults live here, units are in the names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from eucaim_fl.errors import ConfigError, RecipeError
+from eucaim_fl.registry import suggestion
+
+__all__ = [
+    "SITE_NAME",
+    "AugmentationConfig",
+    "ClassificationConfig",
+    "Config",
+    "DataConfig",
+    "ExperimentConfig",
+    "FederationConfig",
+    "IntensityConfig",
+    "LocalOptimizerConfig",
+    "MethodConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "PrivacyConfig",
+    "RuleConfig",
+    "SegmentationConfig",
+    "ServerOptimizerConfig",
+    "SplitConfig",
+    "TaskConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "parse",
+]
+
+SITE_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+"""Names of sites, runs and labels: short, lower case, safe as a file name."""
+
+Name = Annotated[str, Field(pattern=SITE_NAME)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, no unknown keys, no NaN, no strings turned silently into numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Field names at a location inside a model, as far as they can be followed."""
+    from typing import get_args
+
+    current: list[type[BaseModel]] = [model]
+    for part in location:
+        following: list[type[BaseModel]] = []
+        for candidate in current:
+            if part in candidate.model_fields:
+                pending: list[Any] = [candidate.model_fields[str(part)].annotation]
+                while pending:
+                    annotation = pending.pop()
+                    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                        following.append(annotation)
+                    pending.extend(get_args(annotation))
+            elif isinstance(part, str) and part in {
+                str(d.default) for n, d in candidate.model_fields.items() if n == "name"
+            }:
+                following.append(candidate)  # the tag of a discriminated union
+        current = following or current
+    return sorted({name for candidate in current for name in candidate.model_fields})
+
+
+def parse(model: type[C], values: object, what: str, error: type[ConfigError] = RecipeError) -> C:
+    """Validate `values` as `model`; every fault is named with its place, unknown keys with the nearest known one.
+
+    Raises RecipeError (or `error`) with all faults at once.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as failure:
+        faults: list[str] = []
+        fixes: list[str] = []
+        for item in failure.errors(include_url=False, include_context=False):
+            place = ".".join(str(part) for part in item["loc"]) or "(top)"
+            if item["type"] == "extra_forbidden":
+                key = str(item["loc"][-1])
+                faults.append(f"unknown key '{place}'")
+                fixes.append(suggestion(key, _known_keys(model, item["loc"][:-1])))
+            else:
+                shown = repr(item["input"])
+                got = "" if item["type"] == "missing" or len(shown) > 60 else f" (got {shown})"
+                message = item["msg"].removeprefix("Value error, ")
+                faults.append(f"{place}: {message[0].lower()}{message[1:]}{got}")
+        raise error(f"{what} is not valid: {'; '.join(faults)}.", fix=" ".join(f for f in fixes if f)) from None
+
+
+class SegmentationConfig(Config):
+    """Every voxel gets one class: background, or one of `labels` (in this order 1, 2, …)."""
+
+    name: Literal["segmentation"] = "segmentation"
+    spatial_dims: Literal[2, 3] = 3
+    labels: tuple[Name, ...] = Field(min_length=1, max_length=32)
+
+
+class ClassificationConfig(Config):
+    """Every patient's image gets one of `classes`, read from the clinical column `target`.
+
+    For two classes the second one is the positive class.
+    """
+
+    name: Literal["classification"] = "classification"
+    spatial_dims: Literal[2, 3] = 2
+    target: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(min_length=2, max_length=64)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must differ from each other")
+        return self
+
+
+TaskConfig = Annotated[SegmentationConfig | ClassificationConfig, Field(discriminator="name")]
+
+
+class ModelConfig(Config):
+    """A network by its name in the allow-list of `eucaim_fl.models`; arguments are typed there."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    args: dict[str, JsonValue] = Field(default_factory=dict, max_length=32)
+
+
+class IntensityConfig(Config):
+    """How stored values become network inputs.
+
+    window: `low`…`high` in the image's unit (HU for CT) → 0…1, clipped.
+    percentile: the image's own `low`…`high` percentiles (0–100) → 0…1, clipped.
+    zscore: (value − mean) / standard deviation of the image's non-zero voxels.
+    """
+
+    kind: Literal["window", "percentile", "zscore"] = "window"
+    low: float = -160.0
+    high: float = 240.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.kind != "zscore" and self.low >= self.high:
+            raise ValueError("intensity.low must be below intensity.high")
+        if self.kind == "percentile" and not (self.low >= 0 and self.high <= 100):
+            raise ValueError("percentiles lie between 0 and 100")
+        return self
+
+
+class SplitConfig(Config):
+    """Shares of each site's patients; the rest trains. `seed`: None takes the run's seed."""
+
+    validation: Fraction = 0.2
+    test: Fraction = 0.2
+    seed: NonNegativeInt | None = None
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> Self:
+        if self.validation + self.test > 0.9:
+            raise ValueError("validation and test together may take at most 0.9 of the patients")
+        return self
+
+
+class DataConfig(Config):
+    """The grid and the intensities that every site brings its images to.
+
+    modality: DICOM modality to take (CT, MR, …); None takes any. NIfTI has none and always fits.
+    orientation: axis codes of the array, e.g. RAS: first index grows to the patient's right, and so on.
+    spacing_mm: voxel size along those three axes; null keeps the image's own along that axis.
+    size_voxels: crop or pad (around the centre) to this size; null keeps the image's own along that axis.
+    """
+
+    modality: Annotated[str, Field(pattern=r"^[A-Z]{2,16}$")] | None = None
+    orientation: Annotated[str, Field(pattern=r"^[RL][AP][SI]$")] = "RAS"
+    spacing_mm: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None] = (None, None, None)
+    size_voxels: tuple[
+        Annotated[int, Field(ge=1, le=1024)] | None,
+        Annotated[int, Field(ge=1, le=1024)] | None,
+        Annotated[int, Field(ge=1, le=1024)] | None,
+    ] = (None, None, None)
+    intensity: IntensityConfig = IntensityConfig()
+    split: SplitConfig = SplitConfig()
+
+
+class LocalOptimizerConfig(Config):
+    """The optimizer of local training, made anew each round."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: PositiveFloat = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 0.0
+
+
+class AugmentationConfig(Config):
+    """Random changes of training images; probabilities per image."""
+
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    rotate90: Annotated[float, Field(ge=0, le=1)] = 0.0
+    scale_intensity: NonNegativeFloat = 0.0
+    shift_intensity: NonNegativeFloat = 0.0
+    noise_std: NonNegativeFloat = 0.0
+
+
+class TrainingConfig(Config):
+    """Local training within one round: exactly one of `local_steps` (optimizer steps) and `local_epochs`.
+
+    patch_voxels: training patch, first axis first (two values for a 2-D network); None takes whole images.
+    foreground_share: share of patches (or slices) centred on a labelled voxel.
+    gradient_clip: largest L2 norm of a step's gradient; None does not clip.
+    """
+
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    local_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    local_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    loss: Literal["dice_ce", "dice", "cross_entropy"] | None = None
+    optimizer: LocalOptimizerConfig = LocalOptimizerConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    patch_voxels: tuple[Annotated[int, Field(ge=4, le=512)], ...] | None = None
+    foreground_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    gradient_clip: PositiveFloat | None = None
+    inference_batch: Annotated[int, Field(ge=1, le=1024)] = 8
+    inference_overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.local_steps is None) == (self.local_epochs is None):
+            raise ValueError("set exactly one of training.local_steps and training.local_epochs")
+        return self
+
+
+class RuleConfig(Config):
+    """How the sites' updates become one. Weights are numbers of training patients.
+
+    trim: share cut at each end (trimmed_mean). suspects: how many sites may be wrong (krum, multi_krum).
+    keep: how many sites multi_krum averages; None keeps all but the suspects.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")] = "weighted_mean"
+    trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+    suspects: NonNegativeInt = 1
+    keep: PositiveInt | None = None
+
+
+class ServerOptimizerConfig(Config):
+    """What the server does with the common update. `lr` 1 and `plain` is federated averaging."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")] = "plain"
+    lr: PositiveFloat = 1.0
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: PositiveFloat = 1e-3
+
+
+class ObjectiveConfig(Config):
+    """What is added to the local loss. proximal: mu/2 · ‖w − w_global‖² (FedProx)."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")] = "none"
+    mu: NonNegativeFloat = 0.01
+
+
+class MethodConfig(Config):
+    """A method is three independent choices: aggregation rule × server optimizer × local objective."""
+
+    rule: RuleConfig = RuleConfig()
+    server_optimizer: ServerOptimizerConfig = ServerOptimizerConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+
+class PrivacyConfig(Config):
+    """Privacy mechanism of the run. Only `none` exists in this version: updates leave without added noise."""
+
+    mechanism: Literal["none"] = "none"
+
+
+class FederationConfig(Config):
+    """Where the sites are, and when a round counts.
+
+    engine: `local` drives worker processes on this machine; `ray` Flower's simulation engine.
+    quorum: least number of sites whose valid replies make a round.
+    round_deadline_s: a site that has not answered by then is left out of the round.
+    quorum_wait_s: how long a round below quorum keeps asking the missing sites before the run ends.
+    workers: processes at a time (local engine); None takes one a core, at most one a site.
+    """
+
+    engine: Literal["local", "ray"] = "local"
+    quorum: PositiveInt = 1
+    round_deadline_s: PositiveFloat = 3600.0
+    quorum_wait_s: NonNegativeFloat = 60.0
+    workers: Annotated[int, Field(ge=1, le=512)] | None = None
+
+
+class TrackingConfig(Config):
+    """MLflow on the coordinator. uri: None is `sqlite:///<runs_dir>/mlflow.db`."""
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str | None = None
+    register_as: str | None = None
+
+
+class ExperimentConfig(Config):
+    """A whole recipe as Hydra composes it; the plan is the part of it that sites see."""
+
+    name: Name
+    title: str = Field(default="", max_length=200)
+    seed: NonNegativeInt = 0
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 10
+    sites: tuple[str, ...] = Field(min_length=1)
+    prepare: Literal["demo"] | None = None
+    task: TaskConfig
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    training: TrainingConfig
+    method: MethodConfig = MethodConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    federation: FederationConfig = FederationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    runs_dir: Path = Path("runs")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError("sites: a site is named twice")
+        if self.federation.quorum > len(self.sites):
+            raise ValueError(f"federation.quorum is {self.federation.quorum}, but there are {len(self.sites)} sites")
+        return self

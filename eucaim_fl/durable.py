@@ -1,0 +1,80 @@
+"""Files that are whole or not there: atomic writes, and a lock that says who works in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from eucaim_fl.errors import JournalError, RunFolderBusyError
+
+__all__ = ["exclusive", "write_atomically", "write_json"]
+
+
+def write_atomically(path: Path, buffers: Iterable[bytes | memoryview] | bytes) -> None:
+    """Write a file so that a crash at any moment leaves the old file or the new one, never a part.
+
+    A temporary file in the same folder is written, flushed to the disk and renamed; then the folder is flushed.
+    Raises JournalError if the disk is full or the folder can't be written; nothing is left behind then.
+    """
+    pieces = [buffers] if isinstance(buffers, bytes) else buffers
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with os.fdopen(handle, "wb") as stream:
+            for piece in pieces:
+                stream.write(piece)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+        temporary = None
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as problem:
+        full = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise JournalError(
+            "The disk is full; nothing half-written was left behind."
+            if full
+            else "A file of the run can't be written.",
+            fix="Free some space, then resume the run." if full else "Check the folder's permissions.",
+            local_detail=f"{path}: {problem.strerror}",
+        ) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, readable by people (indented, sorted keys). NaN is refused."""
+    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the lock goes with the process, however it ends.
+
+    Raises RunFolderBusyError if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+b") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunFolderBusyError(
+                "Another process works in this run folder.",
+                fix="Wait for it to end, or start a run of its own.",
+                local_detail=str(folder),
+            ) from None
+        yield

@@ -1,0 +1,186 @@
+"""The federation plan: the one contract between researcher, coordinator and site.
+
+Canonical JSON (sorted keys, no white space, UTF-8, shortest floats, no NaN) with a schema version; its SHA-256 is
+what a site accepts, refuses, logs and reports by. It holds values only: no paths, no code, no environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from eucaim_fl import __version__
+from eucaim_fl.config import (
+    SITE_NAME,
+    Config,
+    DataConfig,
+    ExperimentConfig,
+    MethodConfig,
+    ModelConfig,
+    PrivacyConfig,
+    TaskConfig,
+    TrainingConfig,
+    parse,
+)
+from eucaim_fl.errors import PlanError
+
+__all__ = ["SCHEMA_VERSION", "FederationPlan", "ParticipationRules", "explain", "make_plan", "read_plan"]
+
+SCHEMA_VERSION = 1
+_LARGEST_PLAN_BYTES = 256 * 1024
+
+
+class ParticipationRules(Config):
+    """When a round counts; see `FederationConfig`."""
+
+    quorum: PositiveInt
+    round_deadline_s: PositiveFloat
+    quorum_wait_s: NonNegativeFloat
+
+
+class FederationPlan(Config):
+    """Everything that decides a run's result, apart from the cohorts."""
+
+    schema_version: Literal[1] = 1
+    software: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
+    name: Annotated[str, Field(pattern=SITE_NAME)]
+    seed: NonNegativeInt
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    sites: tuple[Annotated[str, Field(pattern=SITE_NAME)], ...] = Field(min_length=1, max_length=10_000)
+    task: TaskConfig
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+    method: MethodConfig
+    privacy: PrivacyConfig
+    participation: ParticipationRules
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if list(self.sites) != sorted(set(self.sites)):
+            raise ValueError("sites must be sorted and differ from each other")
+        patch = self.training.patch_voxels
+        if patch is not None and len(patch) != self.task.spatial_dims:
+            raise ValueError(
+                f"training.patch_voxels has {len(patch)} values, but the network is {self.task.spatial_dims}-D"
+            )
+        if self.task.name == "classification" and self.training.loss in ("dice", "dice_ce"):
+            raise ValueError("training.loss: Dice is for segmentation; use cross_entropy")
+        return self
+
+    def canonical_json(self) -> str:
+        """The text that is hashed and sent."""
+        return json.dumps(
+            self.model_dump(mode="json"),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+
+    def sha256(self) -> str:
+        """The plan's identity: SHA-256 of its canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+    def split_seed(self) -> int:
+        """Seed of the patient-level splits: its own if the recipe gives one, else the run's."""
+        return self.seed if self.data.split.seed is None else self.data.split.seed
+
+
+def _compatible() -> str:
+    return ".".join(__version__.split(".")[:2])
+
+
+def make_plan(config: ExperimentConfig, site_names: tuple[str, ...]) -> FederationPlan:
+    """The plan of a recipe over named sites (put in canonical order).
+
+    Raises RecipeError if values contradict each other.
+    """
+    federation = config.federation
+    values: dict[str, Any] = {
+        "software": _compatible(),
+        "name": config.name,
+        "seed": config.seed,
+        "rounds": config.rounds,
+        "sites": tuple(sorted(site_names)),
+        "participation": {
+            "quorum": federation.quorum,
+            "round_deadline_s": federation.round_deadline_s,
+            "quorum_wait_s": federation.quorum_wait_s,
+        },
+    }
+    for part in ("task", "model", "data", "training", "method", "privacy"):
+        values[part] = getattr(config, part).model_dump()
+    return parse(FederationPlan, values, "The recipe")
+
+
+def read_plan(text: str) -> FederationPlan:
+    """Read a plan that came from elsewhere; everything in it is hostile until checked.
+
+    Raises PlanError if it is too long, no JSON, has unknown or wrong values, is not in canonical form, or asks for
+    another version of this software.
+    """
+    if len(text.encode()) > _LARGEST_PLAN_BYTES:
+        raise PlanError(f"The plan is longer than {_LARGEST_PLAN_BYTES} bytes.")
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise PlanError("The plan is not JSON.") from None
+    if isinstance(values, dict) and values.get("schema_version") != SCHEMA_VERSION:
+        raise PlanError(
+            f"The plan's schema version is not {SCHEMA_VERSION}.", fix="Use the same eucaim_fl on both ends."
+        )
+    plan = parse(FederationPlan, values, "The plan", PlanError)
+    if plan.software != _compatible():
+        raise PlanError(
+            f"The plan asks for eucaim_fl {plan.software}, this is {__version__}.",
+            fix="Use the same eucaim_fl on both ends.",
+        )
+    if plan.canonical_json() != text:
+        raise PlanError("The plan is not in canonical form, so its hash would not be the one that was agreed.")
+    return plan
+
+
+def explain(plan: FederationPlan) -> list[str]:
+    """In plain words: what each site is asked to do, and what it is asked to send."""
+    task, training, method = plan.task, plan.training, plan.method
+    length = (
+        f"{training.local_steps} optimizer steps"
+        if training.local_steps is not None
+        else f"{training.local_epochs} epochs over its training patients"
+    )
+    goal = (
+        f"segmentation of {', '.join(task.labels)}"
+        if task.name == "segmentation"
+        else f"classification of '{task.target}' into {', '.join(task.classes)}"
+    )
+    metrics = "Dice and HD95 in mm" if task.name == "segmentation" else "AUC, balanced accuracy and Brier score"
+    share = plan.data.split
+    proximal = (
+        f" The loss has a proximal term with mu = {method.objective.mu:g}."
+        if method.objective.name == "proximal"
+        else ""
+    )
+    return [
+        f"Purpose: {goal} with a {task.spatial_dims}-D {plan.model.name}, over {len(plan.sites)} sites "
+        f"({', '.join(plan.sites)}).",
+        f"Data: the site reads its own cohort{f' of {plan.data.modality} series' if plan.data.modality else ''}, "
+        f"keeps {share.validation:.0%} of its patients for validation and {share.test:.0%} for the final test, "
+        "and trains on the rest. A patient is in one of these only.",
+        f"Each of {plan.rounds} rounds: evaluate the arriving model on the validation patients, then train for "
+        f"{length} (batch {training.batch_size}, {training.optimizer.name}, learning rate "
+        f"{training.optimizer.lr:g}).{proximal}",
+        "Sent by the site after each round: the change of every model weight, the number of its training patients, "
+        f"the mean training loss, and {metrics} over its validation patients (withheld below the site's minimum).",
+        "Sent once at the end: the same metrics of the final model over validation and test patients.",
+        "Never sent: images, labels, clinical values, identifiers, file names or paths.",
+        f"Combined by: {method.rule.name}, server optimizer {method.server_optimizer.name}; weights by patients. "
+        f"A round needs {plan.participation.quorum} of {len(plan.sites)} sites within "
+        f"{plan.participation.round_deadline_s:g} s.",
+        "Privacy: no noise is added; the update itself may reveal information about training patients."
+        if plan.privacy.mechanism == "none"
+        else f"Privacy: {plan.privacy.mechanism}.",
+    ]

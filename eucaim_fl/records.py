@@ -1,0 +1,99 @@
+"""Values that pass between the parts: who answered, what they measured, what a round was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+__all__ = ["ArraySpec", "Participation", "RoundRecord", "SiteMetrics", "SplitName"]
+
+SplitName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of the model as plan and network define it. trainable: False for buffers such as running means."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    trainable: bool
+
+
+@dataclass(frozen=True)
+class SiteMetrics:
+    """What one site measured on one split.
+
+    patients: number of distinct patients. values: metric name → value of the site (mean over patients, or a rank
+    statistic). sums: sufficient statistics that add up over sites, name → list of numbers (see `validation.metrics`).
+    A site that withholds a split's metrics sends neither and says why in `withheld`.
+    """
+
+    split: SplitName
+    patients: int
+    values: Mapping[str, float] = field(default_factory=dict)
+    sums: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    withheld: str = ""
+
+
+@dataclass(frozen=True)
+class Participation:
+    """One site in one round.
+
+    status: took_part; or why not: `error` (it said so), `lost` (its process ended), `deadline` (no answer in
+    time), `rejected` (its reply did not fit the plan), `absent` (not connected).
+    code: error code, e.g. EFL302. reason: text that is safe outside the hospital.
+    """
+
+    site: str
+    status: Literal["took_part", "error", "lost", "deadline", "rejected", "absent"]
+    code: str = ""
+    reason: str = ""
+    patients: int = 0
+    seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """A completed round as the journal keeps it; `round` counts from 1, and the last exchange (evaluation only)
+    is round `rounds + 1`.
+
+    arriving_sha256: weights that were sent out. metrics: site → split → what it measured on those weights.
+    train_loss: site → mean training loss of the round. aggregated_from: sites in canonical order.
+    """
+
+    round: int
+    arriving_sha256: str
+    weights_sha256: str
+    participation: tuple[Participation, ...]
+    metrics: Mapping[str, tuple[SiteMetrics, ...]]
+    pooled: Mapping[str, Mapping[str, float]]
+    train_loss: Mapping[str, float]
+    aggregated_from: tuple[str, ...]
+    seconds: float
+    aggregation_seconds: float = 0.0
+    attempts: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RoundRecord:
+        """The inverse of `to_json`."""
+        return cls(
+            **{
+                **value,
+                "participation": tuple(Participation(**p) for p in value["participation"]),
+                "metrics": {
+                    site: tuple(
+                        SiteMetrics(**{**m, "sums": {k: tuple(v) for k, v in m["sums"].items()}}) for m in entries
+                    )
+                    for site, entries in value["metrics"].items()
+                },
+                "aggregated_from": tuple(value["aggregated_from"]),
+            }
+        )

@@ -1,0 +1,92 @@
+"""The site file: all that a hospital says about itself to its own client. It never leaves the hospital."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, PositiveInt
+
+from eucaim_fl.config import SITE_NAME, Config, parse
+from eucaim_fl.errors import SiteFileError
+
+__all__ = ["CacheConfig", "CohortConfig", "ReleaseConfig", "SiteFile", "data_root", "load_site_file"]
+
+
+class CohortConfig(Config):
+    """Where the cohort lies and how it is laid out.
+
+    folder: absolute, or relative to the data root (`EUCAIM_FL_DATA`, default `./data`).
+    columns: names of clinical columns at this site → names that plans use.
+    """
+
+    layout: Literal["eucaim_tier3", "upv_index", "nifti_csv"]
+    folder: Path
+    columns: dict[str, str] = Field(default_factory=dict)
+
+
+class CacheConfig(Config):
+    """Where preprocessed tensors are kept. folder: None is `.eucaim_fl_cache/<site>` under the data root."""
+
+    folder: Path | None = None
+
+
+class ReleaseConfig(Config):
+    """What may leave the site, beyond the plan's own limits. Everything is off or strict by default.
+
+    data_is: only `synthetic` or `public` data may appear in pictures of a report or be pooled with other sites'.
+    minimum_patients: fewer training patients than this, and the site takes part in no run.
+    minimum_metric_patients: a metric over fewer patients is withheld.
+    score_histograms: lets histograms of predicted scores leave, from which a pooled AUC is computed.
+    """
+
+    data_is: Literal["confidential", "public", "synthetic"] = "confidential"
+    minimum_patients: PositiveInt = 10
+    minimum_metric_patients: PositiveInt = 5
+    score_histograms: bool = False
+
+
+class SiteFile(Config):
+    """One hospital. See `sites/README.md` for every key in plain words."""
+
+    name: Annotated[str, Field(pattern=SITE_NAME)]
+    title: str = Field(default="", max_length=120)
+    cohort: CohortConfig
+    cache: CacheConfig = CacheConfig()
+    release: ReleaseConfig = ReleaseConfig()
+
+    def cohort_folder(self) -> Path:
+        """The cohort's folder as an absolute path."""
+        return (data_root() / self.cohort.folder).absolute()
+
+    def cache_folder(self) -> Path:
+        """The cache's folder as an absolute path."""
+        folder = self.cache.folder or Path(".eucaim_fl_cache") / self.name
+        return (data_root() / folder).absolute()
+
+
+def data_root() -> Path:
+    """Folder that relative cohort paths start from: `EUCAIM_FL_DATA`, default `./data`."""
+    return Path(os.environ.get("EUCAIM_FL_DATA") or "data")
+
+
+def load_site_file(path: Path) -> SiteFile:
+    """Read and check one site file.
+
+    Raises SiteFileError if it is missing, no plain YAML mapping, or has unknown or wrong keys.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SiteFileError("The site file is missing.", fix="Check its name.", local_detail=str(path)) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise SiteFileError(
+            "The site file can't be read as YAML.",
+            fix="It must be plain YAML without tags.",
+            local_detail=f"{path}: {problem}",
+        ) from None
+    if not isinstance(values, dict):
+        raise SiteFileError("The site file holds no mapping of keys to values.", local_detail=str(path))
+    return parse(SiteFile, values, "The site file", SiteFileError)
