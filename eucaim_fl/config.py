@@ -272,7 +272,7 @@ class ServerOptimizerConfig(Config):
 class ObjectiveConfig(Config):
     """What is added to the local loss. proximal: mu/2 · ‖w − w_global‖² (FedProx)."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")] = "none"
+    name: Literal["none", "proximal"] = "none"
     mu: NonNegativeFloat = 0.01
 
 

@@ -14,13 +14,16 @@ from typing import Any
 
 from eucaim_fl.errors import JournalError, RunFolderBusyError
 
-__all__ = ["exclusive", "write_atomically", "write_json"]
+__all__ = ["exclusive", "flush_folder", "write_atomically", "write_json"]
 
 
-def write_atomically(path: Path, buffers: Iterable[bytes | memoryview] | bytes) -> None:
+def write_atomically(
+    path: Path, buffers: Iterable[bytes | memoryview] | bytes, *, survive_power_loss: bool = True
+) -> None:
     """Write a file so that a crash at any moment leaves the old file or the new one, never a part.
 
     A temporary file in the same folder is written, flushed to the disk and renamed; then the folder is flushed.
+    Without `survive_power_loss` nothing is flushed: safe against a killed process, not against a dead machine.
     Raises JournalError if the disk is full or the folder can't be written; nothing is left behind then.
     """
     pieces = [buffers] if isinstance(buffers, bytes) else buffers
@@ -32,15 +35,13 @@ def write_atomically(path: Path, buffers: Iterable[bytes | memoryview] | bytes) 
             for piece in pieces:
                 stream.write(piece)
             stream.flush()
-            os.fsync(stream.fileno())
+            if survive_power_loss:
+                os.fsync(stream.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
         temporary = None
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if survive_power_loss:
+            flush_folder(path.parent)
     except OSError as problem:
         full = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise JournalError(
@@ -54,6 +55,15 @@ def write_atomically(path: Path, buffers: Iterable[bytes | memoryview] | bytes) 
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder durable (after a rename or a removal). Raises OSError as the system does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from eucaim_fl.config import SITE_NAME, Config, parse
 from eucaim_fl.errors import SiteFileError
 
-__all__ = ["CacheConfig", "CohortConfig", "ReleaseConfig", "SiteFile", "data_root", "load_site_file"]
+__all__ = ["CacheConfig", "CohortConfig", "ComputeConfig", "ReleaseConfig", "SiteFile", "data_root", "load_site_file"]
 
 
 class CohortConfig(Config):
@@ -31,6 +31,13 @@ class CacheConfig(Config):
     """Where preprocessed tensors are kept. folder: None is `.eucaim_fl_cache/<site>` under the data root."""
 
     folder: Path | None = None
+
+
+class ComputeConfig(Config):
+    """What local training runs on. threads: one keeps results the same bits on every number of worker processes."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
 
 
 class ReleaseConfig(Config):
@@ -55,6 +62,7 @@ class SiteFile(Config):
     title: str = Field(default="", max_length=120)
     cohort: CohortConfig
     cache: CacheConfig = CacheConfig()
+    compute: ComputeConfig = ComputeConfig()
     release: ReleaseConfig = ReleaseConfig()
 
     def cohort_folder(self) -> Path:

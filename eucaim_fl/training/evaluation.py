@@ -1,0 +1,102 @@
+"""A model on patients: per-patient results, and the summary that may leave a site."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from eucaim_fl.cohorts.cohort import PreparedCase
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.records import SiteMetrics, SplitName
+from eucaim_fl.tasks import for_task
+from eucaim_fl.validation.metrics import dice, hd95_mm
+from eucaim_fl.validation.pooling import classification_summary, segmentation_summary
+
+__all__ = ["PatientResults", "evaluate", "patient_results", "previews"]
+
+PatientResults = dict[str, Any]
+"""Patient → results: for segmentation {"dice": …, "hd95_mm": …}; for classification
+{"probabilities": (classes,), "truth": class}. These stay at the site."""
+
+
+def _segmentation_of(case: PreparedCase, classes: NDArray[np.uint8], labels: tuple[str, ...]) -> dict[str, float]:
+    truth = np.asarray(case.label())
+    result: dict[str, float] = {}
+    for index, name in enumerate(labels, start=1):
+        here, there = classes == index, truth == index
+        result[f"dice_{name}"] = dice(here, there)
+        result[f"hd95_mm_{name}"] = hd95_mm(here, there, case.spacing_mm)
+    for kind in ("dice", "hd95_mm"):
+        values = [result[f"{kind}_{name}"] for name in labels]
+        defined = [v for v in values if not np.isnan(v)]
+        result[kind] = float(np.mean(defined)) if defined else float("nan")
+    if len(labels) == 1:
+        return {"dice": result["dice"], "hd95_mm": result["hd95_mm"]}
+    return result
+
+
+def _mean_of(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    keys = results[0].keys()
+    out = {}
+    for key in keys:
+        defined = [r[key] for r in results if not np.isnan(r[key])]
+        out[key] = float(np.mean(defined)) if defined else float("nan")
+    return out
+
+
+def patient_results(network: nn.Module, cases: Sequence[PreparedCase], plan: FederationPlan) -> PatientResults:
+    """Results of every patient, in the order of first appearance; several cases of a patient are averaged.
+
+    A metric that is not defined for a patient (an empty mask on both sides) is NaN.
+    """
+    network.eval()
+    task = for_task(plan.task)
+    collected: dict[str, list[Any]] = defaultdict(list)
+    truths: dict[str, int] = {}
+    for case in cases:
+        prediction = task.predict(network, case, plan)
+        if plan.task.name == "segmentation":
+            collected[case.patient].append(_segmentation_of(case, prediction, plan.task.labels))
+        else:
+            collected[case.patient].append(prediction)
+            truths[case.patient] = int(case.target if case.target is not None else -1)
+    if plan.task.name == "segmentation":
+        return {patient: _mean_of(results) for patient, results in collected.items()}
+    return {
+        patient: {"probabilities": np.mean(rows, axis=0), "truth": truths[patient]}
+        for patient, rows in collected.items()
+    }
+
+
+def evaluate(
+    network: nn.Module,
+    cases: Sequence[PreparedCase],
+    plan: FederationPlan,
+    split: SplitName,
+    *,
+    histograms: bool = False,
+) -> SiteMetrics:
+    """Summary of a model over one split's patients; see `validation.pooling` for what it holds."""
+    results = patient_results(network, cases, plan)
+    if plan.task.name == "segmentation":
+        return segmentation_summary(split, list(results.values()))
+    probabilities = np.stack([r["probabilities"] for r in results.values()])
+    truth = np.array([r["truth"] for r in results.values()])
+    return classification_summary(split, probabilities, truth, histograms=histograms)
+
+
+def previews(network: nn.Module, cases: Sequence[PreparedCase], plan: FederationPlan, count: int) -> NDArray[np.uint8]:
+    """Pictures (n, H, W, 3) of the first `count` patients' predictions; all padded to one size."""
+    network.eval()
+    task = for_task(plan.task)
+    pictures = [task.preview(case, task.predict(network, case, plan)) for case in cases[:count]]
+    height, width = (max((p.shape[axis] for p in pictures), default=1) for axis in (0, 1))
+    out = np.zeros((len(pictures), height, width, 3), dtype=np.uint8)
+    for slot, image in zip(out, pictures, strict=True):
+        slot[: image.shape[0], : image.shape[1]] = image
+    return out
