@@ -1,0 +1,118 @@
+"""The Flower `ClientApp` of a site: the same object on this machine, on a Ray cluster and in hospitals.
+
+The site file's path comes from the node's own configuration (`site-file`), never from the coordinator.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import monai.networks.nets  # noqa: F401  (imported here so that a warm process has it before the first message)
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
+
+from eucaim_fl.errors import EucaimError, GateError, PlanError, SiteFileError
+from eucaim_fl.federation.messages import (
+    Instruction,
+    from_record,
+    read_instruction,
+    refusal_content,
+    reply_content,
+)
+from eucaim_fl.plan import read_plan
+from eucaim_fl.site.gate import refusals
+from eucaim_fl.site.node import Answer, SiteNode
+from eucaim_fl.sitefile import load_site_file
+
+__all__ = ["SITE_FILES_VARIABLE", "app"]
+
+SITE_FILES_VARIABLE = "EUCAIM_FL_SITE_FILES"
+"""On Ray, whose nodes have no configuration of their own: a JSON list of site files, by partition number."""
+
+_log = logging.getLogger("eucaim_fl.site")
+
+
+def _site_file(context: Context) -> Path:
+    own = context.node_config.get("site-file")
+    if isinstance(own, str):
+        return Path(own)
+    partition = context.node_config.get("partition-id")
+    files = json.loads(os.environ.get(SITE_FILES_VARIABLE, "[]"))
+    if isinstance(partition, int) and 0 <= partition < len(files):
+        return Path(files[partition])
+    raise SiteFileError("This node's configuration names no site file.", fix="Set site-file in its node-config.")
+
+
+@lru_cache(maxsize=256)
+def _node(site_file: Path, plan_json: str) -> SiteNode:
+    return SiteNode(site_file, read_plan(plan_json))
+
+
+def _safely(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Outermost layer: no exception leaves but as code and safe text; the rest goes to the local log."""
+    try:
+        return call_next(message, context)
+    except EucaimError as problem:
+        _log.error("%s", problem.for_terminal())
+        code, reason = problem.code, problem.message
+    except MemoryError:
+        _log.exception("out of memory")
+        code, reason = "EFL303", "The site ran out of memory."
+    except Exception:  # noqa: BLE001  whatever it is, its text must not leave
+        _log.exception("unexpected failure")
+        code, reason = "EFL000", "The site's client failed unexpectedly; its local log says how."
+    return Message(refusal_content(code, reason, _own_name(context)), reply_to=message)
+
+
+def _own_name(context: Context) -> str:
+    try:
+        return load_site_file(_site_file(context)).name
+    except EucaimError:
+        return ""
+
+
+app = ClientApp(mods=[_safely])
+
+
+def _answered(message: Message, node: SiteNode, answer: Answer) -> Message:
+    reasons = refusals(answer, node.plan, node.specs() if answer.update else (), node.release)
+    if reasons:
+        raise GateError(f"The site's gate stopped the reply: {'; '.join(reasons)}.")
+    return Message(reply_content(answer.report, answer.update, answer.pictures), reply_to=message)
+
+
+def _asked(message: Message, context: Context) -> tuple[SiteNode, Instruction]:
+    instruction = read_instruction(message.content)
+    return _node(_site_file(context), instruction.plan_json), instruction
+
+
+@app.query()
+def hello(message: Message, context: Context) -> Message:
+    """Open the cohort and say how many patients can train."""
+    node, _ = _asked(message, context)
+    return _answered(message, node, node.hello())
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """One exchange: evaluate the arriving weights, then train from them."""
+    node, instruction = _asked(message, context)
+    if instruction.weights is None:
+        raise PlanError("The instruction to train holds no weights.")
+    weights = from_record(instruction.weights, node.specs(), PlanError)
+    return _answered(message, node, node.round(instruction.round, weights))
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """The last exchange: evaluate the final weights."""
+    node, instruction = _asked(message, context)
+    if instruction.weights is None:
+        raise PlanError("The instruction to evaluate holds no weights.")
+    weights = from_record(instruction.weights, node.specs(), PlanError)
+    return _answered(message, node, node.final(instruction.round, weights))

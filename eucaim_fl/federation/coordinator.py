@@ -1,0 +1,271 @@
+"""The coordinator's rounds: ask, collect, combine, journal. Works over any Flower `Grid`.
+
+A strategy of Flower's own kind is not used: it keeps all replies of a round in memory, has no quorum, and loses the
+missing without a word (see docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
+
+from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
+
+from eucaim_fl.arrays import ArrayFile, Arrays, arrays_sha256
+from eucaim_fl.errors import QuorumError, ReplyError
+from eucaim_fl.federation.exchange import Question, ask
+from eucaim_fl.federation.messages import read_report, to_record
+from eucaim_fl.federation.progress import Listener
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.records import ArraySpec, Participation, RoundRecord, SiteMetrics
+from eucaim_fl.site.report import SiteReport
+from eucaim_fl.strategies.aggregation import aggregate
+from eucaim_fl.strategies.server_optimizer import apply
+from eucaim_fl.tracking.journal import Journal, JournalState
+from eucaim_fl.validation.pooling import better, pool
+
+__all__ = ["Coordinator"]
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
+
+
+@dataclass
+class _Round:
+    """A round under way: valid replies (update on disk) and what became of each site."""
+
+    kind: Literal["round", "final"]
+    number: int
+    reports: dict[str, SiteReport] = field(default_factory=dict)
+    updates: dict[str, ArrayFile] = field(default_factory=dict)
+    states: dict[str, Participation] = field(default_factory=dict)
+    attempts: int = 0
+
+
+class Coordinator:
+    """One run of one plan. The journal's folder is held by the caller."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        plan: FederationPlan,
+        journal: Journal,
+        specs: tuple[ArraySpec, ...],
+        listeners: Iterable[Listener] = (),
+    ) -> None:
+        self._grid, self._plan, self._journal, self._specs = grid, plan, journal, specs
+        self._listeners = list(listeners)
+        self._nodes: dict[str, int] = {}
+        self._announced: dict[str, SiteReport] = {}
+        self._refused: dict[int, Participation] = {}
+        self._writer = ThreadPoolExecutor(1)
+        self._written: Future[RoundRecord] | None = None
+
+    # --- the run ----------------------------------------------------------------------------------------------
+
+    def run(self, state: JournalState) -> None:
+        """Go on from a state of the journal to the end.
+
+        A round is written into the journal while the next one is already under way; what a crash takes with it is
+        computed again to the same bits.
+        Raises QuorumError if a round stays below quorum, JournalError if the journal can't be written; both leave a
+        run that can be resumed.
+        """
+        self._tell("run_started", self._plan, min(state.round, self._plan.rounds))
+        self._gather()
+        records = list(state.records)
+        weights, optimizer, digest = state.weights, state.optimizer, arrays_sha256(state.weights)
+        trainable = {spec.name for spec in self._specs if spec.trainable}
+        try:
+            for number in range(state.round + 1, self._plan.rounds + 2):
+                started = time.monotonic()
+                current = _Round("final" if number > self._plan.rounds else "round", number)
+                self._fill(current, to_record(weights), digest)
+                combining = time.monotonic()
+                arriving = digest
+                if current.kind == "round":
+                    weights, optimizer = self._combine(current, weights, optimizer, trainable)
+                    digest = arrays_sha256(weights)
+                record = replace(
+                    self._record(current, arriving, digest),
+                    seconds=round(time.monotonic() - started, 3),
+                    aggregation_seconds=round(time.monotonic() - combining, 3),
+                )
+                self._settle()
+                better_now = self._is_better(record, records)
+                records.append(record)
+                self._written = self._writer.submit(self._write, record, weights, optimizer, better_now)
+            self._settle()
+        finally:
+            self._writer.shutdown(wait=True)
+        self._journal.keep_last(weights)
+
+    def _combine(
+        self, current: _Round, weights: Arrays, optimizer: Arrays, trainable: set[str]
+    ) -> tuple[Arrays, Arrays]:
+        sites = sorted(current.updates)
+        common = aggregate(
+            self._plan.method.rule,
+            [current.updates[s] for s in sites],
+            [float(current.reports[s].patients) for s in sites],
+        )
+        return apply(self._plan.method.server_optimizer, weights, common, optimizer, trainable.__contains__)
+
+    def _record(self, current: _Round, arriving: str, digest: str) -> RoundRecord:
+        sites = sorted(current.reports)
+        metrics = {s: tuple(m.plain() for m in current.reports[s].metrics) for s in sites}
+        by_split: dict[str, list[SiteMetrics]] = {}
+        for site in sites:
+            for entry in metrics[site]:
+                by_split.setdefault(entry.split, []).append(entry)
+        return RoundRecord(
+            round=current.number,
+            arriving_sha256=arriving,
+            weights_sha256=digest,
+            participation=self._participation(current),
+            metrics=metrics,
+            pooled={split: pool(entries) for split, entries in by_split.items()},
+            train_loss={s: loss for s in sites if (loss := current.reports[s].train_loss) is not None},
+            aggregated_from=tuple(sorted(current.updates)),
+            seconds=0.0,
+            attempts=current.attempts,
+        )
+
+    def _write(self, record: RoundRecord, weights: Arrays, optimizer: Arrays, better_now: bool) -> RoundRecord:
+        self._journal.commit(record, weights, optimizer, better_now)
+        return record
+
+    def _settle(self, *, only_if_done: bool = False) -> None:
+        """Wait until the last round is in the journal; its faults are raised here."""
+        if self._written is None or (only_if_done and not self._written.done()):
+            return
+        written, self._written = self._written, None
+        self._tell("round_done", written.result())
+
+    def _is_better(self, record: RoundRecord, earlier: list[RoundRecord]) -> bool:
+        """Whether the weights that arrived in this round are the best so far by the pooled validation metric."""
+        metric, direction = better(self._plan.task.name)
+        value = record.pooled.get("validation", {}).get(metric)
+        if value is None:
+            return False
+        others = [v for r in earlier if (v := r.pooled.get("validation", {}).get(metric)) is not None]
+        return not others or (value > max(others) if direction == "max" else value < min(others))
+
+    # --- one round --------------------------------------------------------------------------------------------
+
+    def _fill(self, current: _Round, weights: ArrayRecord, arriving: str) -> None:
+        """Ask the sites until the quorum is met or its waiting time is over.
+
+        Raises QuorumError.
+        """
+        rules = self._plan.participation
+        waiting_since: float | None = None
+        while True:
+            current.attempts += 1
+            self._discover(again=current.attempts > 1)
+            if current.attempts == 1:
+                self._take_spooled(current, arriving)
+                self._tell("round_started", current.number, len(self._nodes))
+            self._collect(current, weights, arriving)
+            have = len(current.reports)
+            if have >= rules.quorum:
+                return
+            waiting_since = waiting_since or time.monotonic()
+            left = rules.quorum_wait_s - (time.monotonic() - waiting_since)
+            if left <= 0:
+                raise self._below_quorum(current)
+            self._tell("waiting_for_quorum", current.number, have, rules.quorum)
+            time.sleep(min(left, _LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0**current.attempts))
+
+    def _collect(self, current: _Round, weights: ArrayRecord, arriving: str) -> None:
+        question = Question(
+            current.kind,
+            current.number,
+            self._plan,
+            self._specs if current.kind == "round" else (),
+            weights,
+        )
+        targets = {s: self._nodes[s] for s in self._plan.sites if s in self._nodes and s not in current.reports}
+        announced = {site: report.patients for site, report in self._announced.items()}
+        for answered in ask(self._grid, question, targets, announced, lambda: self._settle(only_if_done=True)):
+            site, reply = answered.target, answered.reply
+            current.states[site] = answered.participation
+            if reply is not None:
+                if current.kind == "round":
+                    text = reply.report.model_dump_json()
+                    current.updates[site] = self._journal.spool(current.number, site, arriving, text, reply.update)
+                if reply.pictures is not None:
+                    self._journal.keep_pictures(site, reply.pictures)
+                current.reports[site] = reply.report
+            del reply
+            self._tell("site_answered", current.number, answered.participation)
+
+    def _take_spooled(self, current: _Round, arriving: str) -> None:
+        """Use replies that came in before the coordinator was killed."""
+        names = {spec.name for spec in self._specs}
+        for site in self._plan.sites if current.kind == "round" else ():
+            file = self._journal.spooled(current.number, site, arriving)
+            if file is None or set(file.names) != names or site not in self._announced:
+                continue
+            try:
+                report = read_report(file.metadata["report"])
+            except ReplyError:
+                continue
+            if report.plan_sha256 == self._plan.sha256() and report.patients == self._announced[site].patients:
+                current.reports[site], current.updates[site] = report, file
+                current.states[site] = Participation(
+                    site, "took_part", patients=report.patients, seconds=report.seconds
+                )
+
+    def _participation(self, current: _Round) -> tuple[Participation, ...]:
+        refused = {p.site: p for p in self._refused.values()}
+        absent = {s: Participation(s, "absent", reason="The site is not connected.") for s in self._plan.sites}
+        return tuple((absent | refused | current.states)[site] for site in self._plan.sites)
+
+    def _below_quorum(self, current: _Round) -> QuorumError:
+        told = "; ".join(
+            f"{p.site}: {' '.join(filter(None, (p.status, p.code, p.reason)))}"
+            for p in self._participation(current)
+            if p.status != "took_part"
+        )
+        return QuorumError(
+            f"Round {current.number} has {len(current.reports)} of the {self._plan.participation.quorum} sites "
+            f"that it needs. {told}",
+            fix="Mend what is named here, then resume the run; completed rounds are kept.",
+        )
+
+    # --- who is there -----------------------------------------------------------------------------------------
+
+    def _gather(self) -> None:
+        """Before the first round: let all sites connect, for as long as a round may wait for its quorum."""
+        until = time.monotonic() + self._plan.participation.quorum_wait_s
+        while True:
+            self._discover(again=False)
+            if len(self._nodes) + len(self._refused) >= len(self._plan.sites) or time.monotonic() >= until:
+                return
+            time.sleep(_FIRST_PAUSE_S)
+
+    def _discover(self, *, again: bool) -> None:
+        """Say hello to nodes that are not known yet; `again`: also to those that refused before."""
+        known = set(self._nodes.values()) | (set() if again else set(self._refused))
+        if len(self._nodes) == len(self._plan.sites):
+            return
+        targets = {f"node-{node}": node for node in self._grid.get_node_ids() if node not in known}
+        question = Question("hello", 0, self._plan)
+        for answered in ask(self._grid, question, targets, {}, lambda: self._settle(only_if_done=True)):
+            node, site = targets[answered.target], answered.claims
+            if answered.reply is None:
+                self._refused[node] = replace(answered.participation, site=site)
+            elif site in self._plan.sites and site not in self._nodes:
+                self._refused.pop(node, None)
+                self._nodes[site], self._announced[site] = node, answered.reply.report
+                report = answered.reply.report
+                self._journal.keep_site(site, report.patients, report.quarantined, report.cohort_sha256)
+                self._tell("site_ready", site, report.patients, report.quarantined)
+
+    def _tell(self, event: str, *values: Any) -> None:
+        for listener in self._listeners:
+            cast(Any, getattr(listener, event))(*values)

@@ -1,0 +1,152 @@
+"""One instruction to several nodes, and their answers as they come: each judged before anybody uses it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from flwr.app import ArrayRecord, Message
+from flwr.serverapp import Grid
+
+from eucaim_fl.errors import ReplyError
+from eucaim_fl.federation.local_grid import DEADLINE, LOST
+from eucaim_fl.federation.messages import Refusal, Reply, instruction_content, read_reply
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.records import ArraySpec, Participation
+
+__all__ = ["Answered", "Question", "ask"]
+
+_POLL_S = 0.25
+_PULL_AT_ONCE = 8
+_TYPES = {"hello": "query", "round": "train", "final": "evaluate"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: the kind of exchange, its round, the plan, the model's arrays, the arriving weights."""
+
+    kind: Literal["hello", "round", "final"]
+    round: int
+    plan: FederationPlan
+    specs: Sequence[ArraySpec] = ()
+    weights: ArrayRecord | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One node's answer. target: the name it was asked under; reply: only if it counts.
+
+    claims: the site's own name, where the answer gave one.
+    """
+
+    target: str
+    participation: Participation
+    reply: Reply | None = None
+    claims: str = ""
+
+
+def ask(
+    grid: Grid,
+    question: Question,
+    targets: Mapping[str, int],
+    announced: Mapping[str, int],
+    meanwhile: Callable[[], Any] = lambda: None,
+) -> Iterator[Answered]:
+    """Send one question to all targets (name → node id), yield answers as they arrive.
+
+    Ends when all have answered or `round_deadline_s` is over; those that did not answer are yielded as such, and a
+    grid that can end a silent process does. announced: site → training patients that it said at hello.
+    meanwhile: called about four times a second.
+    """
+    content = instruction_content(question.plan.canonical_json(), question.round, question.weights)
+    size = sum(len(a.data) for a in question.weights.values()) if question.weights is not None else 0
+    messages = [
+        Message(content, node, _TYPES[question.kind], group_id=str(question.round)) for node in targets.values()
+    ]
+    deadline_s = question.plan.participation.round_deadline_s
+    sent = time.monotonic()
+    pending = dict(zip(grid.push_messages(messages), targets, strict=True)) if messages else {}
+    del messages
+    while pending and (left := deadline_s - (time.monotonic() - sent)) > 0:
+        _pause(grid, min(_POLL_S, left))
+        identifiers = list(pending)
+        for start in range(0, len(identifiers), _PULL_AT_ONCE):
+            for message in grid.pull_messages(identifiers[start : start + _PULL_AT_ONCE]):
+                target = pending.pop(message.metadata.reply_to_message_id, None)
+                if target is not None:
+                    answered = _judge(target, question, announced, message)
+                    took = replace(answered.participation, seconds=round(time.monotonic() - sent, 3), bytes_down=size)
+                    yield replace(answered, participation=took)
+                    del answered
+                del message
+        meanwhile()
+    if pending:
+        cancel = getattr(grid, "cancel", None)
+        if cancel is not None:
+            cancel(list(pending))
+        for target in pending.values():
+            yield Answered(
+                target,
+                Participation(
+                    target,
+                    "deadline",
+                    "EFL303",
+                    f"No answer within {deadline_s:g} s.",
+                    seconds=round(time.monotonic() - sent, 3),
+                    bytes_down=size,
+                ),
+            )
+
+
+def _pause(grid: Grid, seconds: float) -> None:
+    """Until something may have arrived: at once where the grid can tell, else after a while."""
+    wait = getattr(grid, "wait", None)
+    if wait is not None:
+        wait(seconds)
+    else:
+        time.sleep(seconds)
+
+
+def _judge(target: str, question: Question, announced: Mapping[str, int], message: Message) -> Answered:
+    """Whether an answer counts, and if not, why."""
+    if message.has_error():
+        code = message.error.code
+        if code == DEADLINE:
+            return Answered(target, Participation(target, "deadline", "EFL303", "The site did not answer in time."))
+        reason = (
+            "The site's process ended before it answered."
+            if code == LOST
+            else f"The federation reported error {code} for this site."
+        )
+        return Answered(target, Participation(target, "lost", "EFL303", reason))
+    try:
+        reply = read_reply(message, question.specs)
+        if isinstance(reply, Refusal):
+            return Answered(target, Participation(target, "error", reply.code, reply.reason), claims=reply.site)
+        _check(target, question, announced, reply)
+    except ReplyError as problem:
+        return Answered(target, Participation(target, "rejected", problem.code, problem.message))
+    took_part = Participation(target, "took_part", patients=reply.report.patients, bytes_up=reply.bytes)
+    return Answered(target, took_part, reply, reply.report.site)
+
+
+def _check(target: str, question: Question, announced: Mapping[str, int], reply: Reply) -> None:
+    """Raises ReplyError if a well-formed reply is not the answer to what was asked."""
+    report = reply.report
+    asked = (question.plan.sha256(), question.kind, question.round)
+    if (report.plan_sha256, report.kind, report.round) != asked:
+        raise ReplyError("The reply answers another plan, round or question.")
+    if question.kind == "hello":
+        return
+    if report.site != target:
+        raise ReplyError("The reply bears another site's name.")
+    if report.patients < 1 or report.patients != announced.get(target):
+        raise ReplyError("The number of patients is not the one that the site announced.")
+    if question.kind == "round" and not reply.update:
+        raise ReplyError("The reply holds no update.")
+    for name, array in reply.update.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise ReplyError(f"Array '{name}' of the update is not finite.")

@@ -1,0 +1,69 @@
+"""Where the two apps meet: worker processes of this machine, or Flower's simulation engine on Ray."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+
+from eucaim_fl.config import FederationConfig
+from eucaim_fl.errors import ConfigError
+from eucaim_fl.federation import server_app
+from eucaim_fl.federation.local_grid import CLIENT_APP, LocalGrid
+
+__all__ = ["launch"]
+
+
+def launch(
+    folder: Path, federation: FederationConfig, site_files: Mapping[str, Path], client_app: str = CLIENT_APP
+) -> None:
+    """Run the plan of a run folder over sites on this machine, from where its journal stands.
+
+    site_files: by name, in canonical order. client_app: `module:attribute` of the ClientApp that sites run.
+    Raises what the ServerApp raises; ConfigError if Ray is asked for and not installed.
+    """
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    files = [site_files[name] for name in sorted(site_files)]
+    if federation.engine == "ray":
+        _on_ray(folder, files)
+        return
+    workers = federation.workers or min(len(os.sched_getaffinity(0)), len(files))
+    grid = LocalGrid(files, workers, app=client_app, log_file=folder / "sites.log")
+    try:
+        context = Context(
+            run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={"run-folder": str(folder)}
+        )
+        server_app.app(grid, context)
+    finally:
+        grid.close()
+
+
+def _on_ray(folder: Path, files: list[Path]) -> None:
+    """Flower's own engine; the same two apps. The environment carries what its API has no argument for."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["EUCAIM_FL_SITE_FILES"] = json.dumps([str(path) for path in files])
+    os.environ[server_app.RUN_FOLDER_VARIABLE] = str(folder)
+    try:
+        import ray  # noqa: F401
+    except ModuleNotFoundError:
+        raise ConfigError("Ray is not installed.", fix='Install it: pip install "eucaim-fl[ray]".') from None
+    from flwr.simulation import run_simulation
+
+    from eucaim_fl.federation import client_app
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run_simulation(
+                server_app=server_app.app,
+                client_app=client_app.app,
+                num_supernodes=len(files),
+                backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0}, "init_args": {"logging_level": 50}},
+            )
+    finally:
+        del os.environ["EUCAIM_FL_SITE_FILES"], os.environ[server_app.RUN_FOLDER_VARIABLE]

@@ -1,0 +1,87 @@
+"""result.json: what a script wants to know of a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.records import RoundRecord
+from eucaim_fl.validation.pooling import better
+
+__all__ = ["make_result"]
+
+
+def make_result(run: str, plan: FederationPlan, records: Sequence[RoundRecord], wall_s: float) -> dict[str, Any]:
+    """The content of result.json, from the records of all rounds and the last exchange.
+
+    metrics: of the final model on the test patients; validation: the same on the validation patients. A site that
+    withholds its metrics has only `withheld`. wall_s: seconds of this call, which for a resumed run is not the whole.
+    """
+    final = records[-1]
+    everyone = [p for r in records for p in r.participation]
+    sites = sorted({p.site for p in everyone})
+    return {
+        "schema_version": 1,
+        "run": run,
+        "plan_sha256": plan.sha256(),
+        "weights_sha256": final.weights_sha256,
+        "rounds": plan.rounds,
+        "split": "test",
+        "metrics": _metrics(final, "test"),
+        "validation": _metrics(final, "validation"),
+        "best": _best(plan, records),
+        "participation": [
+            {
+                "round": r.round,
+                "attempts": r.attempts,
+                "sites": [
+                    {
+                        "site": p.site,
+                        "status": p.status,
+                        "code": p.code,
+                        "reason": p.reason,
+                        "patients": p.patients,
+                    }
+                    for p in r.participation
+                ],
+            }
+            for r in records
+        ],
+        "timings": {
+            "wall_s": round(wall_s, 3),
+            "rounds_s": [r.seconds for r in records],
+            "aggregation_s": [r.aggregation_seconds for r in records],
+            "sites_s": {
+                s: round(sum(p.seconds for r in records for p in r.participation if p.site == s), 3) for s in sites
+            },
+        },
+        "bytes": {
+            s: {
+                "up": sum(p.bytes_up for p in everyone if p.site == s),
+                "down": sum(p.bytes_down for p in everyone if p.site == s),
+            }
+            for s in sites
+        },
+    }
+
+
+def _metrics(record: RoundRecord, split: str) -> dict[str, Any]:
+    sites: dict[str, Any] = {}
+    for site, entries in record.metrics.items():
+        for entry in entries:
+            if entry.split == split:
+                sites[site] = (
+                    {"withheld": entry.withheld} if entry.withheld else {**entry.values, "patients": entry.patients}
+                )
+    return {"pooled": dict(record.pooled.get(split, {})), "sites": sites}
+
+
+def _best(plan: FederationPlan, records: Sequence[RoundRecord]) -> dict[str, Any] | None:
+    """The round after which the pooled validation metric was best."""
+    metric, direction = better(plan.task.name)
+    scored = [(v, r.round - 1) for r in records if (v := r.pooled.get("validation", {}).get(metric)) is not None]
+    if not scored:
+        return None
+    value, after = max(scored, key=lambda s: (s[0], -s[1])) if direction == "max" else min(scored)
+    return {"after_round": after, metric: value}

@@ -1,0 +1,189 @@
+"""A run from its folder's first file to its report: start, go on, end well or resumable."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from eucaim_fl.config import ExperimentConfig, parse
+from eucaim_fl.durable import exclusive, write_atomically, write_json
+from eucaim_fl.errors import EucaimError, InterruptedRunError, JournalError, RunNotFoundError
+from eucaim_fl.federation.launch import launch
+from eucaim_fl.federation.local_grid import CLIENT_APP
+from eucaim_fl.federation.processes import context, warm_up
+from eucaim_fl.federation.progress import Listener, listening
+from eucaim_fl.federation.result import make_result
+from eucaim_fl.plan import FederationPlan, read_plan
+from eucaim_fl.records import RoundRecord
+from eucaim_fl.registry import suggestion
+from eucaim_fl.tracking.journal import Journal
+from eucaim_fl.tracking.provenance import collect
+from eucaim_fl.tracking.sidecar import Event, Sidecar, TrackingOutcome
+
+__all__ = ["create_run", "execute", "find_run", "read_recipe"]
+
+_TRACKING_PATIENCE_S = 180.0
+
+
+def create_run(config: ExperimentConfig, plan: FederationPlan, site_files: Mapping[str, Path]) -> Path:
+    """Make the folder of a new run, with its plan and recipe, and return its absolute path.
+
+    Raises JournalError if it can't be written; nothing is left behind then.
+    """
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    runs = config.runs_dir.absolute()
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1000):
+            folder = runs / f"{config.name}-{stamp}-{plan.sha256()[:8]}{f'-{attempt}' if attempt else ''}"
+            try:
+                folder.mkdir()
+                break
+            except FileExistsError:
+                continue
+    except OSError as problem:
+        raise JournalError(
+            "The run folder can't be made.", fix="Check the folder's permissions.", local_detail=f"{runs}: {problem}"
+        ) from None
+    try:
+        recipe = {**config.model_dump(mode="json"), "runs_dir": str(runs)}
+        recipe["sites"] = [str(path) for path in site_files.values()]
+        write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False).encode())
+        write_atomically(folder / "plan.json", plan.canonical_json().encode())
+    except JournalError:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        raise
+    return folder
+
+
+def find_run(name: str, runs_dir: Path) -> Path:
+    """The folder of a run given by its path or by its name under `runs_dir`.
+
+    Raises RunNotFoundError that names the nearest run.
+    """
+    for folder in (Path(name), runs_dir / name):
+        if (folder / "plan.json").is_file():
+            return folder.absolute()
+    known = [p.parent.name for p in runs_dir.glob("*/plan.json")]
+    raise RunNotFoundError("There is no such run.", fix=suggestion(Path(name).name, known), local_detail=name)
+
+
+def read_recipe(folder: Path) -> tuple[ExperimentConfig, FederationPlan]:
+    """The recipe and plan of an existing run.
+
+    Raises RunNotFoundError if a file is missing, RecipeError or PlanError if it is damaged.
+    """
+    try:
+        values = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        plan = read_plan((folder / "plan.json").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        raise RunNotFoundError("The run folder holds no readable recipe.", local_detail=str(folder)) from None
+    return parse(ExperimentConfig, values, "The run's recipe"), plan
+
+
+class _Notifier(Listener):
+    """Tells the tracking process that a round is in the journal."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._sidecar = sidecar
+
+    def round_done(self, record: RoundRecord) -> None:
+        self._sidecar.send(Event("running"))
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: cleanly and resumable."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        earlier = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def execute(
+    folder: Path,
+    config: ExperimentConfig,
+    site_files: Mapping[str, Path],
+    *listeners: Listener,
+    client_app: str = CLIENT_APP,
+) -> tuple[dict[str, Any], TrackingOutcome | None]:
+    """Bring a run to its end from where its journal stands: result.json, report.html, models, MLflow.
+
+    Returns the content of result.json and what became of the tracking (None if it is off).
+    Raises RunFolderBusyError if another process works in it, InterruptedRunError after Ctrl-C, and what `launch`
+    raises; in all cases the run can be resumed.
+    """
+    started = time.monotonic()
+    with exclusive(folder), _stop_signals():
+        warm_up()
+        sidecar: Sidecar | None = None
+        if config.tracking.enabled:
+            sidecar = Sidecar(folder, config.tracking, config.runs_dir, context=context())
+            sidecar.start()
+        heard = (*listeners, _Notifier(sidecar)) if sidecar else listeners
+        try:
+            write_json(folder / "status.json", {"state": "running"})
+            with listening(*heard):
+                launch(folder, config.federation, site_files, client_app)
+            result = _finish(folder, time.monotonic() - started)
+            write_json(folder / "status.json", {"state": "finished"})
+        except KeyboardInterrupt:
+            _give_up(folder, "interrupted", sidecar)
+            raise InterruptedRunError(
+                "The run was stopped.", fix=f"Go on with: eucaim-fl train resume={folder.name}"
+            ) from None
+        except EucaimError as problem:
+            _give_up(folder, "interrupted" if problem.code.startswith(("EFL3", "EFL5")) else "failed", sidecar)
+            raise
+        except BaseException:
+            _give_up(folder, "failed", sidecar)
+            raise
+        outcome = None
+        if sidecar is not None:
+            sidecar.send(Event("finished"))
+            outcome = sidecar.close(_TRACKING_PATIENCE_S)
+        return result, outcome
+
+
+def _give_up(folder: Path, state: Any, sidecar: Sidecar | None) -> None:
+    with suppress(JournalError):  # the disk may be full; the journal itself tells how far the run came
+        write_json(folder / "status.json", {"state": state})
+    if sidecar is not None:
+        sidecar.send(Event(state))
+        sidecar.close(5.0)
+
+
+def _finish(folder: Path, wall_s: float) -> dict[str, Any]:
+    """Write what follows from a complete journal."""
+    from eucaim_fl.validation.report import render
+
+    journal = Journal(folder)
+    _, plan = read_recipe(folder)
+    records, sites = journal.records(), journal.sites()
+    result = make_result(folder.name, plan, records, wall_s)
+    fingerprints = {site: str(entry["cohort_sha256"]) for site, entry in sites.items()}
+    provenance = collect(plan, cohort_fingerprints=fingerprints)
+    write_json(folder / "provenance.json", provenance)
+    page = render(plan, records, result, journal.pictures(), provenance)
+    write_atomically(folder / "report.html", page.encode())
+    write_json(folder / "result.json", result)
+    return result

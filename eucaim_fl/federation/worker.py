@@ -1,0 +1,38 @@
+"""The life of one worker process: take a message, call the site's app, send the reply."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from multiprocessing.connection import Connection
+
+from flwr.app import Context, RecordDict
+
+from eucaim_fl.federation.processes import tie_to_parent
+from eucaim_fl.federation.wire import receive, send
+
+__all__ = ["serve"]
+
+
+def serve(pipe: Connection, app: str, log_file: str) -> None:
+    """Answer messages until the pipe closes. app: `module:attribute` of the installed ClientApp."""
+    tie_to_parent()
+    handler = logging.FileHandler(log_file, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("eucaim_fl").setLevel(logging.INFO)
+    module, _, name = app.partition(":")
+    client = getattr(importlib.import_module(module), name)
+    while True:
+        try:
+            message, extra, _ = receive(pipe)
+        except EOFError:
+            return
+        context = Context(
+            run_id=message.metadata.run_id,
+            node_id=message.metadata.dst_node_id,
+            node_config=extra["node_config"],
+            state=RecordDict(),
+            run_config={},
+        )
+        send(pipe, client(message, context))

@@ -1,0 +1,185 @@
+"""What a site does when it is asked: open its cohort, evaluate the arriving model, train, answer once.
+
+State that is worth keeping warm between rounds (the opened cohort, the built network) is held here, by plan and
+site file; it can be thrown away at any time without changing a result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from eucaim_fl.arrays import Array, Arrays
+from eucaim_fl.cohorts.cohort import Cohort, open_cohort
+from eucaim_fl.errors import NotFiniteError, PlanError, SiteFileError
+from eucaim_fl.models.networks import array_specs, build, get_arrays, set_arrays
+from eucaim_fl.plan import FederationPlan, read_plan
+from eucaim_fl.records import ArraySpec, SiteMetrics, SplitName
+from eucaim_fl.seeding import derive_seed
+from eucaim_fl.site.report import MetricsRecord, SiteReport
+from eucaim_fl.sitefile import ReleaseConfig, SiteFile, load_site_file
+from eucaim_fl.training.evaluation import evaluate, previews
+from eucaim_fl.training.loop import train_round
+
+__all__ = ["Answer", "SiteNode", "initial_arrays", "network_image_size"]
+
+_PICTURES_PER_SITE = 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a site is about to say: its report, its update (local − arriving), its pictures; the gate comes next."""
+
+    report: SiteReport
+    update: Mapping[str, Array]
+    pictures: NDArray[np.uint8] | None = None
+
+
+def network_image_size(plan: FederationPlan) -> tuple[int, ...] | None:
+    """Spatial size that the network sees: the training patch, else the plan's grid; None if neither is fixed."""
+    if plan.training.patch_voxels is not None:
+        return plan.training.patch_voxels
+    size = plan.data.size_voxels[: plan.task.spatial_dims]
+    return None if None in size else tuple(int(n) for n in size if n is not None)
+
+
+def initial_arrays(plan: FederationPlan) -> tuple[tuple[ArraySpec, ...], Arrays]:
+    """The model's arrays before the first round; they follow from the plan alone."""
+    network = build(
+        plan.model, plan.task, seed=derive_seed(plan.seed, "initial weights"), image_size=network_image_size(plan)
+    )
+    return array_specs(network), get_arrays(network)
+
+
+@lru_cache(maxsize=1)
+def _network(plan_json: str, device: str) -> tuple[nn.Module, tuple[ArraySpec, ...]]:
+    """One network a process, shared by the sites it works for: every answer sets all of its arrays first."""
+    plan = read_plan(plan_json)
+    network = build(plan.model, plan.task, seed=0, image_size=network_image_size(plan)).to(device)
+    return network, array_specs(network)
+
+
+class SiteNode:
+    """One site's client for one plan. Not thread-safe; one process works for one site at a time."""
+
+    def __init__(self, site_file: Path, plan: FederationPlan) -> None:
+        """Load the site file and open the cohort.
+
+        Raises SiteFileError, CohortError (see `open_cohort`); PlanError if the plan does not name this site.
+        """
+        started = time.perf_counter()
+        self.site: SiteFile = load_site_file(site_file)
+        self.plan = plan
+        if self.site.name not in plan.sites:
+            raise PlanError("The plan does not name this site.", fix="Add it to the recipe's sites.")
+        if self.site.compute.device == "cuda" and not torch.cuda.is_available():
+            raise SiteFileError("The site file asks for a GPU, but there is none.", fix="Set compute.device to cpu.")
+        torch.set_num_threads(self.site.compute.threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        self.cohort: Cohort = open_cohort(self.site, plan)
+        self._plan_json = plan.canonical_json()
+        self.prepare_seconds = time.perf_counter() - started
+
+    @property
+    def release(self) -> ReleaseConfig:
+        """What the site lets out."""
+        return self.site.release
+
+    def specs(self) -> tuple[ArraySpec, ...]:
+        """Names, shapes and types of the model's arrays."""
+        return self._network()[1]
+
+    def _network(self) -> tuple[nn.Module, tuple[ArraySpec, ...]]:
+        return _network(self._plan_json, self.site.compute.device)
+
+    def hello(self) -> Answer:
+        """Who is there, and how many patients can train; nothing is computed."""
+        return Answer(self._report("hello", 0), {})
+
+    def round(self, number: int, arriving: Mapping[str, Array]) -> Answer:
+        """Evaluate the arriving weights on the validation patients, then train one round from them.
+
+        Raises ReplyError or PlanError if the arrays are not the plan's network's; NotFiniteError if training
+        diverges.
+        """
+        started = time.perf_counter()
+        network, _ = self._network()
+        set_arrays(network, arriving)
+        metrics = [self._measure("validation")]
+        outcome = train_round(
+            network,
+            self.cohort.cases("train"),
+            self.plan,
+            derive_seed(self.plan.seed, "training", self.site.name, number),
+        )
+        update = _difference(get_arrays(network), arriving)
+        report = self._report("round", number, metrics, seconds=time.perf_counter() - started)
+        return Answer(report.model_copy(update={"train_loss": outcome.loss, "steps": outcome.steps}), update)
+
+    def final(self, number: int, weights: Mapping[str, Array]) -> Answer:
+        """Evaluate the final weights on validation and test patients; pictures only of data that may be shown."""
+        started = time.perf_counter()
+        network, _ = self._network()
+        set_arrays(network, weights)
+        metrics = [self._measure("validation"), self._measure("test")]
+        pictures = None
+        if self.release.data_is in ("public", "synthetic"):
+            pictures = previews(network, self.cohort.cases("test"), self.plan, _PICTURES_PER_SITE)
+        report = self._report("final", number, metrics, seconds=time.perf_counter() - started)
+        return Answer(report.model_copy(update={"shares_pictures": pictures is not None}), {}, pictures)
+
+    def _measure(self, split: SplitName) -> SiteMetrics:
+        """Metrics of one split, or the reason why they stay here."""
+        patients = self.cohort.patients(split)
+        if patients < self.release.minimum_metric_patients:
+            return SiteMetrics(split, 0, withheld="too_few_patients")
+        return evaluate(
+            self._network()[0], self.cohort.cases(split), self.plan, split, histograms=self.release.score_histograms
+        )
+
+    def _report(
+        self, kind: str, number: int, metrics: list[SiteMetrics] | None = None, seconds: float = 0.0
+    ) -> SiteReport:
+        return SiteReport.model_validate(
+            {
+                "kind": kind,
+                "site": self.site.name,
+                "plan_sha256": self.plan.sha256(),
+                "round": number,
+                "patients": self.cohort.patients("train"),
+                "quarantined": len(self.cohort.quarantined),
+                "cohort_sha256": self.cohort.fingerprint,
+                "metrics": tuple(MetricsRecord.of(_finite(m)) for m in metrics or []),
+                "seconds": round(seconds, 4),
+                "prepare_seconds": round(self.prepare_seconds, 4),
+            }
+        )
+
+
+def _finite(metrics: SiteMetrics) -> SiteMetrics:
+    """Without values that are not numbers: they are left out, never sent as zero."""
+    return replace(metrics, values={k: v for k, v in metrics.values.items() if np.isfinite(v)})
+
+
+def _difference(after: Mapping[str, Array], before: Mapping[str, Array]) -> Arrays:
+    """The update: local − arriving for floating arrays, the new value itself for all others.
+
+    Raises NotFiniteError if a weight is not finite.
+    """
+    update: Arrays = {}
+    for name, array in after.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            update[name] = array
+            continue
+        update[name] = array - before[name]
+        if not np.isfinite(update[name]).all():
+            raise NotFiniteError("A weight is not finite after training.", fix="Lower training.optimizer.lr.")
+    return update
