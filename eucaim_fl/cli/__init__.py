@@ -1,0 +1,74 @@
+"""The command `eucaim-fl`: one file a command; each parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+import click
+
+from eucaim_fl import __version__
+from eucaim_fl.errors import EucaimError, InterruptedRunError
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "train": "Train one model over the sites of a recipe.",
+    "compare": "Compare local, pooled and federated training.",
+    "plan": "Show what sites will be asked to do and to send.",
+    "prepare": "Write cohorts: the demo hospitals, or real data sets.",
+    "runs": "List the runs of a folder.",
+}
+
+
+class _Lazy(click.Group):
+    """Commands are imported when they are called: help and errors come at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"eucaim_fl.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="eucaim-fl")
+def cli() -> None:
+    """Federated learning on cancer images that stay in their hospitals.
+
+    Start with: eucaim-fl train experiment=demo
+    """
+
+
+def main() -> None:
+    """Entry point. Exit 0: done; 1: our defect; 2: the user can mend it; 130: stopped with Ctrl-C."""
+    try:
+        code = cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    except click.ClickException as problem:
+        problem.show()
+        sys.exit(2)
+    except InterruptedRunError as problem:
+        click.echo(f"\n{problem.for_terminal()}", err=True)
+        sys.exit(130)
+    except EucaimError as problem:
+        click.echo(problem.for_terminal(), err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    except Exception:  # noqa: BLE001  the last stop: say that it is our defect
+        traceback.print_exc()
+        click.echo("This is a defect of eucaim-fl; please report it with the lines above.", err=True)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)

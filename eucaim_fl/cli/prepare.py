@@ -1,0 +1,89 @@
+"""`eucaim-fl prepare`: write cohorts that recipes of this project use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from eucaim_fl.config import ExperimentConfig
+from eucaim_fl.errors import RecipeError
+from eucaim_fl.sitefile import data_root
+
+__all__ = ["command", "ensure_prepared"]
+
+
+@click.group("prepare", short_help="Write cohorts: the demo hospitals, or real data sets.")
+def command() -> None:
+    """Write cohorts into the data folder (`EUCAIM_FL_DATA`, default ./data)."""
+
+
+def _with_bar(console: Console, title: str, work: Callable[[Callable[[int, int], None]], None]) -> None:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title, total=None)
+        work(lambda done, total: progress.update(bar, completed=done, total=total))
+
+
+@command.command("demo")
+@click.option("--to", "target", type=click.Path(path_type=Path), help="Folder; default: demo in the data folder.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--patients", type=click.IntRange(10, 500), default=24, show_default=True, help="Patients a hospital.")
+def demo(target: Path | None, seed: int, patients: int) -> None:
+    """Write four synthetic hospitals with DICOM, DICOM SEG and NIfTI files.
+
+    \b
+    Example:
+      eucaim-fl prepare demo
+    """
+    from eucaim_fl.cohorts.synthetic import write_demo
+
+    folder = target or data_root() / "demo"
+    _with_bar(
+        Console(stderr=True),
+        "demo hospitals",
+        lambda tell: write_demo(folder, seed=seed, patients=patients, progress=tell),
+    )
+    click.echo(str(folder))
+
+
+@command.command("lidc_nodules")
+@click.option("--from", "source", type=click.Path(path_type=Path), required=True, help="Folder with the data set.")
+@click.option("--to", "target", type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def lidc_nodules(source: Path, target: Path | None, seed: int) -> None:
+    """Write 134 real CT lung nodules (LIDC-IDRI) as four hospitals' cohorts.
+
+    \b
+    Example:
+      eucaim-fl prepare lidc_nodules --from ../shared/data/lidc_nodules
+    """
+    from eucaim_fl.cohorts.lidc import write_lidc
+
+    folder = target or data_root() / "lidc_nodules"
+    _with_bar(Console(stderr=True), "LIDC nodules", lambda tell: write_lidc(source, folder, seed=seed, progress=tell))
+    click.echo(str(folder))
+
+
+def ensure_prepared(config: ExperimentConfig, console: Console) -> None:
+    """Build the demo hospitals if the recipe asks for them and they are not there yet.
+
+    Raises RecipeError if they are there with another content than this version writes.
+    """
+    if config.prepare != "demo":
+        return
+    from eucaim_fl.cohorts.synthetic import demo_is_complete, write_demo
+
+    folder = data_root() / "demo"
+    if demo_is_complete(folder):
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise RecipeError(
+            "The folder for the demo hospitals holds something else.",
+            fix="Remove it, or write it anew with: eucaim-fl prepare demo",
+            local_detail=str(folder),
+        )
+    console.print("Building four demo hospitals …", highlight=False)
+    _with_bar(console, "demo hospitals", lambda tell: write_demo(folder, progress=tell))

@@ -1,0 +1,42 @@
+"""Results as tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["print_result"]
+
+_ORDER = ("dice", "hd95_mm", "auc", "auc_site_mean", "balanced_accuracy", "brier")
+
+
+def print_result(console: Console, result: Mapping[str, Any]) -> None:
+    """The final model on the test patients, pooled and by site, and who missed how many rounds."""
+    pooled, sites = result["metrics"]["pooled"], result["metrics"]["sites"]
+    names = [n for n in _ORDER if n in pooled or any(n in s for s in sites.values())]
+    extra = sorted({n for s in (pooled, *sites.values()) for n in s} - {*names, "patients", "withheld"})
+    table = Table(title="Final model on test patients", title_justify="left")
+    table.add_column("site")
+    for name in ("patients", *names, *extra, "rounds taken part"):
+        table.add_column(name.replace("_", " "), justify="right")
+    rounds = [r for r in result["participation"] if r["round"] <= result["rounds"]]
+    everyone = [p["site"] for p in result["participation"][-1]["sites"]]
+    for site in everyone:
+        took = sum(p["status"] == "took_part" for r in rounds for p in r["sites"] if p["site"] == site)
+        table.add_row(site, *_cells(sites.get(site, {}), names + extra), f"{took}/{len(rounds)}")
+    table.add_section()
+    table.add_row("pooled", *_cells(pooled, names + extra), "")
+    console.print(table)
+
+
+def _cells(values: Mapping[str, Any], names: list[str]) -> list[str]:
+    if "withheld" in values:
+        return ["withheld", *("–" for _ in names)]
+    count = values.get("patients")
+    return [
+        "–" if count is None else str(int(count)),
+        *("–" if values.get(n) is None else f"{values[n]:.3f}" for n in names),
+    ]

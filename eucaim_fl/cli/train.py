@@ -1,0 +1,107 @@
+"""`eucaim-fl train`: from a recipe to a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from eucaim_fl.config import ExperimentConfig
+from eucaim_fl.errors import RecipeError
+
+__all__ = ["command", "train_recipe"]
+
+
+@click.command(
+    "train",
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
+    short_help="Train one model over the sites of a recipe.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of tables.")
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def command(overrides: tuple[str, ...], as_json: bool) -> None:
+    """Train one model over the sites of a recipe; the last line printed is the run folder.
+
+    OVERRIDES are Hydra's: groups (method=fedprox), keys (rounds=20), sweeps (--multirun seed=0,1,2).
+
+    \b
+    Examples:
+      eucaim-fl train experiment=demo
+      eucaim-fl train experiment=demo method=fedprox rounds=20
+      eucaim-fl train --multirun experiment=demo seed=0,1,2
+      eucaim-fl train resume=RUN
+    """
+    console = Console(stderr=as_json)
+    resumed = [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
+    if resumed:
+        resume(resumed[0], [o for o in overrides if not o.startswith("resume=")], console, as_json)
+        return
+    from eucaim_fl.federation.processes import warm_up
+
+    warm_up()
+    from eucaim_fl.compose import sweep
+
+    sweep(overrides, lambda config: train_recipe(config, console, as_json))
+
+
+def train_recipe(config: ExperimentConfig, console: Console, as_json: bool) -> dict[str, Any]:
+    """Prepare the cohorts if the recipe can, run it, print what came out; returns result.json's content."""
+    from eucaim_fl.cli.prepare import ensure_prepared
+    from eucaim_fl.compose import resolve
+    from eucaim_fl.federation.run import create_run
+
+    recipe = resolve(config)
+    ensure_prepared(config, console)
+    folder = create_run(config, recipe.plan, recipe.site_files)
+    return run_folder(folder, config, dict(recipe.site_files), console, as_json)
+
+
+def resume(name: str, others: list[str], console: Console, as_json: bool) -> None:
+    """Go on with a run. Only `runs_dir` and `federation.workers` may be given beside it: the plan is fixed."""
+    from eucaim_fl.federation.run import find_run, read_recipe
+    from eucaim_fl.sitefile import load_site_file
+
+    given = dict(o.partition("=")[::2] for o in others)
+    unknown = sorted(set(given) - {"runs_dir", "federation.workers"})
+    if unknown:
+        raise RecipeError(
+            f"A resumed run keeps its plan; {', '.join(unknown)} can't be changed.",
+            fix="Only runs_dir and federation.workers may be given, or start a new run.",
+        )
+    folder = find_run(name, Path(given.get("runs_dir", "runs")))
+    config, _ = read_recipe(folder)
+    if "federation.workers" in given:
+        if not given["federation.workers"].isdigit() or given["federation.workers"] == "0":
+            raise RecipeError("federation.workers must be a positive whole number.")
+        federation = config.federation.model_copy(update={"workers": int(given["federation.workers"])})
+        config = config.model_copy(update={"federation": federation})
+    files = {load_site_file(Path(path)).name: Path(path) for path in config.sites}
+    run_folder(folder, config, files, console, as_json)
+
+
+def run_folder(
+    folder: Path, config: ExperimentConfig, site_files: dict[str, Path], console: Console, as_json: bool
+) -> dict[str, Any]:
+    """Execute a run folder with progress, then print tables or JSON, and the folder's path last."""
+    from eucaim_fl.cli.progress import BarListener, listener_for
+    from eucaim_fl.cli.tables import print_result
+    from eucaim_fl.federation.run import execute
+
+    listener = listener_for(console)
+    try:
+        result, tracking = execute(folder, config, site_files, listener)
+    finally:
+        if isinstance(listener, BarListener):
+            listener.close()
+    if as_json:
+        click.echo(json.dumps(result, indent=2, sort_keys=True))
+    else:
+        print_result(console, result)
+        console.print(f"Report: {(folder / 'report.html').as_uri()}", soft_wrap=True)
+        if tracking is not None:
+            console.print(f"MLflow: {tracking.ui_command}" if tracking.ok else tracking.message, soft_wrap=True)
+        click.echo(str(folder))
+    return result

@@ -1,0 +1,191 @@
+"""From recipe to plan: Hydra composes, pydantic freezes. The only module that knows Hydra."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel
+
+from eucaim_fl.config import ExperimentConfig, parse
+from eucaim_fl.errors import RecipeError
+from eucaim_fl.models.arguments import check_input_size, check_model
+from eucaim_fl.plan import FederationPlan, make_plan
+from eucaim_fl.registry import suggestion
+from eucaim_fl.resources import configs_folder, experiment_files, site_file
+from eucaim_fl.sitefile import load_site_file
+from eucaim_fl.strategies.aggregation import check_rule
+from eucaim_fl.strategies.server_optimizer import check_optimizer
+
+__all__ = ["Recipe", "compose", "resolve", "sweep"]
+
+_GROUPS = ("task", "model", "data", "training", "method", "privacy", "federation", "tracking", "experiment")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved recipe: its configuration, the plan that sites see, and where this machine's site files are."""
+
+    config: ExperimentConfig
+    plan: FederationPlan
+    site_files: Mapping[str, Path]
+
+
+def resolve(config: ExperimentConfig) -> Recipe:
+    """The plan of a configuration, checked as far as it can be without data.
+
+    Raises RecipeError (unknown network, wrong argument, impossible rule), SiteFileError (a site file that is missing
+    or wrong).
+    """
+    files = {}
+    for entry in config.sites:
+        path = site_file(entry)
+        name = load_site_file(path).name
+        if name in files:
+            raise RecipeError(f"Two site files bear the name '{name}'.")
+        files[name] = path
+    plan = make_plan(config, tuple(files))
+    check_model(plan.model, plan.task)
+    size = plan.training.patch_voxels or plan.data.size_voxels[: plan.task.spatial_dims]
+    if None in size:
+        raise RecipeError(
+            "Training images have no fixed size.",
+            fix="Set training.patch_voxels, or data.size_voxels along every axis that the network sees.",
+        )
+    check_input_size(plan.model, plan.task, tuple(int(n) for n in size if n is not None))
+    check_rule(plan.method.rule, plan.participation.quorum)
+    check_optimizer(plan.method.server_optimizer)
+    return Recipe(config, plan, dict(sorted(files.items())))
+
+
+def compose(overrides: Sequence[str], config_name: str = "train") -> ExperimentConfig:
+    """One configuration from Hydra overrides such as `experiment=demo method=fedprox rounds=20`.
+
+    Raises RecipeError for anything unknown, with the nearest known name.
+    """
+    found: list[ExperimentConfig] = []
+    sweep(overrides, found.append, config_name)
+    if len(found) != 1:
+        raise RecipeError("These overrides describe several runs.", fix="Sweep with `eucaim-fl train --multirun`.")
+    return found[0]
+
+
+def sweep(overrides: Sequence[str], job: Callable[[ExperimentConfig], object], config_name: str = "train") -> None:
+    """Let Hydra compose and call `job` for each configuration; `--multirun`, sweepers and launchers are Hydra's own.
+
+    Raises RecipeError for anything unknown, and what `job` raises.
+    """
+    _register_experiments()
+    own = Path("configs").absolute()
+    extra = [f"hydra.searchpath=[file://{own}]"] if own.is_dir() and own != configs_folder() else []
+
+    def run(raw: DictConfig) -> None:
+        job(_frozen(raw))
+
+    entry = hydra.main(version_base="1.3", config_path=str(configs_folder()), config_name=config_name)(run)
+    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["eucaim-fl", *overrides, *extra]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print and exit; our caller tells the user
+    try:
+        entry()
+    except MissingConfigException as problem:
+        raise _unknown_choice(problem) from None
+    except ConfigCompositionException as problem:
+        raise _unknown_key(problem) from None
+    except (HydraException, OmegaConfBaseException) as problem:
+        raise RecipeError(_first_line(problem)) from None
+    finally:
+        sys.argv = argv
+        if full is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        logging.getLogger("hydra").handlers.clear()
+
+
+def _frozen(raw: DictConfig) -> ExperimentConfig:
+    try:
+        values: Any = OmegaConf.to_container(raw, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as problem:
+        raise RecipeError(_first_line(problem)) from None
+    missing = sorted(str(key) for key in OmegaConf.missing_keys(raw))
+    if missing:
+        raise RecipeError(
+            f"The recipe leaves open: {', '.join(missing)}.",
+            fix=f"Choose a recipe, e.g. experiment=demo. Known: {', '.join(sorted(experiment_files()))}.",
+        )
+    for unwanted in ("hydra", "experiment"):
+        values.pop(unwanted, None)
+    return parse(ExperimentConfig, values, "The recipe")
+
+
+def _register_experiments() -> None:
+    """Recipes lie outside `configs/`; Hydra gets them as the group `experiment`."""
+    store = ConfigStore.instance()
+    for name, path in experiment_files().items():
+        try:
+            node = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+            raise RecipeError(
+                f"The recipe '{name}' can't be read as YAML.", local_detail=f"{path}: {problem}"
+            ) from None
+        if not isinstance(node, dict):
+            raise RecipeError(f"The recipe '{name}' holds no mapping of keys to values.", local_detail=str(path))
+        store.store(group="experiment", name=name, node=node, package="_global_")
+
+
+def _first_line(problem: BaseException) -> str:
+    return str(problem).strip().splitlines()[0].rstrip(".") + "."
+
+
+def _unknown_choice(problem: MissingConfigException) -> RecipeError:
+    """`method=fedprx`: the group is known, the choice is not."""
+    found = re.search(r"Could not find '([\w/]+)/([^'/]+)'", str(problem))
+    if found is None:
+        return RecipeError(_first_line(problem))
+    group, choice = found.group(1), found.group(2)
+    folders = [configs_folder() / group, Path("configs") / group]
+    known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    if group == "experiment":
+        known |= set(experiment_files())
+    what = "recipe" if group == "experiment" else group
+    return RecipeError(f"There is no {what} called '{choice}'.", fix=suggestion(choice, known))
+
+
+def _unknown_key(problem: ConfigCompositionException) -> RecipeError:
+    """`metod=fedprox` or `training.batchsize=4`: the key itself is not known."""
+    text = str(problem)
+    found = re.search(r"Could not (?:override|append|delete)[^']*'([^'=]+)", text) or re.search(
+        r"Key '([^']+)' is not in struct", text
+    )
+    if found is None:
+        cause = problem.__cause__
+        return RecipeError(_first_line(cause if cause is not None else problem))
+    key = found.group(1).lstrip("+~")
+    if "/" in key:
+        return RecipeError(_first_line(problem))
+    return RecipeError(
+        f"There is no key '{key}' in recipes.", fix=suggestion(key, {*_keys(ExperimentConfig), *_GROUPS})
+    )
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All dotted keys of a configuration model."""
+    for name, entry in model.model_fields.items():
+        yield prefix + name
+        pending: list[Any] = [entry.annotation]
+        while pending:
+            annotation = pending.pop()
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                yield from _keys(annotation, f"{prefix}{name}.")
+            pending.extend(get_args(annotation))

@@ -1,0 +1,101 @@
+"""Tiny hospitals for tests: NIfTI volumes of a few voxels with a bright ball to find."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import yaml
+
+from eucaim_fl.config import ExperimentConfig
+
+SIZE = (16, 16, 4)
+
+
+def write_hospital(root: Path, name: str, patients: int = 12, seed: int = 0, **release: Any) -> Path:
+    """A cohort of NIfTI files with a plain CSV under root/data/<name>, and its site file; returns the site file."""
+    folder = root / "data" / name
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    rng = np.random.default_rng([seed, sum(name.encode())])
+    rows = []
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in SIZE), indexing="ij"), axis=-1)
+    for number in range(patients):
+        identifier = f"P{number:03d}"
+        centre = np.array([rng.integers(5, 11), rng.integers(5, 11), rng.integers(1, 3)])
+        distance = np.linalg.norm((grid - centre) * [1, 1, 2], axis=-1)
+        mask = distance < rng.uniform(2.5, 4.0)
+        image = rng.normal(0, 20, SIZE) + 100 * mask
+        affine = np.diag([2.0, 2.0, 4.0, 1.0])
+        for kind, array in (("images", image.astype(np.float32)), ("labels", mask.astype(np.uint8))):
+            nibabel.save(nibabel.Nifti1Image(array, affine), folder / kind / f"{identifier}.nii.gz")
+        rows.append(
+            {
+                "patient_id": identifier,
+                "image": f"images/{identifier}.nii.gz",
+                "label": f"labels/{identifier}.nii.gz",
+                "malignant": str(int(mask.sum() > 60)),
+            }
+        )
+    with (folder / "clinical.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    site_file = root / f"{name}.yaml"
+    site_file.write_text(
+        yaml.safe_dump(
+            {
+                "name": name,
+                "cohort": {"layout": "nifti_csv", "folder": str(folder)},
+                "cache": {"folder": str(root / "cache" / name)},
+                "release": {
+                    "data_is": "synthetic",
+                    "minimum_patients": 2,
+                    "minimum_metric_patients": 1,
+                    "score_histograms": True,
+                    **release,
+                },
+            }
+        )
+    )
+    return site_file
+
+
+def tiny_recipe(root: Path, site_files: list[Path], **changes: Any) -> ExperimentConfig:
+    """A recipe that trains a very small 2-D U-Net on tiny hospitals in a second or two."""
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "seed": 0,
+        "rounds": 2,
+        "sites": [str(path) for path in site_files],
+        "task": {"name": "segmentation", "spatial_dims": 2, "labels": ["lesion"]},
+        "model": {
+            "name": "unet",
+            "args": {"channels": [4, 8], "strides": [2], "num_res_units": 0, "norm": "batch", "dropout": 0.1},
+        },
+        "data": {"size_voxels": [16, 16, None], "intensity": {"kind": "window", "low": -50.0, "high": 150.0}},
+        "training": {"batch_size": 4, "local_steps": 3, "optimizer": {"name": "sgd", "lr": 0.1}},
+        "federation": {"quorum": 1, "quorum_wait_s": 0.0, "workers": 2},
+        "tracking": {"enabled": False},
+        "runs_dir": str(root / "runs"),
+    }
+    for key, value in changes.items():
+        values[key] = {**values[key], **value} if isinstance(value, dict) and isinstance(values.get(key), dict) else value
+    return ExperimentConfig.model_validate(values)
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Callable[..., Path]:
+    """Writes one tiny hospital under the test's folder and returns its site file."""
+    return lambda name, **options: write_hospital(tmp_path, name, **options)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., ExperimentConfig]:
+    """Makes a recipe over site files."""
+    return lambda site_files, **changes: tiny_recipe(tmp_path, site_files, **changes)
