@@ -1,0 +1,277 @@
+"""Aggregation rules: many sites' updates become one, array by array and chunk by chunk.
+
+An update holds, for a floating array, local − global; for an integer or boolean array the new value itself. Sites
+come in the caller's canonical order, so the order of arrival changes no bit. Arithmetic is float64 throughout; the
+result has the dtype and shape that was sent. Updates must be finite: that is checked where they arrive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eucaim_fl.arrays import Array
+from eucaim_fl.config import RuleConfig
+from eucaim_fl.errors import RecipeError, ReplyError
+from eucaim_fl.registry import lookup
+from eucaim_fl.strategies.krum import check_krum, krum_choice, krum_scores, squared_distances
+
+__all__ = [
+    "RULES",
+    "Rule",
+    "Source",
+    "aggregate",
+    "check_rule",
+    "median",
+    "trimmed_mean",
+    "weighted_mean",
+]
+
+FloatArray: TypeAlias = NDArray[np.float64]
+
+_STACK_BYTES = 32 * 2**20  # of all sites' chunks together, for the rules that need to see every site at once
+_TILE = 4096  # elements that such a rule works on at a time: all sites' values of them stay in the processor's cache
+
+
+class Source(Protocol):
+    """One site's update, read piece by piece; `eucaim_fl.arrays.ArrayFile` is one."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the arrays."""
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Data type of one array."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one array; () for a single number."""
+
+    def read(self, name: str, start: int, count: int) -> Array:
+        """At most `count` elements from `start`, flattened in C order."""
+
+
+# One chunk of every site (rows of equal length) and the sites' weights become one chunk. Rows are asked for one at a
+# time, so a rule that only adds never holds more than one.
+_Combine: TypeAlias = Callable[[Iterable[Array], int, FloatArray], FloatArray]
+
+
+def _mean_of(rows: Iterable[Array], length: int, weights: FloatArray) -> FloatArray:
+    total, term = np.zeros(length), np.empty(length)
+    for row, weight in zip(rows, weights, strict=True):
+        np.multiply(row, weight, out=term, dtype=np.float64)
+        total += term
+    total /= math.fsum(weights)
+    return total
+
+
+def _sorted_columns(rows: Iterable[Array], length: int, sites: int) -> FloatArray:
+    """Every element's values in ascending order, shape (length, sites): contiguous, since sorting is what costs."""
+    columns = np.empty((length, sites))
+    for site, row in enumerate(rows):
+        np.add(row, 0.0, out=columns[:, site], dtype=np.float64)  # −0 becomes 0: sorting leaves their order open
+    columns.sort(axis=1)
+    return columns
+
+
+def _median_of(rows: Iterable[Array], length: int, weights: FloatArray) -> FloatArray:
+    sites = len(weights)
+    columns = _sorted_columns(rows, length, sites)
+    return np.asarray((columns[:, (sites - 1) // 2] + columns[:, sites // 2]) * 0.5)
+
+
+def _cut(trim: float, sites: int) -> int:
+    """How many values trimmed_mean drops at each end."""
+    cut = math.ceil(trim * sites - 1e-9)
+    if not 0 <= trim < 0.5 or 2 * cut >= sites:
+        raise RecipeError(
+            f"Trimming a share of {trim:g} at each end leaves none of {sites} sites.",
+            fix="Lower method.rule.trim, raise federation.quorum, or take the median.",
+        )
+    return cut
+
+
+def _trimmed_of(trim: float) -> _Combine:
+    def combine(rows: Iterable[Array], length: int, weights: FloatArray) -> FloatArray:
+        sites = len(weights)
+        cut = _cut(trim, sites)
+        columns = _sorted_columns(rows, length, sites)
+        total = np.zeros(length)
+        for rank in range(cut, sites - cut):  # not sum(axis=1), whose order of additions depends on the layout
+            total += columns[:, rank]
+        total /= sites - 2 * cut
+        return total
+
+    return combine
+
+
+def weighted_mean(stack: FloatArray, weights: FloatArray) -> FloatArray:
+    """Weighted mean over sites: Σ wᵢ·xᵢ / Σ wᵢ.
+
+    stack: float64, shape (sites, n). weights: float64, shape (sites,), ≥ 0 with a positive sum. Returns shape (n,).
+    Source: McMahan et al. 2017 (FedAvg), with numbers of patients for wᵢ.
+
+    >>> weighted_mean(np.array([[0.0], [1.0]]), np.array([30.0, 10.0]))
+    array([0.25])
+    """
+    return _mean_of(stack, stack.shape[1], weights)
+
+
+def median(stack: FloatArray, weights: FloatArray) -> FloatArray:
+    """Coordinate-wise median over sites; the mean of the two middle values if their number is even.
+
+    stack: float64, shape (sites, n). Returns shape (n,). Ignores `weights` by definition: a site must not gain
+    influence by claiming more patients.
+    Source: Yin et al. 2018, definition 1.
+    """
+    return _median_of(stack, stack.shape[1], weights)
+
+
+def trimmed_mean(stack: FloatArray, weights: FloatArray, trim: float) -> FloatArray:
+    """Coordinate-wise trimmed mean: the mean of what is left without the k smallest and k largest values.
+
+    stack: float64, shape (sites, n). trim: share β in [0, 0.5) of sites that may be wrong; k = ⌈β·sites⌉, rounded up
+    so that a small federation is protected too (with k rounded down, β = 0.2 over four sites would cut nothing).
+    Returns shape (n,). Ignores `weights` by definition, as `median` does.
+    Raises RecipeError if nothing would be left.
+    Source: Yin et al. 2018, definition 2.
+    """
+    return _trimmed_of(trim)(stack, stack.shape[1], weights)
+
+
+def _pieces(shape: tuple[int, ...], length: int) -> Iterator[tuple[int, int]]:
+    """Start and count of each chunk of one flattened array."""
+    total = math.prod(shape)
+    for start in range(0, total, length):
+        yield start, min(length, total - start)
+
+
+def _to_dtype(values: FloatArray, dtype: np.dtype[Any]) -> Array:
+    if dtype.kind == "b":
+        return values > 0.5
+    if dtype.kind in "iu":
+        whole, limits = np.rint(values), np.iinfo(dtype)
+        # float64 can't hold the largest int64; what would round beyond it stays at the limit
+        beyond = whole >= float(limits.max)
+        return np.where(beyond, limits.max, np.where(beyond, 0, whole).astype(dtype))
+    return values.astype(dtype)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A row of `RULES`: first, sites may be chosen (whose weights then no longer count), then they are combined.
+
+    combine: the element-wise rule for given settings. whole: it needs all sites' values at once. choose: indices of
+    the sites to go on with, ascending. check: raises RecipeError if settings can't work with that many sites.
+    """
+
+    combine: Callable[[RuleConfig], _Combine]
+    whole: bool = False
+    choose: Callable[[RuleConfig, Sequence[Source]], tuple[int, ...]] | None = None
+    check: Callable[[RuleConfig, int], object] = lambda config, sites: None
+
+
+def _check_multi_krum(config: RuleConfig, sites: int) -> None:
+    check_krum(sites, config.suspects)
+    if config.keep is not None and config.keep > sites - config.suspects:
+        raise RecipeError(
+            f"Multi-Krum would keep {config.keep} of {sites} sites although {config.suspects} are suspect.",
+            fix=f"Set method.rule.keep to at most {sites - config.suspects}, or leave it out.",
+        )
+
+
+def _choose(config: RuleConfig, sources: Sequence[Source], keep: int | None) -> tuple[int, ...]:
+    scores = krum_scores(squared_distances(sources), config.suspects)
+    return krum_choice(scores, len(sources) - config.suspects if keep is None else keep)
+
+
+RULES: dict[str, Rule] = {
+    "weighted_mean": Rule(lambda config: _mean_of),
+    "median": Rule(lambda config: _median_of, whole=True),
+    "trimmed_mean": Rule(
+        lambda config: _trimmed_of(config.trim), whole=True, check=lambda config, sites: _cut(config.trim, sites)
+    ),
+    "krum": Rule(
+        lambda config: _mean_of,
+        choose=lambda config, sources: _choose(config, sources, 1),
+        check=lambda config, sites: check_krum(sites, config.suspects),
+    ),
+    "multi_krum": Rule(
+        lambda config: _mean_of,
+        choose=lambda config, sources: _choose(config, sources, config.keep),
+        check=_check_multi_krum,
+    ),
+}
+"""Aggregation rules by name. Krum and Multi-Krum (the plain mean of the chosen) ignore weights, as `median` does."""
+
+
+def _combine_tiles(combine: _Combine, stack: list[Array], weights: FloatArray, target: Array) -> None:
+    for first in range(0, len(target), _TILE):
+        tile = [row[first : first + _TILE] for row in stack]
+        target[first : first + _TILE] = _to_dtype(combine(tile, len(tile[0]), weights), target.dtype)
+
+
+def _combined(
+    rule: Rule, config: RuleConfig, sources: Sequence[Source], weights: FloatArray, chunk: int
+) -> Iterator[tuple[str, Array]]:
+    if rule.choose is not None:
+        sources = [sources[site] for site in rule.choose(config, sources)]
+        weights = np.ones(len(sources))
+    combine = rule.combine(config)
+    if rule.whole:
+        chunk = min(chunk, _STACK_BYTES // (8 * len(sources)))
+    for name in sorted(sources[0].names):
+        dtype, shape = sources[0].dtype(name), sources[0].shape(name)
+        out = np.empty(math.prod(shape), dtype=dtype)
+        for start, count in _pieces(shape, max(1, chunk)):
+            target = out[start : start + count]
+            rows = (source.read(name, start, count) for source in sources)
+            if len(sources) == 1:  # one site's update stays as it is, to the bit
+                target[:] = next(rows)
+            elif not rule.whole:
+                target[:] = _to_dtype(combine(rows, count, weights), dtype)
+            else:
+                _combine_tiles(combine, list(rows), weights, target)
+        yield name, out.reshape(shape)
+
+
+def check_rule(config: RuleConfig, sites: int) -> None:
+    """Whether a rule can work with that many sites; ask it for the quorum before a run and for each round's sites.
+
+    Raises RecipeError for an unknown rule, no site at all, or settings that are impossible with so few.
+    """
+    rule = lookup(RULES, config.name, "aggregation rule")
+    if sites < 1:
+        raise RecipeError("An aggregation rule needs at least one site.", fix="Raise federation.quorum.")
+    rule.check(config, sites)
+
+
+def aggregate(
+    config: RuleConfig, sources: Sequence[Source], weights: Sequence[float], chunk: int = 1 << 18
+) -> Iterator[tuple[str, Array]]:
+    """The common update, one array at a time, names in canonical (sorted) order, dtype and shape as sent.
+
+    sources: updates in canonical order of sites, equal in names, dtypes and shapes. weights: numbers of training
+    patients, ≥ 0 with a positive sum. chunk: largest number of elements read from one site at a time.
+    Integers take the rule's value rounded half to even (exact below 2⁵³); booleans are true where the rule's value over
+    0 and 1 exceeds 0.5 (a weighted majority for the weighted mean). One site alone is returned as it is.
+    Peak memory: one array of the result, and two float64 chunks (weighted mean) or all sites' chunks, which shrink
+    as sites grow (64 MiB with working space at most). `chunk` changes no bit of the result.
+    All checks are made at the call, before the first array is asked for.
+    Raises RecipeError for what `check_rule` refuses; ReplyError if updates or weights don't fit together.
+    """
+    check_rule(config, len(sources))
+    if len(weights) != len(sources) or not all(0 <= w <= 2.0**53 for w in weights) or not any(weights):
+        raise ReplyError("The weights of the updates must be finite, not negative and not all zero, one for each.")
+    names = sorted(sources[0].names)
+    for source in sources[1:]:
+        if sorted(source.names) != names:
+            raise ReplyError("Two updates differ in the names of their arrays.")
+        for name in names:
+            if source.shape(name) != sources[0].shape(name) or source.dtype(name) != sources[0].dtype(name):
+                raise ReplyError(f"Two updates differ in shape or dtype of '{name}'.")
+    return _combined(RULES[config.name], config, sources, np.asarray(weights, dtype=np.float64), chunk)
