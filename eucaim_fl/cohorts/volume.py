@@ -1,0 +1,72 @@
+"""An image with its place in the patient, and whether two images lie on the same grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eucaim_fl.errors import SeriesError
+
+__all__ = ["LARGEST_VOLUME_BYTES", "Affine", "Volume", "corners", "same_grid"]
+
+Affine = npt.NDArray[np.float64]
+
+LARGEST_VOLUME_BYTES = 2**31
+"""No file may make a site allocate more than this for one volume; claims are checked before decoding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A single-channel image and where it lies.
+
+    array: float32, shape (I, J, K). affine: float64, shape (4, 4), voxel index (i, j, k, 1) → millimetres in RAS+:
+    x grows to the patient's right, y to anterior, z to superior, as in NIfTI. DICOM's own LPS+ is converted where
+    it is read.
+    Raises SeriesError if the shape isn't three-dimensional, or the affine is no invertible (4, 4) matrix.
+    """
+
+    array: npt.NDArray[np.float32]
+    affine: Affine
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 3 or 0 in self.array.shape:
+            raise SeriesError(f"An image with shape {self.array.shape} is no volume; it needs three axes.")
+        if (
+            self.affine.shape != (4, 4)
+            or not np.isfinite(self.affine).all()
+            or abs(np.linalg.det(self.affine[:3, :3])) < 1e-12
+        ):
+            raise SeriesError("The image's position in space is not given by an invertible matrix.")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along I, J and K."""
+        i, j, k = self.array.shape
+        return i, j, k
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance in mm between neighbouring voxels along I, J and K."""
+        i, j, k = (float(n) for n in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return i, j, k
+
+
+def corners(shape: tuple[int, ...], affine: Affine) -> npt.NDArray[Any]:
+    """Positions in mm of the eight corner voxels' centres, shape (8, 3). Equal corners mean equal grids."""
+    ends = np.array([[i, j, k, 1.0] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+    ends[:, :3] *= np.array(shape[:3]) - 1
+    positions: npt.NDArray[Any] = (ends @ affine.T)[:, :3]
+    return positions
+
+
+def same_grid(a: Volume, b: Volume, tolerance_mm: float = 1e-3) -> bool:
+    """Whether voxel (i, j, k) of both images is the same place, to within `tolerance_mm` everywhere."""
+    if a.array.shape != b.array.shape:
+        return False
+    # Corners alone say nothing about the direction of an axis with one voxel.
+    if np.abs(a.affine[:3, :3] - b.affine[:3, :3]).max() > max(tolerance_mm, 1e-3):
+        return False
+    return bool(np.abs(corners(a.array.shape, a.affine) - corners(b.array.shape, b.affine)).max() <= tolerance_mm)
