@@ -1,0 +1,1 @@
+"""Metrics, their pooling over sites, their intervals, and the report."""

@@ -1,0 +1,183 @@
+"""Metrics of one patient (segmentation) or one group of patients (classification). NaN means: not defined here."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eucaim_fl.errors import DataError
+
+__all__ = ["auc", "balanced_accuracy", "brier", "brier_per_patient", "confusion", "dice", "hd95_mm"]
+
+BoolArray: TypeAlias = NDArray[np.bool_]
+FloatArray: TypeAlias = NDArray[np.float64]
+IntArray: TypeAlias = NDArray[np.integer[Any]]
+
+
+def dice(pred: BoolArray, truth: BoolArray) -> float:
+    """Dice overlap of two masks of one case: 2|P∩T| / (|P|+|T|).
+
+    pred, truth: bool, any shape, same grid.
+    Returns a value in [0, 1]; NaN when both are empty, so the caller must decide.
+    Raises DataError if the shapes differ.
+    Source: Dice 1945; use as in Metrics Reloaded (Maier-Hein et al. 2024).
+
+    >>> dice(np.array([[[True, True]]]), np.array([[[True, False]]]))
+    0.6666666666666666
+    """
+    pred, truth = _masks(pred, truth)
+    sizes = int(pred.sum()) + int(truth.sum())
+    return 2 * int((pred & truth).sum()) / sizes if sizes else math.nan
+
+
+def hd95_mm(pred: BoolArray, truth: BoolArray, spacing_mm: tuple[float, ...]) -> float:
+    """95th percentile Hausdorff distance of two masks of one case, in mm: max(P95 d(P→T), P95 d(T→P)).
+
+    d(A→B): from each surface voxel's centre of A to the nearest one of B; a surface voxel has a neighbour by face (by
+    edge in 2-D) outside the mask, and outside the image counts as outside. Percentiles interpolate linearly.
+    pred, truth: bool, shape (D, H, W) or (H, W), same grid. spacing_mm: voxel size along the same axes.
+    Returns NaN when both are empty, so the caller must decide; when one is empty, the diagonal of the image,
+    √Σ(size·spacing)²: worse than any two masks in it can be, and finite, so that a missed lesion counts in a mean.
+    Raises DataError if the shapes differ, or spacing is not one positive number per axis.
+    Source: Metrics Reloaded (Maier-Hein et al. 2024), HD95, whose advice for a missing mask is the worst value.
+    """
+    pred, truth = _masks(pred, truth)
+    if len(spacing_mm) != pred.ndim or not all(math.isfinite(s) and s > 0 for s in spacing_mm):
+        raise DataError("Spacing must be one positive number for each axis of the masks.")
+    if not pred.any() and not truth.any():
+        return math.nan
+    if not pred.any() or not truth.any():
+        return math.hypot(*(size * spacing for size, spacing in zip(pred.shape, spacing_mm, strict=True)))
+    from scipy.spatial import cKDTree
+
+    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    pred_points, truth_points = _surface(pred) * spacing, _surface(truth) * spacing
+    to_truth = cKDTree(truth_points).query(pred_points)[0]
+    to_pred = cKDTree(pred_points).query(truth_points)[0]
+    return float(max(np.percentile(to_truth, 95), np.percentile(to_pred, 95)))
+
+
+def auc(scores: FloatArray, truth: IntArray) -> float:
+    """Area under the ROC curve: the share of (positive, negative) pairs in which the positive scores higher.
+
+    A tie counts one half. scores: shape (n,), or (n, 2) of which the second column is taken; truth: shape (n,), 0 or 1.
+    For K > 2 classes scores have shape (n, K), truth holds 0 … K−1, and the value is the plain mean of the K
+    one-against-the-rest areas.
+    Returns a value in [0, 1]; NaN unless every class occurs, so the caller must decide.
+    Raises DataError if shapes don't fit, a score is not finite, or a class is outside its range.
+    Source: Hanley and McNeil 1982; macro average as in Metrics Reloaded (Maier-Hein et al. 2024).
+
+    >>> auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
+    0.75
+    """
+    scores, classes = _scores(scores)
+    truth = _truth(truth, len(scores), classes)
+    if classes == 2:
+        return _rank_auc(scores[:, 1], truth == 1)
+    return float(np.mean([_rank_auc(scores[:, k], truth == k) for k in range(classes)]))
+
+
+def _rank_auc(scores: FloatArray, positive: BoolArray) -> float:
+    high, low = scores[positive], np.sort(scores[~positive])
+    if not len(high) or not len(low):
+        return math.nan
+    halves = np.searchsorted(low, high, "left").sum() + np.searchsorted(low, high, "right").sum()
+    return int(halves) / (2 * len(high) * len(low))
+
+
+def confusion(predicted: IntArray, truth: IntArray, classes: int) -> NDArray[np.int64]:
+    """Numbers of patients by true class (row) and predicted class (column), shape (classes, classes).
+
+    Raises DataError if lengths differ or a class is outside 0 … classes−1.
+    """
+    truth = _truth(truth, len(predicted), classes)
+    predicted = _truth(predicted, len(truth), classes)
+    return np.bincount(truth * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+
+
+def balanced_accuracy(predicted: IntArray, truth: IntArray, classes: int) -> float:
+    """Mean over classes of the share of its patients that were recognised (recall).
+
+    predicted, truth: shape (n,), 0 … classes−1.
+    Returns a value in [0, 1]; NaN unless every class occurs in `truth`, so the caller must decide.
+    Raises DataError if lengths differ or a class is outside its range.
+    Source: Brodersen et al. 2010.
+
+    >>> balanced_accuracy(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), 2)
+    0.75
+    """
+    counts = confusion(predicted, truth, classes)
+    patients = counts.sum(axis=1)
+    return float(np.mean(np.diag(counts) / patients)) if patients.all() else math.nan
+
+
+def brier_per_patient(probabilities: FloatArray, truth: IntArray) -> FloatArray:
+    """Each patient's squared error, shape (n,); `brier` is its mean.
+
+    Two classes: (p₁ − y)², in [0, 1]. K > 2 classes: Σₖ (pₖ − [y = k])², in [0, 2].
+    probabilities: shape (n,) (of the second of two classes) or (n, K) with rows that sum to 1.
+    Raises DataError if shapes don't fit or a value is no probability.
+    """
+    probabilities, classes = _scores(probabilities)
+    truth = _truth(truth, len(probabilities), classes)
+    rounding = 1e-3  # half precision sums to 1 that well
+    if (abs(probabilities - 0.5) > 0.5 + rounding).any() or (abs(probabilities.sum(axis=1) - 1) > rounding).any():
+        raise DataError("Probabilities must lie between 0 and 1 and sum to 1 for each patient.")
+    if classes == 2:
+        return np.asarray((probabilities[:, 1] - truth) ** 2)
+    return np.asarray(((probabilities - (truth[:, None] == np.arange(classes))) ** 2).sum(axis=1))
+
+
+def brier(probabilities: FloatArray, truth: IntArray) -> float:
+    """Brier score: mean squared error of the probabilities; 0 is perfect. See `brier_per_patient` for the formula.
+
+    Returns NaN without patients, so the caller must decide.
+    Raises DataError if shapes don't fit or a value is no probability.
+    Source: Brier 1950; for two classes the half of it that is in common use.
+
+    >>> brier(np.array([0.5, 1.0]), np.array([1, 1]))
+    0.125
+    """
+    errors = brier_per_patient(probabilities, truth)
+    return math.fsum(errors) / len(errors) if len(errors) else math.nan
+
+
+def _masks(pred: BoolArray, truth: BoolArray) -> tuple[BoolArray, BoolArray]:
+    if pred.shape != truth.shape:
+        raise DataError(f"A mask of shape {pred.shape} can't be compared with one of shape {truth.shape}.")
+    return pred.astype(bool, copy=False), truth.astype(bool, copy=False)
+
+
+def _surface(mask: BoolArray) -> NDArray[np.int64]:
+    """Indices of the surface voxels, shape (n, axes)."""
+    padded = np.pad(mask, 1)
+    inner = tuple(slice(1, -1) for _ in mask.shape)
+    inside = mask.copy()
+    for axis in range(mask.ndim):
+        for shift in (-1, 1):
+            inside &= np.roll(padded, shift, axis)[inner]
+    return np.argwhere(mask & ~inside)
+
+
+def _scores(scores: FloatArray) -> tuple[FloatArray, int]:
+    """As shape (n, K) and K; one column is that of the second of two classes."""
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim == 1:
+        scores = np.stack([1 - scores, scores], axis=1)
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        raise DataError("Scores must be one value per patient, or one per patient and class.")
+    if not np.isfinite(scores).all():
+        raise DataError("A score is not finite.")
+    return scores, scores.shape[1]
+
+
+def _truth(truth: IntArray, length: int, classes: int) -> NDArray[np.int64]:
+    values = np.asarray(truth)
+    if values.shape != (length,) or (length and values.dtype.kind not in "iub"):
+        raise DataError("Classes must be whole numbers, one per patient.")
+    if length and (values.min() < 0 or values.max() >= classes):
+        raise DataError(f"A class lies outside 0 to {classes - 1}.")
+    return values.astype(np.int64)
