@@ -56,8 +56,10 @@ def resolve(config: ExperimentConfig) -> Recipe:
         if name in files:
             raise RecipeError(f"Two site files bear the name '{name}'.")
         files[name] = path
+    arguments = check_model(config.model, config.task)
+    complete = config.model.model_copy(update={"args": arguments.model_dump(mode="json")})
+    config = config.model_copy(update={"model": complete})
     plan = make_plan(config, tuple(files))
-    check_model(plan.model, plan.task)
     size = plan.training.patch_voxels or plan.data.size_voxels[: plan.task.spatial_dims]
     if None in size:
         raise RecipeError(
@@ -91,8 +93,18 @@ def sweep(overrides: Sequence[str], job: Callable[[ExperimentConfig], object], c
     own = Path("configs").absolute()
     extra = [f"hydra.searchpath=[file://{own}]"] if own.is_dir() and own != configs_folder() else []
 
+    failed: list[BaseException] = []
+    caller = os.getpid()
+
     def run(raw: DictConfig) -> None:
-        job(_frozen(raw))
+        if failed:
+            return
+        try:
+            job(_frozen(raw))
+        except (Exception, KeyboardInterrupt) as problem:
+            if os.getpid() != caller:
+                raise
+            failed.append(problem)  # raised below: Hydra would print its own words first
 
     entry = hydra.main(version_base="1.3", config_path=str(configs_folder()), config_name=config_name)(run)
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
@@ -111,6 +123,8 @@ def sweep(overrides: Sequence[str], job: Callable[[ExperimentConfig], object], c
         if full is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
         logging.getLogger("hydra").handlers.clear()
+    if failed:
+        raise failed[0]
 
 
 def _frozen(raw: DictConfig) -> ExperimentConfig:

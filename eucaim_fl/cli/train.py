@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -12,7 +12,11 @@ from rich.console import Console
 from eucaim_fl.config import ExperimentConfig
 from eucaim_fl.errors import RecipeError
 
-__all__ = ["command", "train_recipe"]
+if TYPE_CHECKING:
+    from eucaim_fl.compose import Recipe
+    from eucaim_fl.tracking.sidecar import TrackingOutcome
+
+__all__ = ["command", "run_quietly", "train_recipe"]
 
 
 @click.command(
@@ -59,6 +63,15 @@ def train_recipe(config: ExperimentConfig, console: Console, as_json: bool) -> d
     return run_folder(folder, config, dict(recipe.site_files), console, as_json)
 
 
+def run_quietly(recipe: Recipe, console: Console) -> Path:
+    """Run a resolved recipe with progress but without tables; returns the run folder."""
+    from eucaim_fl.federation.run import create_run
+
+    folder = create_run(recipe.config, recipe.plan, recipe.site_files)
+    _execute(folder, recipe.config, dict(recipe.site_files), console)
+    return folder
+
+
 def resume(name: str, others: list[str], console: Console, as_json: bool) -> None:
     """Go on with a run. Only `runs_dir` and `federation.workers` may be given beside it: the plan is fixed."""
     from eucaim_fl.federation.run import find_run, read_recipe
@@ -86,16 +99,9 @@ def run_folder(
     folder: Path, config: ExperimentConfig, site_files: dict[str, Path], console: Console, as_json: bool
 ) -> dict[str, Any]:
     """Execute a run folder with progress, then print tables or JSON, and the folder's path last."""
-    from eucaim_fl.cli.progress import BarListener, listener_for
     from eucaim_fl.cli.tables import print_result
-    from eucaim_fl.federation.run import execute
 
-    listener = listener_for(console)
-    try:
-        result, tracking = execute(folder, config, site_files, listener)
-    finally:
-        if isinstance(listener, BarListener):
-            listener.close()
+    result, tracking = _execute(folder, config, site_files, console)
     if as_json:
         click.echo(json.dumps(result, indent=2, sort_keys=True))
     else:
@@ -105,3 +111,17 @@ def run_folder(
             console.print(f"MLflow: {tracking.ui_command}" if tracking.ok else tracking.message, soft_wrap=True)
         click.echo(str(folder))
     return result
+
+
+def _execute(
+    folder: Path, config: ExperimentConfig, site_files: dict[str, Path], console: Console
+) -> tuple[dict[str, Any], TrackingOutcome | None]:
+    from eucaim_fl.cli.progress import BarListener, listener_for
+    from eucaim_fl.federation.run import execute
+
+    listener = listener_for(console)
+    try:
+        return execute(folder, config, site_files, listener)
+    finally:
+        if isinstance(listener, BarListener):
+            listener.close()

@@ -20,13 +20,14 @@ from eucaim_fl.errors import QuorumError, ReplyError
 from eucaim_fl.federation.exchange import Question, ask
 from eucaim_fl.federation.messages import read_report, to_record
 from eucaim_fl.federation.progress import Listener
+from eucaim_fl.federation.result import best_round
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec, Participation, RoundRecord, SiteMetrics
 from eucaim_fl.site.report import SiteReport
 from eucaim_fl.strategies.aggregation import aggregate
 from eucaim_fl.strategies.server_optimizer import apply
 from eucaim_fl.tracking.journal import Journal, JournalState
-from eucaim_fl.validation.pooling import better, pool
+from eucaim_fl.validation.pooling import pool
 
 __all__ = ["Coordinator"]
 
@@ -147,12 +148,8 @@ class Coordinator:
 
     def _is_better(self, record: RoundRecord, earlier: list[RoundRecord]) -> bool:
         """Whether the weights that arrived in this round are the best so far by the pooled validation metric."""
-        metric, direction = better(self._plan.task.name)
-        value = record.pooled.get("validation", {}).get(metric)
-        if value is None:
-            return False
-        others = [v for r in earlier if (v := r.pooled.get("validation", {}).get(metric)) is not None]
-        return not others or (value > max(others) if direction == "max" else value < min(others))
+        best = best_round(self._plan.task.name, [*earlier, record])
+        return best is not None and best.round == record.round
 
     # --- one round --------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from eucaim_fl.federation.local_grid import DEADLINE, LOST
 from eucaim_fl.federation.messages import Refusal, Reply, instruction_content, read_reply
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec, Participation
+from eucaim_fl.validation.pooling import check_metrics
 
 __all__ = ["Answered", "Question", "ask"]
 
@@ -147,6 +148,9 @@ def _check(target: str, question: Question, announced: Mapping[str, int], reply:
         raise ReplyError("The number of patients is not the one that the site announced.")
     if question.kind == "round" and not reply.update:
         raise ReplyError("The reply holds no update.")
+    classes = len(question.plan.task.classes) if question.plan.task.name == "classification" else None
+    for metrics in report.metrics:
+        check_metrics(metrics.plain(), classes=classes)
     for name, array in reply.update.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             raise ReplyError(f"Array '{name}' of the update is not finite.")

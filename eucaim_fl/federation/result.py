@@ -9,7 +9,7 @@ from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import RoundRecord
 from eucaim_fl.validation.pooling import better
 
-__all__ = ["make_result"]
+__all__ = ["best_round", "make_result"]
 
 
 def make_result(run: str, plan: FederationPlan, records: Sequence[RoundRecord], wall_s: float) -> dict[str, Any]:
@@ -52,9 +52,7 @@ def make_result(run: str, plan: FederationPlan, records: Sequence[RoundRecord], 
             "wall_s": round(wall_s, 3),
             "rounds_s": [r.seconds for r in records],
             "aggregation_s": [r.aggregation_seconds for r in records],
-            "sites_s": {
-                s: round(sum(p.seconds for r in records for p in r.participation if p.site == s), 3) for s in sites
-            },
+            "sites_s": {s: round(sum(p.seconds for p in everyone if p.site == s), 3) for s in sites},
         },
         "bytes": {
             s: {
@@ -77,11 +75,24 @@ def _metrics(record: RoundRecord, split: str) -> dict[str, Any]:
     return {"pooled": dict(record.pooled.get(split, {})), "sites": sites}
 
 
-def _best(plan: FederationPlan, records: Sequence[RoundRecord]) -> dict[str, Any] | None:
-    """The round after which the pooled validation metric was best."""
-    metric, direction = better(plan.task.name)
-    scored = [(v, r.round - 1) for r in records if (v := r.pooled.get("validation", {}).get(metric)) is not None]
+def best_round(task: str, records: Sequence[RoundRecord]) -> RoundRecord | None:
+    """The round whose arriving weights have the best pooled validation metric, the first of equals; None without any.
+
+    The metric is the task's first choice among those that every round has.
+    """
+    scored = [r for r in records if r.pooled.get("validation")]
     if not scored:
         return None
-    value, after = max(scored, key=lambda s: (s[0], -s[1])) if direction == "max" else min(scored)
-    return {"after_round": after, metric: value}
+    common = set.intersection(*({*r.pooled["validation"]} for r in scored))
+    metric, direction = better(task, common)
+    if metric not in common:
+        return None
+    sign = -1.0 if direction == "max" else 1.0
+    return min(scored, key=lambda r: (sign * r.pooled["validation"][metric], r.round))
+
+
+def _best(plan: FederationPlan, records: Sequence[RoundRecord]) -> dict[str, Any] | None:
+    best = best_round(plan.task.name, records)
+    if best is None:
+        return None
+    return {"after_round": best.round - 1, "validation": dict(best.pooled["validation"])}

@@ -1,0 +1,236 @@
+"""Is the federated model worth it? Local, pooled and federated training with equal optimizer steps, on one machine.
+
+Only for cohorts that their site files call synthetic or public: the pooled model sees all of them in one place, and
+every model is tested on every site's held-out patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eucaim_fl.arrays import ArrayFile, Arrays
+from eucaim_fl.config import ObjectiveConfig
+from eucaim_fl.errors import GateError, RecipeError
+from eucaim_fl.federation.processes import call
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.seeding import derive_seed, generator
+from eucaim_fl.sitefile import load_site_file
+from eucaim_fl.validation.intervals import Interval, paired_bootstrap, patient_bootstrap
+from eucaim_fl.validation.metrics import auc
+
+__all__ = [
+    "FEDERATED",
+    "POOLED",
+    "Held",
+    "Job",
+    "check_comparable",
+    "compare_models",
+    "held_out",
+    "train_all",
+    "train_alone",
+]
+
+POOLED, FEDERATED = "pooled", "federated"
+_SAMPLES = 2000
+
+PatientValues = dict[tuple[str, str], tuple[float, ...]]
+"""(site, patient) → what is measured: (Dice,), or (score of the positive class, truth) for two classes."""
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to train without federation: its name, and the sites whose training patients it sees."""
+
+    name: str
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Held:
+    """What one model reaches on the held-out patients of every site."""
+
+    model: str
+    seed: int
+    values: PatientValues
+
+
+def check_comparable(plan: FederationPlan, site_files: Mapping[str, Path]) -> None:
+    """Whether this recipe's data may be pooled, and its models compared step for step.
+
+    Raises GateError if a site's data is confidential, RecipeError if rounds are measured in epochs (the number of steps
+    would differ) or the task has more than two classes.
+    """
+    for name, path in site_files.items():
+        if load_site_file(path).release.data_is == "confidential":
+            raise GateError(
+                f"The data of site '{name}' is confidential and can't be pooled with others.",
+                fix="Compare on sites whose data is synthetic or public.",
+            )
+    if plan.training.local_steps is None:
+        raise RecipeError(
+            "A comparison needs equal numbers of optimizer steps.",
+            fix="Set training.local_steps instead of local_epochs.",
+        )
+    if plan.task.name == "classification" and len(plan.task.classes) > 2:
+        raise RecipeError("Models of more than two classes can't be compared yet.", fix="Use a binary target.")
+
+
+# --- in a worker process --------------------------------------------------------------------------------------
+
+
+def train_alone(plan: FederationPlan, site_files: Sequence[Path], name: str) -> Arrays:
+    """Train on the training patients of the given sites in one place, as long as each site trains in the federation.
+
+    The same initial weights, the same number of optimizer steps (rounds × local_steps), the optimizer afresh every
+    local_steps as in a federation; no proximal term.
+    """
+    import torch
+
+    from eucaim_fl.cohorts.cohort import open_cohort
+    from eucaim_fl.models.networks import build, get_arrays
+    from eucaim_fl.site.node import network_image_size
+    from eucaim_fl.training.loop import train_round
+
+    torch.set_num_threads(1)
+    alone = plan.model_copy(update={"method": plan.method.model_copy(update={"objective": ObjectiveConfig()})})
+    cases = [case for path in site_files for case in open_cohort(load_site_file(path), plan).cases("train")]
+    network = build(
+        plan.model, plan.task, seed=derive_seed(plan.seed, "initial weights"), image_size=network_image_size(plan)
+    )
+    for number in range(1, plan.rounds + 1):
+        train_round(network, cases, alone, derive_seed(plan.seed, "training", name, number))
+    return get_arrays(network)
+
+
+def held_out(plan: FederationPlan, site_files: Mapping[str, Path], arrays: Arrays) -> PatientValues:
+    """What a model reaches on the test patients of all sites, patient by patient."""
+    import torch
+
+    from eucaim_fl.cohorts.cohort import open_cohort
+    from eucaim_fl.models.networks import build, set_arrays
+    from eucaim_fl.site.node import network_image_size
+    from eucaim_fl.training.evaluation import patient_results
+
+    torch.set_num_threads(1)
+    network = build(plan.model, plan.task, seed=0, image_size=network_image_size(plan))
+    set_arrays(network, arrays)
+    values: PatientValues = {}
+    for site, path in site_files.items():
+        results = patient_results(network, open_cohort(load_site_file(path), plan).cases("test"), plan)
+        for patient, result in results.items():
+            values[site, patient] = (
+                (float(result["dice"]),)
+                if plan.task.name == "segmentation"
+                else (float(result["probabilities"][1]), float(result["truth"]))
+            )
+    return values
+
+
+# --- in the caller --------------------------------------------------------------------------------------------
+
+
+def train_all(
+    plan: FederationPlan,
+    site_files: Mapping[str, Path],
+    federated: Path,
+    workers: int,
+    tell: Callable[[str], object],
+) -> list[Held]:
+    """Train every local model and the pooled one, and test these and the federated model (a file of arrays).
+
+    tell: called with a model's name when it is done.
+    """
+    jobs = [*(Job(f"local {site}", (site,)) for site in site_files), Job(POOLED, tuple(site_files))]
+
+    def one(job: Job) -> Held:
+        arrays = call("eucaim_fl.comparison:train_alone", plan, [site_files[s] for s in job.sites], job.name)
+        held = Held(job.name, plan.seed, call("eucaim_fl.comparison:held_out", plan, dict(site_files), arrays))
+        tell(job.name)
+        return held
+
+    def test_federated() -> Held:
+        weights = ArrayFile(federated).load()
+        return Held(FEDERATED, plan.seed, call("eucaim_fl.comparison:held_out", plan, dict(site_files), weights))
+
+    with ThreadPoolExecutor(workers) as pool:
+        last = pool.submit(test_federated)
+        others = list(pool.map(one, jobs))
+        return [*others, last.result()]
+
+
+def compare_models(held: Sequence[Held], task: str, seed: int) -> dict[str, Any]:
+    """The table: every model on the same held-out patients, with 95 % intervals by patient bootstrap within sites.
+
+    A patient that is held out under several seeds counts once, with the mean over those seeds. Returns metric, seeds,
+    models (name → estimate, low, high, patients, by_site, by_seed) and differences (federated against pooled and
+    against the mean of the local models, paired by patient).
+    """
+    statistic = _mean if task == "segmentation" else _auc
+    models = list(dict.fromkeys(h.model for h in held))
+    merged = {m: _merge([h.values for h in held if h.model == m]) for m in models}
+    keys = sorted(merged[FEDERATED])
+    strata = [site for site, _ in keys]
+    rows = {m: np.array([merged[m][key] for key in keys]) for m in models}
+    sites = sorted(set(strata))
+
+    def interval(values: FloatArray, purpose: str) -> Interval:
+        rng = generator(seed, "bootstrap", purpose)
+        return patient_bootstrap(values, statistic=statistic, samples=_SAMPLES, rng=rng, strata=strata)
+
+    table = {}
+    for model in models:
+        by_site = {
+            s: float(statistic(rows[model][[i for i, t in enumerate(strata) if t == s]][None])[0]) for s in sites
+        }
+        by_seed = {
+            str(h.seed): float(statistic(np.array([h.values[k] for k in sorted(h.values)])[None])[0])
+            for h in held
+            if h.model == model
+        }
+        table[model] = {
+            **asdict(interval(rows[model], model)),
+            "patients": len(keys),
+            "by_site": by_site,
+            "by_seed": by_seed,
+        }
+    locals_ = [m for m in models if m.startswith("local ")]
+    result: dict[str, Any] = {
+        "metric": "dice" if task == "segmentation" else "auc",
+        "seeds": sorted({h.seed for h in held}),
+        "models": table,
+        "mean_of_local": float(np.mean([table[m]["estimate"] for m in locals_])),
+        "differences": {},
+    }
+    pairs = {"federated - pooled": rows[POOLED]}
+    if task == "segmentation":
+        pairs["federated - mean of local"] = np.mean([rows[m] for m in locals_], axis=0)
+    for name, other in pairs.items():
+        rng = generator(seed, "bootstrap", name)
+        result["differences"][name] = asdict(
+            paired_bootstrap(rows[FEDERATED], other, statistic=statistic, samples=_SAMPLES, rng=rng, strata=strata)
+        )
+    return result
+
+
+def _merge(runs: Sequence[PatientValues]) -> PatientValues:
+    """One row a patient: the mean over the seeds under which the patient was held out."""
+    keys = sorted({key for run in runs for key in run})
+    return {key: tuple(float(v) for v in np.nanmean([run[key] for run in runs if key in run], axis=0)) for key in keys}
+
+
+def _mean(resamples: FloatArray) -> FloatArray:
+    """(resamples, patients, 1) → mean over patients."""
+    return np.asarray(resamples[..., 0].mean(axis=1))
+
+
+def _auc(resamples: FloatArray) -> FloatArray:
+    """(resamples, patients, 2) of score and truth → AUC of each resample; NaN where one class is missing."""
+    return np.array([auc(sample[:, 0], sample[:, 1].astype(np.int64)) for sample in resamples])
