@@ -1,0 +1,273 @@
+"""Rounds over a grid: who counts, what is combined, what the record says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flwr.app import Error, Message
+
+from eucaim_fl.errors import JournalError, QuorumError
+from eucaim_fl.federation.coordinator import Coordinator
+from eucaim_fl.federation.local_grid import LOST
+from eucaim_fl.federation.messages import refusal_content, reply_content
+from eucaim_fl.federation.progress import Listener
+from eucaim_fl.tracking.journal import Journal
+
+
+def run(fakes, plan, journal, state, handler, order=0, listeners=()):
+    """Run to the end; returns the journal's state and records."""
+    grid = fakes.Grid(plan.sites, handler, order)
+    Coordinator(grid, plan, journal, fakes.SPECS, listeners).run(state)
+    return grid, journal.load()
+
+
+class TestRounds:
+    def test_each_round_moves_the_weights_by_the_mean_step(self, fakes, make_federation):
+        plan, journal, state = make_federation("abc")
+        _, end = run(fakes, plan, journal, state, fakes.honest(plan))
+        assert end.weights["w"].tolist() == [6.0, 6.0, 6.0]  # 3 rounds × mean of 1, 2, 3
+        assert end.weights["count"] == 3
+        assert end.weights["count"].dtype == np.int64
+
+    def test_the_order_of_replies_changes_no_bit(self, fakes, make_federation):
+        steps = {"a": 0.1, "b": 1e7, "c": -1e7 / 3}
+        digests = set()
+        for order in range(5):
+            plan, journal, state = make_federation("abc", folder=f"run{order}")
+            _, end = run(fakes, plan, journal, state, fakes.honest(plan, steps), order)
+            digests.add(end.records[-1].weights_sha256)
+        assert len(digests) == 1
+
+    def test_weights_count_patients(self, fakes, make_federation):
+        plan, journal, state = make_federation("ab", rounds=1)
+        inner = fakes.honest(plan)
+
+        def handler(site, message):
+            reply = inner(site, message)
+            if site == "b":
+                text = reply.content.config_records["report"]["json"].replace('"patients":10,', '"patients":30,', 1)
+                reply.content.config_records["report"]["json"] = text
+            return reply
+
+        _, end = run(fakes, plan, journal, state, handler)
+        assert end.weights["w"].tolist() == [1.75] * 3  # (10 · 1 + 30 · 2) / 40
+
+    def test_the_last_exchange_only_evaluates(self, fakes, make_federation):
+        plan, journal, state = make_federation("ab", rounds=2)
+        _, end = run(fakes, plan, journal, state, fakes.honest(plan))
+        assert [r.round for r in end.records] == [1, 2, 3]
+        last = end.records[-1]
+        assert last.aggregated_from == ()
+        assert last.arriving_sha256 == last.weights_sha256
+        assert last.pooled["test"]["patients"] == 10
+
+    def test_listeners_hear_of_every_round_after_it_is_in_the_journal(self, fakes, make_federation, tmp_path):
+        plan, journal, state = make_federation("ab", rounds=2)
+        heard = []
+
+        class Ear(Listener):
+            def round_done(self, record):
+                heard.append((record.round, (journal.folder / "journal" / f"round-{record.round:04d}").exists()))
+
+        run(fakes, plan, journal, state, fakes.honest(plan), listeners=[Ear()])
+        assert heard == [(1, True), (2, True), (3, True)]
+
+
+def spoiled(plan, fakes, how):
+    """An honest federation in which site b is faulty in round 2."""
+    inner = fakes.honest(plan)
+
+    def handler(site, message):
+        if site != "b" or message.metadata.group_id != "2":
+            return inner(site, message)
+        return how(message, inner(site, message))
+
+    return handler
+
+
+def nan_reply(message, reply):
+    update = {"w": np.array([1, np.nan, 1], np.float32), "count": np.array(2)}
+    content = reply.content
+    from eucaim_fl.federation.messages import to_record
+
+    content["update"] = to_record(update)
+    return reply
+
+
+def foreign_arrays(message, reply):
+    from eucaim_fl.federation.messages import to_record
+
+    reply.content["update"] = to_record({"w": np.ones(3, np.float32), "count": np.array(2), "more": np.ones(9)})
+    return reply
+
+
+def another_name(message, reply):
+    record = reply.content.config_records["report"]
+    record["json"] = record["json"].replace('"site":"b"', '"site":"a"')
+    return reply
+
+
+def more_patients(message, reply):
+    record = reply.content.config_records["report"]
+    record["json"] = record["json"].replace('"patients":10,', '"patients":1000000,', 1)
+    return reply
+
+
+def impossible_metrics(message, reply):
+    record = reply.content.config_records["report"]
+    record["json"] = record["json"].replace("[5.0,2.5,1.25]", "[5.0,2.5,-1.0]")
+    return reply
+
+
+def says_no(message, reply):
+    return Message(refusal_content("EFL601", "The training loss is not finite."), reply_to=message)
+
+
+def lost(message, reply):
+    return Message(Error(LOST, "gone"), reply_to=message)
+
+
+class TestFaultySites:
+    @pytest.mark.parametrize(
+        ("how", "status", "code"),
+        [
+            (nan_reply, "rejected", "EFL302"),
+            (foreign_arrays, "rejected", "EFL302"),
+            (another_name, "rejected", "EFL302"),
+            (more_patients, "rejected", "EFL302"),
+            (impossible_metrics, "rejected", "EFL302"),
+            (says_no, "error", "EFL601"),
+            (lost, "lost", "EFL303"),
+            (lambda message, reply: None, "deadline", "EFL303"),
+        ],
+        ids=["nan", "foreign", "name", "patients", "metrics", "refuses", "lost", "silent"],
+    )
+    def test_it_is_named_left_out_and_back_in_the_next_round(self, fakes, make_federation, how, status, code):
+        plan, journal, state = make_federation("abc", rounds=3, federation={"round_deadline_s": 0.3})
+        _, end = run(fakes, plan, journal, state, spoiled(plan, fakes, how))
+        by_round = {r.round: {p.site: p for p in r.participation} for r in end.records}
+        assert by_round[2]["b"].status == status
+        assert by_round[2]["b"].code == code
+        assert by_round[2]["b"].reason
+        assert end.records[1].aggregated_from == ("a", "c")
+        assert by_round[3]["b"].status == "took_part"
+        assert end.weights["w"].tolist() == [6.0] * 3  # rounds 1 and 3: mean of 1, 2, 3; round 2: mean of 1 and 3
+
+    def test_a_silent_site_is_given_up_so_that_its_process_can_be_ended(self, fakes, make_federation):
+        plan, journal, state = make_federation("abc", rounds=2, federation={"round_deadline_s": 0.2})
+        grid, _ = run(fakes, plan, journal, state, spoiled(plan, fakes, lambda message, reply: None))
+        assert len(grid.cancelled) == 1
+
+    def test_a_site_that_can_not_open_its_cohort_is_recorded_with_its_reason(self, fakes, make_federation):
+        plan, journal, state = make_federation("abc", rounds=1)
+        inner = fakes.honest(plan)
+
+        def handler(site, message):
+            if site == "c":
+                return Message(refusal_content("EFL201", "The cohort's folder is missing.", "c"), reply_to=message)
+            return inner(site, message)
+
+        _, end = run(fakes, plan, journal, state, handler)
+        missing = {p.site: p for p in end.records[0].participation}["c"]
+        assert (missing.status, missing.code) == ("error", "EFL201")
+
+    def test_a_second_node_with_the_name_of_a_known_site_is_not_asked(self, fakes, make_federation):
+        plan, journal, state = make_federation("ab", rounds=1)
+        inner = fakes.honest(plan)
+        asked = []
+
+        def handler(site, message):
+            asked.append((site, message.metadata.message_type))
+            return inner("a" if site == "z" else site, message)
+
+        grid = fakes.Grid(["a", "b", "z"], handler)
+        Coordinator(grid, plan, journal, fakes.SPECS).run(state)
+        trained = [site for site, kind in asked if kind == "train"]
+        assert sorted(trained) in (["a", "b"], ["b", "z"])
+
+
+class TestQuorum:
+    def test_a_round_below_quorum_waits_then_ends_with_the_reasons_and_can_be_resumed(self, fakes, make_federation):
+        plan, journal, state = make_federation("abc", rounds=2, federation={"quorum": 3, "quorum_wait_s": 0.5})
+        inner = fakes.honest(plan)
+        broken = True
+
+        def handler(site, message):
+            if broken and site == "b" and message.metadata.group_id == "2":
+                return says_no(message, None)
+            return inner(site, message)
+
+        grid = fakes.Grid(plan.sites, handler)
+        with pytest.raises(QuorumError, match=r"Round 2 has 2 of the 3 sites.*b: error EFL601"):
+            Coordinator(grid, plan, journal, fakes.SPECS).run(state)
+        broken = False
+        state = journal.load()
+        assert state.round == 1
+        _, end = run(fakes, plan, journal, state, handler)
+        assert end.weights["w"].tolist() == [4.0] * 3
+
+    def test_a_site_that_comes_back_in_time_completes_the_round(self, fakes, make_federation):
+        plan, journal, state = make_federation("ab", rounds=1, federation={"quorum": 2, "quorum_wait_s": 5.0})
+        inner = fakes.honest(plan)
+        tries = []
+
+        def handler(site, message):
+            if site == "b" and message.metadata.message_type == "train":
+                tries.append(1)
+                if len(tries) < 2:
+                    return lost(message, None)
+            return inner(site, message)
+
+        _, end = run(fakes, plan, journal, state, handler)
+        assert end.records[0].attempts == 2
+        assert all(p.status == "took_part" for p in end.records[0].participation)
+
+    def test_replies_that_came_in_before_a_crash_are_not_asked_for_again(self, fakes, make_federation):
+        plan, journal, state = make_federation("abc", rounds=1, federation={"quorum": 3, "quorum_wait_s": 0.0})
+        inner = fakes.honest(plan)
+        with pytest.raises(QuorumError, match="Round 1"):
+            run(fakes, plan, journal, state,
+                lambda s, m: lost(m, None) if s == "c" and m.metadata.message_type == "train" else inner(s, m))  # fmt: skip
+        asked = []
+
+        def handler(site, message):
+            if message.metadata.message_type == "train":
+                asked.append(site)
+            return inner(site, message)
+
+        _, end = run(fakes, plan, Journal(journal.folder), journal.load(), handler)
+        assert asked == ["c"]
+        assert end.weights["w"].tolist() == [2.0] * 3
+
+
+class TestJournalFaults:
+    def test_a_journal_that_can_not_be_written_ends_the_run(self, fakes, make_federation, monkeypatch):
+        plan, journal, state = make_federation("ab", rounds=3)
+        real = journal.commit
+
+        def full(record, *rest):
+            if record.round == 2:
+                raise JournalError("The disk is full; nothing half-written was left behind.")
+            real(record, *rest)
+
+        monkeypatch.setattr(journal, "commit", full)
+        with pytest.raises(JournalError, match="disk is full"):
+            Coordinator(fakes.Grid(plan.sites, fakes.honest(plan)), plan, journal, fakes.SPECS).run(state)
+        assert journal.load().round == 1
+
+
+class TestMemory:
+    def test_pictures_only_reach_the_journal(self, fakes, make_federation):
+        plan, journal, state = make_federation("a", rounds=1)
+        inner = fakes.honest(plan)
+
+        def handler(site, message):
+            reply = inner(site, message)
+            if message.metadata.message_type == "evaluate":
+                pictures = np.full((1, 4, 4, 3), 7, np.uint8)
+                report = fakes.report(plan, "final", site, 2, shares_pictures=True)
+                return Message(reply_content(report, {}, pictures), reply_to=message)
+            return reply
+
+        run(fakes, plan, journal, state, handler)
+        assert journal.pictures()["a"].shape == (1, 4, 4, 3)
