@@ -51,6 +51,15 @@ def cli() -> None:
 def main() -> None:
     """Entry point. Exit 0: done; 1: our defect; 2: the user can mend it; 130: stopped with Ctrl-C."""
     try:
+        _main()
+    finally:
+        processes = sys.modules.get("eucaim_fl.federation.processes")
+        if processes is not None:
+            processes.cool_down()
+
+
+def _main() -> None:
+    try:
         code = cli(standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("Stopped.", err=True)

@@ -51,7 +51,7 @@ def demo(target: Path | None, seed: int, patients: int) -> None:
 
 @command.command("lidc_nodules")
 @click.option("--from", "source", type=click.Path(path_type=Path), required=True, help="Folder with the data set.")
-@click.option("--to", "target", type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--to", "target", type=click.Path(path_type=Path), help="Folder to write into; default: the data folder.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def lidc_nodules(source: Path, target: Path | None, seed: int) -> None:
     """Write 134 real CT lung nodules (LIDC-IDRI) as four hospitals' cohorts.
@@ -62,7 +62,7 @@ def lidc_nodules(source: Path, target: Path | None, seed: int) -> None:
     """
     from eucaim_fl.cohorts.lidc import write_lidc
 
-    folder = target or data_root() / "lidc_nodules"
+    folder = target or data_root()
     _with_bar(Console(stderr=True), "LIDC nodules", lambda tell: write_lidc(source, folder, seed=seed, progress=tell))
     click.echo(str(folder))
 

@@ -16,7 +16,7 @@ __all__ = ["BarListener", "LineListener", "listener_for"]
 _HEADLINES = ("dice", "auc", "auc_site_mean", "balanced_accuracy")
 
 
-def headline(record: RoundRecord) -> str:
+def _headline(record: RoundRecord) -> str:
     """The pooled validation metric of the model that arrived in a round; empty if no site released one."""
     pooled = record.pooled.get("validation", {})
     for name in _HEADLINES:
@@ -54,7 +54,7 @@ class LineListener(Listener):
     def round_done(self, record: RoundRecord) -> None:
         name = f"round {record.round}/{self._rounds}" if record.round <= self._rounds else "final evaluation"
         took = sum(p.status == "took_part" for p in record.participation)
-        score = headline(record)
+        score = _headline(record)
         measured = f", arriving model: validation {score}" if score else ""
         self._say(f"{name}: {took} sites, {record.seconds:.1f} s{measured}")
 
@@ -88,7 +88,7 @@ class BarListener(LineListener):
         self._progress.advance(self._one)
 
     def round_done(self, record: RoundRecord) -> None:
-        score = headline(record)
+        score = _headline(record)
         done = min(record.round, self._rounds)
         self._progress.update(self._all, completed=done, note=f"validation {score}" if score else "")
 

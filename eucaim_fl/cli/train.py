@@ -41,7 +41,7 @@ def command(overrides: tuple[str, ...], as_json: bool) -> None:
     console = Console(stderr=as_json)
     resumed = [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
     if resumed:
-        resume(resumed[0], [o for o in overrides if not o.startswith("resume=")], console, as_json)
+        _resume(resumed[0], [o for o in overrides if not o.startswith("resume=")], console, as_json)
         return
     from eucaim_fl.federation.processes import warm_up
 
@@ -60,7 +60,7 @@ def train_recipe(config: ExperimentConfig, console: Console, as_json: bool) -> d
     recipe = resolve(config)
     ensure_prepared(config, console)
     folder = create_run(config, recipe.plan, recipe.site_files)
-    return run_folder(folder, config, dict(recipe.site_files), console, as_json)
+    return _run_folder(folder, config, dict(recipe.site_files), console, as_json)
 
 
 def run_quietly(recipe: Recipe, console: Console) -> Path:
@@ -72,7 +72,7 @@ def run_quietly(recipe: Recipe, console: Console) -> Path:
     return folder
 
 
-def resume(name: str, others: list[str], console: Console, as_json: bool) -> None:
+def _resume(name: str, others: list[str], console: Console, as_json: bool) -> None:
     """Go on with a run. Only `runs_dir` and `federation.workers` may be given beside it: the plan is fixed."""
     from eucaim_fl.federation.run import find_run, read_recipe
     from eucaim_fl.sitefile import load_site_file
@@ -92,10 +92,10 @@ def resume(name: str, others: list[str], console: Console, as_json: bool) -> Non
         federation = config.federation.model_copy(update={"workers": int(given["federation.workers"])})
         config = config.model_copy(update={"federation": federation})
     files = {load_site_file(Path(path)).name: Path(path) for path in config.sites}
-    run_folder(folder, config, files, console, as_json)
+    _run_folder(folder, config, files, console, as_json)
 
 
-def run_folder(
+def _run_folder(
     folder: Path, config: ExperimentConfig, site_files: dict[str, Path], console: Console, as_json: bool
 ) -> dict[str, Any]:
     """Execute a run folder with progress, then print tables or JSON, and the folder's path last."""

@@ -109,7 +109,7 @@ def _draw_lesions(
 
     Malignant ones are larger, lobulated and have a core of their own; benign ones are small and smooth.
     """
-    low, high = (10.5, 15.0) if malignant else (7.5, 10.5)
+    low, high = (14.0, 20.0) if malignant else (10.0, 14.0)
     inner = points.reshape(3, -1)[:, liver.reshape(-1) < -4]
     top, bottom = inner[2].max(), inner[2].min()
     lesions: list[_Lesion] = []

@@ -1,7 +1,7 @@
 """Four demo hospitals in real file formats, drawn from a seed: no patient is behind any of them.
 
 They differ as hospitals do: vendor, contrast phase, matrix, spacing, orientation, stored values, compression, noise.
-A model that has seen one of them only has learnt that lesions are darker (or brighter) than a liver of its own HU.
+A model that has seen one of them only has learnt that lesions are darker than a liver of its own HU.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def _hospitals() -> dict[str, _Hospital]:
             Acquisition(blur_mm=1.6, noise_hu=8),
             SeriesStyle("Siemens Healthineers", naming="uid", reversed_numbers=True, description="Abdomen 5.0 B30f"),
         ),
-        # arterial phase: lesions brighter, veins darker; an oblique stack, written from top to bottom
+        # late arterial phase: a bright aorta beside a liver that is hardly enhanced; an oblique stack, top to bottom
         "b": _Hospital(
             "tier3", (84, 68), (20, 23), (3.4, 6.0), (-1, -1, -1), (10, 15),
-            Tissue(liver=72, spleen=110, aorta=310, vessel=-12, lesion=(65, 90)),
+            Tissue(liver=78, spleen=120, aorta=260, vessel=-6, lesion=(-66, -48)),
             Acquisition(blur_mm=2.2, noise_hu=9),
             SeriesStyle(
                 "Philips Medical Systems", slope=2.0, intercept=-1000.0, transfer_syntax="jpeg_ls", naming="random",

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -35,13 +35,16 @@ _RUN_ID = 1
 
 @dataclass
 class _Worker:
-    """A process, our end of its pipe, and the exchange it is in (message and the thread that carries it)."""
+    """A process, our end of its pipe, and the exchange it is in (message and the thread that carries it).
+
+    known: nodes it has worked for, whose cohorts it has open.
+    """
 
     process: ForkServerProcess
     pipe: Connection
     message: Message | None = None
     carrier: threading.Thread | None = None
-    last_node: int | None = None
+    known: set[int] = field(default_factory=set)
 
 
 class LocalGrid(Grid):
@@ -158,15 +161,22 @@ class LocalGrid(Grid):
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        """Give waiting messages to idle workers, to the one that last worked for the site if it is free."""
-        while self._waiting:
-            idle = [w for w in self._workers if w.message is None]
-            if not idle:
+        """Give waiting messages to idle workers: if possible of a node it knows, else of one that no worker knows."""
+        for worker in self._workers:
+            if worker.message is not None:
+                continue
+            if not self._waiting:
                 return
-            message = self._waiting.popleft()
-            node = message.metadata.dst_node_id
-            worker = next((w for w in idle if w.last_node == node), idle[0])
-            worker.message, worker.last_node = message, node
+            taken = {node for other in self._workers for node in other.known}
+            nodes = [m.metadata.dst_node_id for m in self._waiting]
+            index = next(
+                (i for i, n in enumerate(nodes) if n in worker.known),
+                next((i for i, n in enumerate(nodes) if n not in taken), 0),
+            )
+            message = self._waiting[index]
+            del self._waiting[index]
+            worker.message = message
+            worker.known.add(message.metadata.dst_node_id)
             worker.carrier = threading.Thread(target=self._carry, args=(worker, worker.pipe, message), daemon=True)
             worker.carrier.start()
 
@@ -195,4 +205,4 @@ class LocalGrid(Grid):
             self._replies[worker.message.metadata.message_id] = error
         fresh = self._new_worker()
         worker.process, worker.pipe = fresh.process, fresh.pipe
-        worker.message, worker.carrier, worker.last_node = None, None, None
+        worker.message, worker.carrier, worker.known = None, None, set()

@@ -5,6 +5,7 @@ They end with their parent, ignore Ctrl-C (the parent decides), and never write 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -16,9 +17,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
-__all__ = ["call", "context", "start_process", "tie_to_parent", "warm_up"]
+__all__ = ["call", "context", "cool_down", "start_process", "tie_to_parent", "warm_up"]
 
-_PRELOAD = ["eucaim_fl.federation.client_app", "eucaim_fl.federation.worker"]
+_PRELOAD = ["eucaim_fl.federation.preload", "eucaim_fl.federation.client_app", "eucaim_fl.federation.worker"]
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -38,11 +39,23 @@ def warm_up() -> None:
     for name, value in {
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }.items():
         os.environ.setdefault(name, value)
     context().set_forkserver_preload(_PRELOAD)
     forkserver.ensure_running()
+
+
+def cool_down() -> None:
+    """End the warm server at once, even while it still loads: a command that failed does not wait for it."""
+    server = getattr(forkserver, "_forkserver", None)
+    pid = getattr(server, "_forkserver_pid", None)
+    if isinstance(pid, int):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def tie_to_parent() -> None:

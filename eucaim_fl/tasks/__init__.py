@@ -1,6 +1,7 @@
 """Tasks: what a network is asked for. Every module here has the same names, so the layout is the contract.
 
-`loss(training)`, `training_example(case, plan, rng)`, `predict(network, case, plan)`, `preview(case, prediction)`.
+`loss(training)`, `training_example(case, plan, rng)`, `predict(network, case, plan)`,
+`predictions(network, cases, plan)`, `preview(case, prediction)`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from scipy.ndimage import binary_erosion
 __all__ = ["PREDICTION_COLOUR", "TRUTH_COLOUR", "picture"]
 
 Colour = tuple[int, int, int]
-TRUTH_COLOUR: Colour = (64, 200, 110)
+TRUTH_COLOUR: Colour = (86, 180, 233)
 PREDICTION_COLOUR: Colour = (255, 150, 30)
 _LEAST_PIXELS = 192
 _FRAME_PIXELS = 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from eucaim_fl.plan import FederationPlan
 from eucaim_fl.tasks.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, picture
 from eucaim_fl.tasks.sampling import crop, patch_start
 
-__all__ = ["loss", "predict", "preview", "training_example"]
+__all__ = ["loss", "predict", "predictions", "preview", "training_example"]
 
 
 def loss(training: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
@@ -52,11 +52,12 @@ def training_example(
     if rng.random() < training.foreground_share and len(case.foreground_voxels):
         if two_d:
             centre[2] = int(rng.choice(np.asarray(case.foreground_slices)))
-            here = case.foreground_voxels[case.foreground_voxels[:, 2] == centre[2]]
+            here = np.argwhere(label[..., centre[2]])  # the kept sample of voxels may have none in this slice
         else:
             here = case.foreground_voxels
         if len(here):
-            centre = [int(v) for v in here[int(rng.integers(len(here)))]]
+            place = here[int(rng.integers(len(here)))]
+            centre[: len(place)] = [int(v) for v in place]
     if two_d:
         image, label = image[..., centre[2]], label[..., centre[2]]
         centre, shape = centre[:2], shape[:2]
@@ -88,8 +89,13 @@ def predict(network: nn.Module, case: PreparedCase, plan: FederationPlan) -> NDA
     return np.ascontiguousarray(classes.permute(1, 2, 0).numpy() if two_d else classes[0].numpy())
 
 
+def predictions(network: nn.Module, cases: Iterable[PreparedCase], plan: FederationPlan) -> Iterator[NDArray[np.uint8]]:
+    """Classes of each whole case, (I, J, K), in order; see `predict`."""
+    return (predict(network, case, plan) for case in cases)
+
+
 def preview(case: PreparedCase, prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) of the slice with most label: truth outlined in green, prediction in orange.
+    """A picture (H, W, 3) of the slice with most label: truth outlined in blue, prediction in orange.
 
     For RAS arrays the view is the radiologists' own: anterior up, the patient's right on the left.
     """

@@ -30,7 +30,7 @@ from eucaim_fl.validation.wording import (
 
 __all__ = ["PREDICTION_RGB", "TRUTH_RGB", "render"]
 
-TRUTH_RGB, PREDICTION_RGB = (64, 200, 110), (255, 150, 30)
+TRUTH_RGB, PREDICTION_RGB = (86, 180, 233), (255, 150, 30)
 """Outline colours of the pictures, as `tasks.pictures` draws them (which would import torch)."""
 
 _HEADLINE = ("dice", "auc", "auc_site_mean", "balanced_accuracy", "brier")

@@ -285,7 +285,7 @@ class TestMissingValues:
         page = report(plan, result=result)
         assert "Classification of malignant into no, yes" in page
         assert "0.812" in page
-        assert "Green frame: the likeliest class is the true one." in page
+        assert "Blue frame: the likeliest class is the true one." in page
 
 
 class TestCurves:

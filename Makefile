@@ -1,0 +1,38 @@
+# The two commands: `make demo` and `make test`. Both set everything up; a second call installs nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit lint install clean
+
+help:  ## Show this list.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed (PYTHON=...)."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
+	@touch $(STAMP)
+
+install: $(STAMP)  ## Make .venv and install into it what constraints.txt pins.
+
+demo: $(STAMP)  ## Build four demo hospitals and train over them.
+	@$(BIN)/eucaim-fl train experiment=demo
+
+test: $(STAMP)  ## Run the whole test suite.
+	$(BIN)/python -m pytest
+
+unit: $(STAMP)  ## Run the tests that start no processes.
+	$(BIN)/python -m pytest -m 'not federated'
+
+lint: $(STAMP)  ## Run the linters and the type checker.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:  ## Remove the environment and caches; data and runs stay.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,165 @@
+"""The command as users meet it: help, errors with exit codes, plans, runs, training, JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from rich.console import Console
+
+from eucaim_fl.cli import cli
+from eucaim_fl.cli.compare import command as compare_command
+from eucaim_fl.cli.prepare import ensure_prepared
+from eucaim_fl.errors import RecipeError
+from eucaim_fl.plan import read_plan
+
+
+def command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "eucaim_fl", *words], capture_output=True, text=True, cwd=cwd, timeout=300
+    )
+
+
+@pytest.fixture
+def own_recipe(tmp_path, hospital, recipe):
+    """A working folder with a recipe `mine` of its own, as a researcher would have it."""
+
+    def write(**changes):
+        config = recipe([hospital(name) for name in "ab"], **changes)
+        values = config.model_dump(mode="json")
+        (tmp_path / "experiments").mkdir()
+        defaults = {"defaults": [{"override /tracking": "none"}]}
+        (tmp_path / "experiments" / "mine.yaml").write_text(yaml.safe_dump({**defaults, **values}))
+        return tmp_path
+
+    return write
+
+
+class TestHelp:
+    @pytest.mark.parametrize("words", [["train"], ["compare"], ["plan", "show"], ["prepare", "demo"], ["runs"]])
+    def test_every_command_has_help_with_an_example(self, words):
+        result = CliRunner().invoke(cli, [*words, "--help"])
+        assert result.exit_code == 0
+        assert "Example" in result.output
+
+    def test_the_first_page_names_all_commands(self):
+        result = CliRunner().invoke(cli, ["--help"])
+        assert all(word in result.output for word in ("train", "compare", "plan", "prepare", "runs"))
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("words", "nearest"),
+        [
+            (["train", "experiment=demmo"], "'demo'"),
+            (["train", "experiment=demo", "method=fedprx"], "'fedprox'"),
+            (["train", "experiment=demo", "metod=fedprox"], "'method'"),
+            (["train", "experiment=demo", "training.batchsize=4"], "batch_size"),
+            (["train", "experiment=demo", "+training.batchsize=4"], "batch_size"),
+            (["train", "experiment=demo", "model=unett"], "'unet'"),
+            (["train", "experiment=demo", "model.args.channels=many"], "channels"),
+            (["train", "experiment=demo", "sites=[a,b,c,dd]"], "no site file"),
+            (["train", "resume=nothing"], "no such run"),
+            (["train", "experiment=demo", "rounds=0"], "rounds"),
+            (["train"], "experiment=demo"),
+            (["plan", "show", "experiment=demo", "model.args.strides=[2,2,2]"], "strides"),
+        ],
+    )
+    def test_bad_input_says_what_is_wrong_names_the_nearest_and_exits_with_2(self, words, nearest, tmp_path):
+        result = command(*words, cwd=tmp_path)
+        assert result.returncode == 2, result.stderr
+        assert nearest in result.stderr
+        assert "Traceback" not in result.stderr
+        assert result.stderr.startswith("EFL")
+        assert not (tmp_path / "runs").exists()
+        assert not (tmp_path / "data").exists()
+
+    def test_a_resumed_run_keeps_its_plan(self):
+        result = command("train", "resume=x", "rounds=5")
+        assert result.returncode == 2
+        assert "keeps its plan" in result.stderr
+
+    def test_seeds_must_be_numbers(self):
+        result = CliRunner().invoke(compare_command, ["experiment=demo", "--seeds", "a,b"])
+        assert isinstance(result.exception, RecipeError)
+
+    def test_a_folder_with_something_else_is_not_taken_for_demo_data(self, tmp_path, monkeypatch, hospital, recipe):
+        monkeypatch.setenv("EUCAIM_FL_DATA", str(tmp_path))
+        (tmp_path / "demo").mkdir()
+        (tmp_path / "demo" / "thesis.txt").write_text("dear to somebody")
+        config = recipe([hospital("a")], prepare="demo")
+        with pytest.raises(RecipeError, match="something else"):
+            ensure_prepared(config, Console())
+        assert (tmp_path / "demo" / "thesis.txt").exists()
+
+
+class TestPlanShow:
+    def test_it_prints_plan_hash_and_plain_words(self):
+        result = command("plan", "show", "experiment=demo")
+        assert result.returncode == 0, result.stderr
+        assert "SHA-256: " in result.stdout
+        assert "Never sent: images" in result.stdout
+
+    def test_the_json_is_the_canonical_plan(self):
+        result = command("plan", "show", "--json", "experiment=demo")
+        plan = read_plan(result.stdout.strip())
+        assert plan.sites == ("a", "b", "c", "d")
+        assert plan.sha256() in command("plan", "show", "experiment=demo").stdout
+
+    def test_overrides_reach_the_plan(self):
+        text = command("plan", "show", "--json", "experiment=demo", "method=fedprox", "rounds=3", "seed=7").stdout
+        plan = read_plan(text.strip())
+        assert (plan.rounds, plan.seed, plan.method.objective.name) == (3, 7, "proximal")
+
+
+@pytest.mark.federated
+class TestTrain:
+    def test_the_last_line_is_the_run_folder(self, own_recipe):
+        folder = own_recipe()
+        result = command("train", "experiment=mine", cwd=folder)
+        assert result.returncode == 0, result.stderr
+        run = Path(result.stdout.strip().splitlines()[-1])
+        assert (run / "result.json").is_file()
+        assert "report.html" in result.stdout
+        listed = command("runs", "--json", cwd=folder)
+        assert [row["state"] for row in json.loads(listed.stdout)] == ["finished"]
+        assert "finished" in command("runs", cwd=folder).stdout
+
+    def test_json_is_the_result_and_nothing_else(self, own_recipe):
+        result = command("train", "--json", "experiment=mine", "rounds=1", cwd=own_recipe())
+        assert result.returncode == 0, result.stderr
+        values = json.loads(result.stdout)
+        assert set(values["metrics"]["sites"]) == {"a", "b"}
+        assert values["rounds"] == 1
+
+    def test_a_sweep_makes_one_run_for_each_seed(self, own_recipe):
+        folder = own_recipe()
+        result = command("train", "--multirun", "experiment=mine", "seed=0,1", "rounds=1", cwd=folder)
+        assert result.returncode == 0, result.stderr
+        runs = [json.loads(p.read_text()) for p in sorted((folder / "runs").glob("*/plan.json"))]
+        assert sorted(run["seed"] for run in runs) == [0, 1]
+
+    def test_compare_prints_one_table_and_writes_its_json(self, own_recipe):
+        result = command("compare", "experiment=mine", "--seeds", "0,1", cwd=own_recipe(rounds=1))
+        assert result.returncode == 0, result.stderr
+        run = Path(result.stdout.strip().splitlines()[-1])
+        values = json.loads((run / "comparison.json").read_text())
+        assert set(values["models"]) == {"local a", "local b", "pooled", "federated"}
+        assert values["seeds"] == [0, 1]
+        assert values["steps"] == 3
+        for row in values["models"].values():
+            assert row["low"] <= row["estimate"] <= row["high"]
+
+    def test_confidential_data_is_never_pooled(self, tmp_path, own_recipe):
+        folder = own_recipe()
+        site = yaml.safe_load((tmp_path / "a.yaml").read_text())
+        site["release"]["data_is"] = "confidential"
+        (tmp_path / "a.yaml").write_text(yaml.safe_dump(site))
+        result = command("compare", "experiment=mine", cwd=folder)
+        assert result.returncode == 2
+        assert "EFL304" in result.stderr
