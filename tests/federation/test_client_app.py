@@ -1,0 +1,129 @@
+"""The site's app as Flower calls it: it answers what it is asked, and nothing slips out when it fails."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from eucaim_fl.compose import resolve
+from eucaim_fl.federation import client_app
+from eucaim_fl.federation.messages import Refusal, instruction_content, read_reply, to_record
+from eucaim_fl.site.node import initial_arrays
+
+
+@pytest.fixture
+def ask(hospital, recipe):
+    """Send one message to the real app of one tiny hospital; returns the checked reply and the plan's specs."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
+    site_file = hospital("a")
+    plan = resolve(recipe([site_file])).plan
+    specs, weights = initial_arrays(plan)
+
+    def send(kind, number=1, plan_json=None, arrays=weights, config=None):
+        record = None if arrays is None else to_record(arrays)
+        content = instruction_content(plan.canonical_json() if plan_json is None else plan_json, number, record)
+        message = Message(content, dst_node_id=1, message_type=kind)
+        context = Context(1, 1, {"site-file": str(site_file)} if config is None else config, RecordDict(), {})
+        return read_reply(client_app.app(message, context), specs)
+
+    send.plan, send.weights, send.site_file = plan, weights, site_file
+    client_app._node.cache_clear()
+    return send
+
+
+class TestAnswers:
+    def test_hello_tells_the_number_of_training_patients(self, ask):
+        reply = ask("query", arrays=None)
+        assert reply.report.kind == "hello"
+        assert reply.report.patients == 8
+        assert reply.update == {}
+
+    def test_training_answers_with_metrics_of_the_arriving_model_and_an_update(self, ask):
+        reply = ask("train")
+        assert [m.split for m in reply.report.metrics] == ["validation"]
+        assert reply.report.steps == 3
+        assert any(np.abs(a).max() > 0 for a in reply.update.values() if a.dtype.kind == "f")
+
+    def test_the_same_question_has_the_same_answer(self, ask):
+        first, second = ask("train"), ask("train")
+        assert all(np.array_equal(first.update[n], second.update[n]) for n in first.update)
+
+    def test_the_last_exchange_measures_validation_and_test_patients(self, ask):
+        reply = ask("evaluate", number=3)
+        assert [m.split for m in reply.report.metrics] == ["validation", "test"]
+        assert reply.update == {}
+        assert reply.pictures is not None
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"model": {"name": "unet", "args": {"_target_": "os.system"}}},
+            {"model": {"name": "os", "args": {}}},
+            {"model": {"name": "unet", "args": {"channels": [10**6, 10**6], "strides": [2]}}},
+            {"data": {"cache": "/etc"}},
+            {"seed": "${oc.env:HOME}"},
+            {"rounds": 10**9},
+            {"schema_version": 2},
+            {"sites": ["b"]},
+        ],
+        ids=["target", "module", "huge", "path", "environment", "rounds", "schema", "other site"],
+    )
+    def test_a_hostile_plan_is_refused_with_a_code(self, ask, change):
+        values = {**json.loads(ask.plan.canonical_json()), **change}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        refusal = ask("train", plan_json=text)
+        assert isinstance(refusal, Refusal)
+        assert refusal.code.startswith("EFL1")
+
+    def test_weights_of_another_network_are_refused(self, ask):
+        refusal = ask("train", arrays={"w": np.zeros(3, np.float32)})
+        assert isinstance(refusal, Refusal)
+        assert refusal.code == "EFL102"
+
+    def test_an_instruction_without_weights_is_refused(self, ask):
+        for kind in ("train", "evaluate"):
+            assert "no weights" in ask(kind, arrays=None).reason
+
+    def test_a_node_without_site_file_says_so(self, ask):
+        refusal = ask("query", config={})
+        assert refusal.code == "EFL103"
+        assert refusal.site == ""
+
+    @pytest.mark.parametrize(
+        ("where", "error"),
+        [
+            ("eucaim_fl.site.node.train_round", RuntimeError("/data/PATIENT-7/scan.dcm")),
+            ("eucaim_fl.site.node.evaluate", OSError(2, "No such file", "/data/PATIENT-7")),
+            ("eucaim_fl.site.node.open_cohort", KeyError("PATIENT-7")),
+            ("eucaim_fl.federation.client_app.refusals", ValueError("PATIENT-7")),
+            ("eucaim_fl.site.node.train_round", MemoryError("PATIENT-7")),
+        ],
+    )
+    def test_no_exception_carries_a_patient_or_a_path_out(self, ask, monkeypatch, where, error):
+        def fail(*_args, **_kwargs):
+            raise error
+
+        monkeypatch.setattr(where, fail)
+        refusal = ask("train")
+        assert isinstance(refusal, Refusal)
+        assert "PATIENT" not in refusal.reason
+        assert "/" not in refusal.reason
+        assert refusal.site == "a"
+
+    def test_a_site_that_could_not_open_its_cohort_tries_again_at_the_next_message(self, ask, monkeypatch):
+        with monkeypatch.context() as broken:
+            broken.setattr("eucaim_fl.site.node.open_cohort", lambda *_: 1 / 0)
+            assert isinstance(ask("query", arrays=None), Refusal)
+        assert ask("query", arrays=None).report.patients == 8
+
+    def test_the_gate_stands_between_answer_and_wire(self, ask, monkeypatch):
+        monkeypatch.setattr("eucaim_fl.federation.client_app.refusals", lambda *_: ("a reason",))
+        refusal = ask("train")
+        assert refusal.code == "EFL304"
+        assert "a reason" in refusal.reason

@@ -1,0 +1,96 @@
+"""The comparison: equal steps, the same patients, honest intervals, no confidential data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from eucaim_fl.comparison import FEDERATED, POOLED, Held, check_comparable, compare_models, held_out, train_alone
+from eucaim_fl.compose import resolve
+from eucaim_fl.errors import GateError, RecipeError
+
+
+def held(model, values, seed=0):
+    return Held(model, seed, {("a" if i < 2 else "b", f"p{i}"): (v,) for i, v in enumerate(values)})
+
+
+class TestCompareModels:
+    @pytest.fixture
+    def table(self):
+        return compare_models(
+            [
+                held("local a", [0.2, 0.4, 0.0, 0.2]),
+                held("local b", [0.0, 0.2, 0.4, 0.6]),
+                held(POOLED, [0.5, 0.5, 0.5, 0.7]),
+                held(FEDERATED, [0.6, 0.6, 0.6, 0.8]),
+            ],
+            "segmentation",
+            0,
+        )
+
+    def test_estimates_are_means_over_the_same_patients(self, table):
+        assert table["models"][FEDERATED]["estimate"] == pytest.approx(0.65)
+        assert table["models"]["local a"]["by_site"] == pytest.approx({"a": 0.3, "b": 0.1})
+        assert table["mean_of_local"] == pytest.approx(0.25)
+
+    def test_differences_are_paired_by_patient(self, table):
+        difference = table["differences"]["federated - pooled"]
+        assert difference["estimate"] == pytest.approx(0.1)
+        assert difference["low"] == pytest.approx(0.1)  # every patient differs by exactly 0.1
+        assert difference["high"] == pytest.approx(0.1)
+
+    def test_a_patient_held_out_under_two_seeds_counts_once(self):
+        runs = [held(m, v, s) for m in ("local a", POOLED, FEDERATED) for s, v in ((0, [0, 0, 0, 0]), (1, [1, 1, 1, 1]))]
+        table = compare_models(runs, "segmentation", 0)
+        assert table["models"][POOLED]["patients"] == 4
+        assert table["models"][POOLED]["estimate"] == 0.5
+        assert table["models"][POOLED]["by_seed"] == {"0": 0.0, "1": 1.0}
+
+    def test_two_classes_are_compared_by_auc(self):
+        values = {("a", f"p{i}"): (score, truth) for i, (score, truth) in enumerate([(0.1, 0), (0.4, 1), (0.35, 0), (0.8, 1)])}
+        worse = {k: (1 - s, t) for k, (s, t) in values.items()}
+        table = compare_models(
+            [Held("local a", 0, worse), Held(POOLED, 0, values), Held(FEDERATED, 0, values)], "classification", 0
+        )
+        assert table["metric"] == "auc"
+        assert table["models"][POOLED]["estimate"] == 1.0
+        assert table["models"]["local a"]["estimate"] == 0.0
+
+
+class TestTraining:
+    def test_a_federation_of_one_site_is_that_site_alone(self, hospital, recipe):
+        """One site, plain averaging: the federated rounds are the local training, up to rounding of the differences."""
+        from eucaim_fl.site.node import SiteNode, initial_arrays
+
+        path = hospital("a")
+        plan = resolve(recipe([path], rounds=2)).plan
+        node = SiteNode(path, plan)
+        _, weights = initial_arrays(plan)
+        for number in (1, 2):
+            update = node.round(number, weights).update
+            weights = {n: weights[n] + u if u.dtype.kind == "f" else u for n, u in update.items()}
+        alone = train_alone(plan, [path], "a")
+        assert all(np.allclose(alone[n], weights[n], atol=1e-5) for n in weights)
+
+    def test_every_site_is_tested(self, hospital, recipe):
+        files = {name: hospital(name) for name in "ab"}
+        plan = resolve(recipe(list(files.values()), rounds=1)).plan
+        values = held_out(plan, files, train_alone(plan, list(files.values()), POOLED))
+        assert {site for site, _ in values} == {"a", "b"}
+
+
+class TestCheckComparable:
+    def test_confidential_data_is_refused(self, hospital, recipe):
+        path = hospital("a", data_is="confidential")
+        with pytest.raises(GateError, match="confidential"):
+            check_comparable(resolve(recipe([path])).plan, {"a": path})
+
+    def test_epochs_and_many_classes_are_refused(self, hospital, recipe):
+        path = hospital("a")
+        epochs = {"batch_size": 4, "local_steps": None, "local_epochs": 1}
+        with pytest.raises(RecipeError, match="equal numbers"):
+            check_comparable(resolve(recipe([path], training=epochs)).plan, {"a": path})
+        task = {"name": "classification", "spatial_dims": 2, "target": "malignant", "classes": ["0", "1", "2"]}
+        config = recipe([path]).model_dump() | {"task": task, "model": {"name": "small_cnn"}}
+        with pytest.raises(RecipeError, match="two classes"):
+            check_comparable(resolve(type(recipe([path])).model_validate(config)).plan, {"a": path})
