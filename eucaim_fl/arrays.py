@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -50,7 +51,7 @@ def encode_arrays(arrays: Mapping[str, Array], metadata: Mapping[str, str] | Non
         array = arrays[name]
         if array.dtype.name not in _TO_SAFETENSORS:
             raise JournalError(f"Arrays of type {array.dtype.name} can't be stored.")
-        flat = np.ascontiguousarray(array).reshape(-1)
+        flat = np.ascontiguousarray(array).reshape(-1).astype(array.dtype.newbyteorder("<"), copy=False)
         header[name] = {
             "dtype": _TO_SAFETENSORS[array.dtype.name],
             "shape": list(array.shape),
@@ -63,10 +64,21 @@ def encode_arrays(arrays: Mapping[str, Array], metadata: Mapping[str, str] | Non
     return [len(head).to_bytes(8, "little") + head, *buffers]
 
 
+def _checked(entry: Mapping[str, Any]) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
+    """Type, shape, first and last byte of one array as a header has them; everything in it is hostile until checked."""
+    dtype, shape, (first, last) = _FROM_SAFETENSORS[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
+        raise ValueError("a size or a place is no whole number")
+    np.broadcast_to(dtype.type(0), shape)  # takes no memory; refuses a shape that no array can have
+    if last - first != math.prod(shape) * dtype.itemsize:
+        raise ValueError("an array's size contradicts its shape")
+    return dtype, shape, first, last
+
+
 class ArrayFile:
     """A safetensors file whose arrays are read on demand, in whole or piece by piece, never all at once.
 
-    Raises JournalError if the header is damaged or claims more than the file holds.
+    Raises JournalError if the header is damaged, or its arrays are not what the file holds, one after the other.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,19 +90,23 @@ class ArrayFile:
                 if length > min(_LARGEST_HEADER_BYTES, max(size - 8, 0)):
                     raise ValueError("header longer than the file")
                 header = json.loads(stream.read(length))
-            self.metadata: dict[str, str] = header.pop("__metadata__", {})
+            self.metadata: dict[str, str] = dict(header.pop("__metadata__", {}))
+            if not all(isinstance(value, str) for value in self.metadata.values()):
+                raise ValueError("metadata must be text")
             self._start = 8 + length
             self._entries: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
-            for name, entry in header.items():
-                dtype, shape = _FROM_SAFETENSORS[entry["dtype"]], tuple(int(n) for n in entry["shape"])
-                first, last = entry["data_offsets"]
-                count = int(np.prod(shape, dtype=np.int64))
-                if min(shape, default=0) < 0 or not 0 <= first <= last <= size - self._start:
-                    raise ValueError("an array lies outside the file")
-                if last - first != count * dtype.itemsize:
-                    raise ValueError("an array's size contradicts its shape")
-                self._entries[name] = (dtype, shape, first)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+            end = 0
+            for place, name, dtype, shape in sorted(
+                ((first, last), name, dtype, shape)
+                for name, entry in header.items()
+                for dtype, shape, first, last in [_checked(entry)]
+            ):
+                if place[0] != end:
+                    raise ValueError("arrays overlap or leave a gap")
+                self._entries[name], end = (dtype, shape, place[0]), place[1]
+            if end != size - self._start:
+                raise ValueError("the arrays are not all that the file holds")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
             raise JournalError(
                 "A file of arrays is damaged.",
                 fix="Remove it; the round it belongs to is computed again on resume.",

@@ -53,7 +53,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Config(BaseModel):
-    """Base of every configuration: frozen, no unknown keys, no NaN, no strings turned silently into numbers."""
+    """Base of every configuration: frozen, no unknown keys, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -87,13 +87,15 @@ def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list
 def parse(model: type[C], values: object, what: str, error: type[ConfigError] = RecipeError) -> C:
     """Validate `values` as `model`; every fault is named with its place, unknown keys with the nearest known one.
 
-    Raises RecipeError (or `error`) with all faults at once.
+    Raises RecipeError (or `error`) with all faults at once. What was given instead stands in a recipe's error; for any
+    other file it may be a path or an identifier, and is a local detail.
     """
     try:
         return model.model_validate(values)
     except ValidationError as failure:
         faults: list[str] = []
         fixes: list[str] = []
+        found: list[str] = []
         for item in failure.errors(include_url=False, include_context=False):
             place = ".".join(str(part) for part in item["loc"]) or "(top)"
             if item["type"] == "extra_forbidden":
@@ -103,9 +105,16 @@ def parse(model: type[C], values: object, what: str, error: type[ConfigError] = 
             else:
                 shown = repr(item["input"])
                 got = "" if item["type"] == "missing" or len(shown) > 60 else f" (got {shown})"
+                if error is not RecipeError:
+                    found.append(f"{place}:{got}" if got else "")
+                    got = ""
                 message = item["msg"].removeprefix("Value error, ")
                 faults.append(f"{place}: {message[0].lower()}{message[1:]}{got}")
-        raise error(f"{what} is not valid: {'; '.join(faults)}.", fix=" ".join(f for f in fixes if f)) from None
+        raise error(
+            f"{what} is not valid: {'; '.join(faults)}.",
+            fix=" ".join(filter(None, fixes)),
+            local_detail="; ".join(filter(None, found)),
+        ) from None
 
 
 class SegmentationConfig(Config):

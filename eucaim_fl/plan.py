@@ -123,9 +123,9 @@ def read_plan(text: str) -> FederationPlan:
     Raises PlanError if it is too long, no JSON, has unknown or wrong values, is not in canonical form, or asks for
     another version of this software.
     """
-    if len(text.encode()) > _LARGEST_PLAN_BYTES:
-        raise PlanError(f"The plan is longer than {_LARGEST_PLAN_BYTES} bytes.")
     try:
+        if len(text.encode()) > _LARGEST_PLAN_BYTES:
+            raise PlanError(f"The plan is longer than {_LARGEST_PLAN_BYTES} bytes.")
         values = json.loads(text)
     except (ValueError, RecursionError):
         raise PlanError("The plan is not JSON.") from None

@@ -43,6 +43,7 @@ class Participation:
 
     status: took_part; or why not: `error` (it said so), `lost` (its process ended), `deadline` (no answer in
     time), `rejected` (its reply did not fit the plan), `absent` (not connected).
+    seconds: that the site worked, by its own clock; for one that failed, that it was waited for.
     code: error code, e.g. EFL302. reason: text that is safe outside the hospital.
     """
 

@@ -40,14 +40,18 @@ class TestCompareModels:
         assert difference["high"] == pytest.approx(0.1)
 
     def test_a_patient_held_out_under_two_seeds_counts_once(self):
-        runs = [held(m, v, s) for m in ("local a", POOLED, FEDERATED) for s, v in ((0, [0, 0, 0, 0]), (1, [1, 1, 1, 1]))]
+        runs = [
+            held(m, v, s) for m in ("local a", POOLED, FEDERATED) for s, v in ((0, [0, 0, 0, 0]), (1, [1, 1, 1, 1]))
+        ]
         table = compare_models(runs, "segmentation", 0)
         assert table["models"][POOLED]["patients"] == 4
         assert table["models"][POOLED]["estimate"] == 0.5
         assert table["models"][POOLED]["by_seed"] == {"0": 0.0, "1": 1.0}
 
     def test_two_classes_are_compared_by_auc(self):
-        values = {("a", f"p{i}"): (score, truth) for i, (score, truth) in enumerate([(0.1, 0), (0.4, 1), (0.35, 0), (0.8, 1)])}
+        values = {
+            ("a", f"p{i}"): (score, truth) for i, (score, truth) in enumerate([(0.1, 0), (0.4, 1), (0.35, 0), (0.8, 1)])
+        }
         worse = {k: (1 - s, t) for k, (s, t) in values.items()}
         table = compare_models(
             [Held("local a", 0, worse), Held(POOLED, 0, values), Held(FEDERATED, 0, values)], "classification", 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -135,6 +136,7 @@ def execute(
     started = time.monotonic()
     with exclusive(folder), _stop_signals():
         warm_up()
+        importlib.import_module("eucaim_fl.validation.report")  # for the end; now the workers' server is waited for
         sidecar: Sidecar | None = None
         if config.tracking.enabled:
             sidecar = Sidecar(folder, config.tracking, config.runs_dir, context=context())

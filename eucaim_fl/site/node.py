@@ -107,7 +107,7 @@ class SiteNode:
     def round(self, number: int, arriving: Mapping[str, Array]) -> Answer:
         """Evaluate the arriving weights on the validation patients, then train one round from them.
 
-        Raises ReplyError or PlanError if the arrays are not the plan's network's; NotFiniteError if training
+        Raises PlanError if the arrays are not the plan's network's; NotFiniteError if training
         diverges.
         """
         started = time.perf_counter()

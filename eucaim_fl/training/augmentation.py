@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from monai.data.meta_obj import set_track_meta
+from monai.data.meta_obj import get_track_meta, set_track_meta
 from monai.transforms.compose import Compose
 from monai.transforms.intensity.dictionary import RandGaussianNoised, RandScaleIntensityd, RandShiftIntensityd
 from monai.transforms.spatial.dictionary import RandFlipd, RandRotate90d
@@ -44,14 +44,18 @@ def augmenter(config: AugmentationConfig, spatial_dims: int, seed: int) -> Calla
         steps.append(RandGaussianNoised(keys=image, prob=0.5, mean=0.0, std=config.noise_std))
     if not steps:
         return lambda example: example
-    set_track_meta(False)
     chain = Compose(steps)
     chain.set_random_state(seed=derive_seed(seed, "augmentation") % 2**32)
 
     def change(example: Example) -> Example:
         pixels, label = example
         on_grid = label.ndim == pixels.ndim
-        out = chain({"image": pixels, "label": label} if on_grid else {"image": pixels})
+        tracked = get_track_meta()
+        set_track_meta(False)  # plain tensors are quicker; reading cohorts in this process needs the others
+        try:
+            out = chain({"image": pixels, "label": label} if on_grid else {"image": pixels})
+        finally:
+            set_track_meta(tracked)
         changed = np.ascontiguousarray(np.asarray(out["image"], dtype=np.float32))
         return changed, np.ascontiguousarray(np.asarray(out["label"])) if on_grid else label
 

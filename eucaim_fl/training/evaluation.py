@@ -58,8 +58,7 @@ def patient_results(network: nn.Module, cases: Sequence[PreparedCase], plan: Fed
     task = for_task(plan.task)
     collected: dict[str, list[Any]] = defaultdict(list)
     truths: dict[str, int] = {}
-    for case in cases:
-        prediction = task.predict(network, case, plan)
+    for case, prediction in zip(cases, task.predictions(network, cases, plan), strict=True):
         if plan.task.name == "segmentation":
             collected[case.patient].append(_segmentation_of(case, prediction, plan.task.labels))
         else:
@@ -94,7 +93,8 @@ def previews(network: nn.Module, cases: Sequence[PreparedCase], plan: Federation
     """Pictures (n, H, W, 3) of the first `count` patients' predictions; all padded to one size."""
     network.eval()
     task = for_task(plan.task)
-    pictures = [task.preview(case, task.predict(network, case, plan)) for case in cases[:count]]
+    firsts = list({case.patient: case for case in reversed(cases)}.values())[::-1][:count]
+    pictures = [task.preview(case, task.predict(network, case, plan)) for case in firsts]
     height, width = (max((p.shape[axis] for p in pictures), default=1) for axis in (0, 1))
     out = np.zeros((len(pictures), height, width, 3), dtype=np.uint8)
     for slot, image in zip(out, pictures, strict=True):

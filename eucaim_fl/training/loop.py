@@ -94,14 +94,13 @@ def train_round(network: nn.Module, cases: Sequence[PreparedCase], plan: Federat
         for step, (images, targets) in enumerate(batches(cases, plan, seed, steps), start=1):
             optimizer.zero_grad(set_to_none=True)
             loss = measure(network(images.to(device)), targets.to(device))
-            value = float(loss.detach())
+            loss.backward()
+            value = float(loss.detach()) + penalty(parameters, anchors)
             if not math.isfinite(value):
                 raise NotFiniteError(
                     f"The training loss is not finite at local step {step}.",
                     fix="Lower training.optimizer.lr or set training.gradient_clip.",
                 )
-            loss.backward()
-            value += penalty(parameters, anchors)
             if plan.training.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(parameters, plan.training.gradient_clip)
             optimizer.step()

@@ -23,9 +23,7 @@ def grid(tmp_path, monkeypatch):
     """Two echoing nodes; the app does what the message's name says (see apps/echo_app.py)."""
     monkeypatch.syspath_prepend(str(APPS))
     warm_up()
-    made = LocalGrid(
-        [tmp_path / "a.yaml", tmp_path / "b.yaml"], 2, app="echo_app:app", log_file=tmp_path / "sites.log"
-    )
+    made = LocalGrid([tmp_path / "a.yaml", tmp_path / "b.yaml"], 2, app="echo_app:app", log_file=tmp_path / "sites.log")
     yield made
     made.close()
 
