@@ -79,7 +79,8 @@ def ask(
                 target = pending.pop(message.metadata.reply_to_message_id, None)
                 if target is not None:
                     answered = _judge(target, question, announced, message)
-                    took = replace(answered.participation, seconds=round(time.monotonic() - sent, 3), bytes_down=size)
+                    seconds = answered.reply.report.seconds if answered.reply else time.monotonic() - sent
+                    took = replace(answered.participation, seconds=round(seconds, 3), bytes_down=size)
                     yield replace(answered, participation=took)
                     del answered
                 del message
