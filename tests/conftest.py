@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,13 @@ import nibabel
 import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 
-from eucaim_fl.config import ExperimentConfig
+from eucaim_fl.cohorts.cache import Entry
+from eucaim_fl.cohorts.cohort import PreparedCase
+from eucaim_fl.cohorts.preprocess import summarize_label
+from eucaim_fl.config import ExperimentConfig, TaskConfig
+from eucaim_fl.plan import FederationPlan, make_plan
 
 SIZE = (16, 16, 4)
 
@@ -85,7 +91,9 @@ def tiny_recipe(root: Path, site_files: list[Path], **changes: Any) -> Experimen
         "runs_dir": str(root / "runs"),
     }
     for key, value in changes.items():
-        values[key] = {**values[key], **value} if isinstance(value, dict) and isinstance(values.get(key), dict) else value
+        values[key] = (
+            {**values[key], **value} if isinstance(value, dict) and isinstance(values.get(key), dict) else value
+        )
     return ExperimentConfig.model_validate(values)
 
 
@@ -99,3 +107,35 @@ def hospital(tmp_path: Path) -> Callable[..., Path]:
 def recipe(tmp_path: Path) -> Callable[..., ExperimentConfig]:
     """Makes a recipe over site files."""
     return lambda site_files, **changes: tiny_recipe(tmp_path, site_files, **changes)
+
+
+@pytest.fixture
+def plan_for(tmp_path: Path) -> Callable[..., FederationPlan]:
+    """Makes the plan of a tiny recipe for site `a` without any file; `task` is replaced as a whole."""
+
+    def make(task: TaskConfig | None = None, **changes: Any) -> FederationPlan:
+        config = tiny_recipe(tmp_path, [Path("a.yaml")], **changes)
+        return make_plan(config if task is None else config.model_copy(update={"task": task}), ("a",))
+
+    return make
+
+
+@pytest.fixture
+def prepared_case(tmp_path: Path) -> Callable[..., PreparedCase]:
+    """Writes one prepared case: image (I, J, K), label of the same shape or None."""
+    numbers = count()
+
+    def make(
+        image: NDArray[Any], label: NDArray[Any] | None = None, patient: str = "p", target: int | None = None
+    ) -> PreparedCase:
+        stem = tmp_path / f"case-{next(numbers)}"
+        np.save(f"{stem}-image.npy", np.asarray(image, np.float32)[None])
+        path = None
+        slices, voxels = (), np.zeros((0, 3), np.int64)
+        if label is not None:
+            path = Path(f"{stem}-label.npy")
+            np.save(path, np.asarray(label, np.uint8))
+            slices, voxels = summarize_label(np.asarray(label, np.uint8))
+        return PreparedCase(patient, target, Entry(Path(f"{stem}-image.npy"), path, (2.0, 2.0, 4.0), slices, voxels))
+
+    return make

@@ -1,0 +1,257 @@
+"""The plan: one canonical text, one hash, and nothing hostile gets in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eucaim_fl.config import ExperimentConfig
+from eucaim_fl.errors import PlanError, RecipeError
+from eucaim_fl.plan import FederationPlan, explain, make_plan, read_plan
+
+RECIPE: dict[str, Any] = {
+    "name": "tiny",
+    "sites": ["a", "b"],
+    "rounds": 2,
+    "task": {"name": "segmentation", "spatial_dims": 2, "labels": ["lesion"]},
+    "model": {"name": "unet"},
+    "training": {"local_steps": 3},
+}
+GOLDEN = "8fc9d99238cfbf31d055d1336c18e418067066696e0e9c0d3d50c6705bcfd7ba"
+
+
+def plan_of(**changes: Any) -> FederationPlan:
+    return make_plan(ExperimentConfig.model_validate({**RECIPE, **changes}), ("a", "b"))
+
+
+TEXT = plan_of().canonical_json()
+
+
+def canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Every single value of a plan with its place."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield from leaves(inner, (*place, key))
+    if not isinstance(value, dict | list):
+        yield place, value
+
+
+def put(place: tuple[Any, ...], value: object) -> dict[str, Any]:
+    """The plan as JSON values with another value at one place."""
+    plan = json.loads(TEXT)
+    inner = plan
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return plan  # type: ignore[no-any-return]
+
+
+OTHER_TEXT: dict[tuple[Any, ...], object] = {
+    ("name",): "other",
+    ("sites", 0): "0",
+    ("sites", 1): "c",
+    ("task", "labels", 0): "liver",
+    ("task", "spatial_dims"): 3,
+    ("model", "name"): "dynunet",
+    ("data", "modality"): "CT",
+    ("data", "orientation"): "LPS",
+    ("data", "intensity", "kind"): "zscore",
+    ("data", "split", "seed"): 0,
+    ("method", "rule", "name"): "median",
+    ("method", "rule", "keep"): 1,
+    ("method", "server_optimizer", "name"): "adam",
+    ("method", "objective", "name"): "proximal",
+    ("training", "loss"): "dice",
+    ("training", "gradient_clip"): 1.0,
+    ("training", "patch_voxels"): [8, 8],
+    ("training", "optimizer", "name"): "adam",
+    **{("data", "spacing_mm", axis): 3.0 for axis in range(3)},
+    **{("data", "size_voxels", axis): 3 for axis in range(3)},
+}
+FIXED = {
+    ("software",),  # other versions are refused
+    ("schema_version",),
+    ("privacy", "mechanism"),  # there is one only
+    ("task", "name"),  # would ask for other keys
+    ("training", "local_epochs"),  # either steps or epochs
+}
+PLACES = [(place, value) for place, value in leaves(json.loads(TEXT)) if place not in FIXED]
+
+
+class TestTheHash:
+    def test_it_is_the_same_on_every_machine(self) -> None:
+        assert plan_of().sha256() == GOLDEN
+
+    def test_the_order_of_sites_and_keys_does_not_matter(self) -> None:
+        config = ExperimentConfig.model_validate(dict(reversed(RECIPE.items())))
+        assert make_plan(config, ("b", "a")).sha256() == GOLDEN
+
+    @pytest.mark.parametrize(("place", "value"), PLACES, ids=[".".join(map(str, place)) for place, _ in PLACES])
+    def test_any_other_value_gives_another_hash(self, place: tuple[Any, ...], value: object) -> None:
+        if isinstance(value, float):
+            other: object = value / 2 if value else 0.25
+        else:
+            other = OTHER_TEXT[place] if place in OTHER_TEXT else int(str(value)) + 1
+        assert read_plan(canonical(put(place, other))).sha256() != GOLDEN
+
+    def test_what_decides_no_result_is_not_in_it(self) -> None:
+        assert plan_of(runs_dir="/elsewhere", tracking={"enabled": False}, title="x").sha256() == GOLDEN
+        assert plan_of(federation={"workers": 3, "engine": "ray"}).sha256() == GOLDEN
+
+
+class TestMakePlan:
+    @pytest.mark.parametrize(
+        ("changes", "complaint"),
+        [
+            ({"training": {"local_steps": 1, "patch_voxels": [8, 8, 8]}}, "patch_voxels has 3 values, but .* 2-D"),
+            (
+                {
+                    "task": {"name": "classification", "target": "t", "classes": ["0", "1"]},
+                    "training": {"local_steps": 1, "loss": "dice"},
+                },
+                "Dice is for segmentation",
+            ),
+        ],
+    )
+    def test_values_that_contradict_each_other_are_refused(self, changes: dict[str, Any], complaint: str) -> None:
+        with pytest.raises(RecipeError, match=complaint):
+            make_plan(ExperimentConfig.model_validate({**RECIPE, **changes}), ("a", "b"))
+
+    @pytest.mark.parametrize("names", [("a", "a"), ("A",), ("../a",), ()])
+    def test_names_of_sites_must_be_good_and_differ(self, names: tuple[str, ...]) -> None:
+        with pytest.raises(RecipeError, match="sites"):
+            make_plan(ExperimentConfig.model_validate(RECIPE), names)
+
+    def test_a_seed_for_the_split_goes_before_the_runs_even_if_it_is_zero(self) -> None:
+        assert plan_of(seed=7).split_seed() == 7
+        assert plan_of(seed=7, data={"split": {"seed": 0}}).split_seed() == 0
+
+
+class TestReadPlan:
+    def test_its_own_text_gives_the_same_plan(self) -> None:
+        assert read_plan(TEXT) == plan_of()
+
+    @given(st.integers(0, 2**63), st.floats(1e-9, 1e9), st.lists(st.text("abc", min_size=1), min_size=1, unique=True))
+    def test_every_plan_survives_the_way_to_a_site(self, seed: int, lr: float, sites: list[str]) -> None:
+        training = {"local_steps": 1, "optimizer": {"lr": lr}}
+        config = ExperimentConfig.model_validate(
+            {**RECIPE, "seed": seed, "sites": sites, "training": training, "model": {"name": "unet", "args": {"é": lr}}}
+        )
+        plan = make_plan(config, tuple(sites))
+        assert read_plan(plan.canonical_json()) == plan
+        assert read_plan(plan.canonical_json()).sha256() == plan.sha256()
+
+    @pytest.mark.parametrize(
+        ("place", "value", "complaint"),
+        [
+            (("_target_",), "os.system", "unknown key '_target_'"),
+            (("model", "_target_"), "os.system", r"unknown key 'model\._target_'"),
+            (("data", "folder"), "/etc", r"unknown key 'data\.folder'"),
+            (("training", "optimizer", "_partial_"), True, "unknown key"),
+            (("name",), "../../etc/passwd", "name: string should match pattern"),
+            (("sites",), ["../a"], r"sites\.0: string should match pattern"),
+            (("sites",), ["b", "a"], "sites must be sorted"),
+            (("sites",), ["a", "a"], "sites must be sorted and differ"),
+            (("model", "name"), "torch.nn.Linear", r"model\.name: string should match pattern"),
+            (("model", "args"), {"x": float("nan")}, "finite number"),
+            (("data", "intensity", "low"), float("-inf"), "finite number"),
+            (("rounds",), 10_001, "rounds: input should be less than or equal to 10000"),
+            (("rounds",), None, "rounds: input should be a valid integer"),
+            (("task", "name"), "rm -rf", "task: input tag"),
+            (("schema_version",), 2, "schema version is not 1"),
+            (("schema_version",), None, "schema version is not 1"),
+            (("software",), "99.0", r"asks for eucaim_fl 99\.0, this is"),
+            (("software",), "0.1; rm", "software: string should match pattern"),
+        ],
+    )
+    def test_a_hostile_value_is_refused(self, place: tuple[str, ...], value: object, complaint: str) -> None:
+        with pytest.raises(PlanError, match=complaint):
+            read_plan(canonical(put(place, value)))
+
+    @pytest.mark.parametrize("text", ["", "not json", "{", "\ud800", "[" * 100_000, '{"seed":' + "9" * 5000 + "}"])
+    def test_what_is_no_json_is_refused(self, text: str) -> None:
+        with pytest.raises(PlanError, match="The plan is not JSON"):
+            read_plan(text)
+
+    @pytest.mark.parametrize("text", ["[]", "null", '"x"', "1"])
+    def test_what_is_no_mapping_is_refused(self, text: str) -> None:
+        with pytest.raises(PlanError, match="valid dictionary"):
+            read_plan(text)
+
+    def test_deep_nesting_is_refused(self) -> None:
+        with pytest.raises(PlanError, match="not valid"):
+            read_plan(TEXT.replace('"args":{}', '"args":{"x":' + "[" * 500 + "]" * 500 + "}"))
+
+    def test_a_text_that_is_too_long_is_refused_before_it_is_parsed(self) -> None:
+        with pytest.raises(PlanError, match="longer than 262144 bytes"):
+            read_plan("[" * 262_145)
+
+    def test_length_is_counted_in_bytes(self) -> None:
+        with pytest.raises(PlanError, match="longer than"):
+            read_plan("é" * 131_073)
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("{", "{ "),
+            ('"seed":0', '"seed":0.0'),
+            ('"seed":0', '"seed":"0"'),
+            ('"seed":0', '"seed":false'),
+            ('"seed":0', '"seed":1,"seed":0'),
+            ('"lr":0.01', '"lr":0.010'),
+            ('"lr":0.01', '"lr":1e-2'),
+            ('"schema_version":1', '"schema_version":true'),
+            ('"name":"tiny"', '"name":"\\u0074iny"'),
+            ('"args":{}', '"args":{"x":"\\ud800"}'),
+            (',"seed":0', ""),
+        ],
+    )
+    def test_a_second_way_to_write_the_same_plan_is_refused(self, old: str, new: str) -> None:
+        assert old in TEXT
+        with pytest.raises(PlanError, match=r"not in canonical form|seed: field required"):
+            read_plan(TEXT.replace(old, new, 1))
+
+    @given(st.integers(0, len(TEXT) - 1), st.characters(codec="utf-8"))
+    def test_one_changed_character_is_refused_or_gives_another_hash(self, place: int, character: str) -> None:
+        altered = TEXT[:place] + character + TEXT[place + 1 :]
+        try:
+            plan = read_plan(altered)
+        except PlanError:
+            assert altered != TEXT
+        else:
+            assert (plan.sha256() == GOLDEN) is (altered == TEXT)
+
+
+class TestExplain:
+    def test_it_says_what_a_site_does_sends_and_never_sends(self) -> None:
+        told = " ".join(explain(plan_of()))
+        for phrase in (
+            "segmentation of lesion with a 2-D unet, over 2 sites (a, b)",
+            "Each of 2 rounds",
+            "3 optimizer steps",
+            "the change of every model weight",
+            "Never sent: images, labels, clinical values, identifiers",
+            "A round needs 1 of 2 sites within 3600 s",
+            "no noise is added",
+        ):
+            assert phrase in told
+
+    def test_it_knows_classification_epochs_and_the_proximal_term(self) -> None:
+        plan = plan_of(
+            task={"name": "classification", "target": "malignant", "classes": ["no", "yes"]},
+            training={"local_epochs": 2},
+            method={"objective": {"name": "proximal", "mu": 0.5}},
+            data={"modality": "CT"},
+        )
+        told = " ".join(explain(plan))
+        for phrase in ("classification of 'malignant' into no, yes", "2 epochs", "mu = 0.5", "of CT series", "AUC"):
+            assert phrase in told

@@ -1,0 +1,259 @@
+"""One round of local training: the same bits for the same seed, and nothing outside touched."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eucaim_fl.arrays import Arrays, arrays_sha256
+from eucaim_fl.cohorts.cohort import PreparedCase
+from eucaim_fl.config import ClassificationConfig, SegmentationConfig
+from eucaim_fl.errors import NotFiniteError
+from eucaim_fl.models.networks import build, get_arrays, set_arrays
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.training.loop import batches, steps_of_a_round, train_round
+
+Plans = Callable[..., FederationPlan]
+Cases = Callable[..., PreparedCase]
+
+VOLUMES = SegmentationConfig(spatial_dims=3, labels=("lesion",))
+CLASSES_2D = ClassificationConfig(spatial_dims=2, target="malignant", classes=("no", "yes"))
+CLASSES_3D = ClassificationConfig(spatial_dims=3, target="malignant", classes=("no", "yes"))
+SMALL_CNN = {"name": "small_cnn", "args": {"channels": [8, 16], "strides": [2, 2]}}
+QUIET = {"flip": 0.0, "scale_intensity": 0.0, "shift_intensity": 0.0}
+
+
+class Runaway(nn.Module):
+    """Says 0 for every class, while `pull` times the gradient of that moves its weights."""
+
+    def __init__(self, pull: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.pull = pull
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.new_zeros(len(images), 2) + (self.weight - self.weight.detach()) * self.pull
+
+
+@pytest.fixture
+def cases(prepared_case: Cases) -> list[PreparedCase]:
+    """Five cases of 16 × 16 × 8 voxels, each with a block to find in a place of its own."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(5):
+        label = np.zeros((16, 16, 8), dtype=np.uint8)
+        label[number * 2 : number * 2 + 6, 4:10, 2:6] = 1
+        made.append(prepared_case(label + rng.normal(0, 0.1, label.shape), label, f"p{number}", number % 2))
+    return made
+
+
+@pytest.fixture
+def numbered(prepared_case: Cases) -> list[PreparedCase]:
+    """Five cases whose images hold their number everywhere."""
+    return [prepared_case(np.full((4, 4, 2), n), np.zeros((4, 4, 2)), f"p{n}", n % 2) for n in range(5)]
+
+
+def network_of(plan: FederationPlan, seed: int = 0) -> nn.Module:
+    size = plan.training.patch_voxels or (16, 16, 8)[: plan.task.spatial_dims]
+    return build(plan.model, plan.task, seed=seed, image_size=size)
+
+
+def trained(plan: FederationPlan, cases: Sequence[PreparedCase], seed: int) -> Arrays:
+    network = network_of(plan)
+    train_round(network, cases, plan, seed)
+    return get_arrays(network)
+
+
+class TestStepsOfARound:
+    def test_steps_are_steps(self, plan_for: Plans) -> None:
+        assert steps_of_a_round(plan_for(training={"local_steps": 7}), cases=1000) == 7
+
+    @pytest.mark.parametrize(("epochs", "cases", "steps"), [(1, 8, 2), (1, 9, 3), (3, 4, 3), (1, 1, 1), (2, 5, 3)])
+    def test_an_epoch_is_one_example_of_every_case(self, plan_for: Plans, epochs: int, cases: int, steps: int) -> None:
+        plan = plan_for(training={"local_steps": None, "local_epochs": epochs, "batch_size": 4})
+        assert steps_of_a_round(plan, cases) == steps
+
+
+class TestBatches:
+    def visited(self, plan: FederationPlan, cases: list[PreparedCase], seed: int, steps: int) -> list[int]:
+        return [int(v) for images, _ in batches(cases, plan, seed, steps) for v in images[:, 0, 0, 0]]
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 7])
+    def test_every_case_comes_once_before_any_comes_again(
+        self, plan_for: Plans, numbered: list[PreparedCase], size: int
+    ) -> None:
+        plan = plan_for(training={"batch_size": size, "augmentation": QUIET})
+        order = self.visited(plan, numbered, seed=0, steps=20)
+        assert len(order) == 20 * size
+        for first in range(0, len(order) - 4, 5):
+            assert sorted(order[first : first + 5]) == [0, 1, 2, 3, 4]
+
+    def test_each_turn_has_an_order_of_its_own_that_follows_from_the_seed(
+        self, plan_for: Plans, numbered: list[PreparedCase]
+    ) -> None:
+        plan = plan_for(training={"batch_size": 5, "augmentation": QUIET})
+        order = self.visited(plan, numbered, seed=0, steps=6)
+        assert len({tuple(order[n : n + 5]) for n in range(0, 30, 5)}) > 1
+        assert order == self.visited(plan, numbered, seed=0, steps=6)
+        assert order != self.visited(plan, numbered, seed=1, steps=6)
+
+    @pytest.mark.parametrize(
+        ("task", "patch", "images", "targets"),
+        [
+            (None, None, (4, 1, 16, 16), (4, 1, 16, 16)),
+            (None, (8, 4), (4, 1, 8, 4), (4, 1, 8, 4)),
+            (VOLUMES, None, (4, 1, 16, 16, 8), (4, 1, 16, 16, 8)),
+            (VOLUMES, (8, 8, 4), (4, 1, 8, 8, 4), (4, 1, 8, 8, 4)),
+            (CLASSES_2D, None, (4, 1, 16, 16), (4,)),
+            (CLASSES_3D, (8, 8, 8), (4, 1, 8, 8, 8), (4,)),
+        ],
+    )
+    def test_their_shapes_follow_from_task_and_patch(
+        self, plan_for: Plans, cases: list[PreparedCase], task: Any, patch: Any, images: Any, targets: Any
+    ) -> None:
+        plan = plan_for(task, training={"patch_voxels": patch})
+        found = list(batches(cases, plan, 0, 2))
+        assert [(tuple(i.shape), tuple(t.shape)) for i, t in found] == [(images, targets)] * 2
+        assert found[0][0].dtype == torch.float32
+
+
+class TestTrainRound:
+    @pytest.mark.parametrize(
+        ("task", "changes"),
+        [
+            (None, {}),
+            (None, {"training": {"patch_voxels": (8, 8)}}),
+            (VOLUMES, {}),
+            (VOLUMES, {"training": {"patch_voxels": (8, 8, 8)}}),
+            (CLASSES_2D, {"model": SMALL_CNN}),
+            (CLASSES_3D, {"model": SMALL_CNN, "training": {"patch_voxels": (8, 8, 8)}}),
+            (None, {"method": {"objective": {"name": "proximal", "mu": 0.1}}}),
+            (None, {"training": {"optimizer": {"name": "adam", "lr": 0.01}, "gradient_clip": 1.0}}),
+            (None, {"training": {"optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1}}}),
+        ],
+    )
+    def test_one_seed_gives_the_same_bits_and_another_seed_others(
+        self, plan_for: Plans, cases: list[PreparedCase], task: Any, changes: dict[str, Any]
+    ) -> None:
+        plan = plan_for(task, **changes)
+        once, again, other = (arrays_sha256(trained(plan, cases, seed)) for seed in (0, 0, 1))
+        assert once == again != other
+
+    def test_it_starts_from_the_weights_that_the_network_holds(
+        self, plan_for: Plans, cases: list[PreparedCase]
+    ) -> None:
+        plan = plan_for()
+        network = network_of(plan, seed=3)
+        set_arrays(network, get_arrays(network_of(plan)))
+        train_round(network, cases, plan, 0)
+        assert arrays_sha256(get_arrays(network)) == arrays_sha256(trained(plan, cases, 0))
+
+    def test_global_random_state_is_left_alone(self, plan_for: Plans, cases: list[PreparedCase]) -> None:
+        def state() -> tuple[object, ...]:
+            return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+        plan = plan_for(training={"augmentation": {"noise_std": 0.1, "rotate90": 0.5}})
+        network = network_of(plan)
+        before = state()
+        train_round(network, cases, plan, 0)
+        assert state() == before
+
+    def test_dropout_draws_from_the_seed_and_not_from_outside(self, plan_for: Plans, cases: list[PreparedCase]) -> None:
+        plan = plan_for()
+        first = arrays_sha256(trained(plan, cases, 0))
+        torch.rand(10)
+        assert arrays_sha256(trained(plan, cases, 0)) == first
+
+    def test_loss_falls_when_one_batch_is_learnt_by_heart(self, plan_for: Plans, cases: list[PreparedCase]) -> None:
+        one = {"batch_size": 1, "augmentation": {"flip": 0.0}, "optimizer": {"name": "adam", "lr": 0.02}}
+        plan = plan_for(
+            VOLUMES, training={**one, "local_steps": 1}, model={"args": {"channels": [4, 8], "strides": [2]}}
+        )
+        longer = plan_for(
+            VOLUMES, training={**one, "local_steps": 25}, model={"args": {"channels": [4, 8], "strides": [2]}}
+        )
+        network = network_of(plan)
+        before = train_round(network, cases[:1], plan, 0).loss
+        train_round(network, cases[:1], longer, 0)
+        assert train_round(network, cases[:1], plan, 0).loss < before / 2
+
+    def test_the_outcome_is_the_mean_loss_and_the_number_of_steps(
+        self, plan_for: Plans, numbered: list[PreparedCase]
+    ) -> None:
+        class Still(nn.Module):
+            """Says 0 for every class, whatever it is taught."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = nn.Parameter(torch.ones(2))
+
+            def forward(self, images: Tensor) -> Tensor:
+                return images.new_zeros(len(images), 2) * self.weight
+
+        outcome = train_round(Still(), numbered, plan_for(CLASSES_2D, training={"local_steps": 5}), 0)
+        assert outcome.steps == 5
+        assert outcome.loss == pytest.approx(np.log(2))
+
+    def test_the_proximal_term_holds_the_weights_back(self, plan_for: Plans, cases: list[PreparedCase]) -> None:
+        start = get_arrays(network_of(plan_for()))
+
+        def distance(mu: float) -> float:
+            plan = plan_for(
+                training={"local_steps": 10, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.0}},
+                method={"objective": {"name": "proximal", "mu": mu}},
+            )
+            weights = trained(plan, cases, 0)
+            return sum(float(((weights[n] - start[n]) ** 2).sum()) for n in start if n.endswith("conv.weight"))
+
+        assert distance(10.0) < 0.5 * distance(0.0)
+
+    def test_the_clip_bounds_a_step(self, plan_for: Plans, cases: list[PreparedCase]) -> None:
+        sgd = {"optimizer": {"name": "sgd", "lr": 1.0, "momentum": 0.0}, "local_steps": 1}
+        plan = plan_for(training={**sgd, "gradient_clip": 1e-3})
+        network = network_of(plan)
+        before = [p.detach().clone() for p in network.parameters()]
+        train_round(network, cases, plan, 0)
+        moved = (
+            sum(float((p.detach() - b).pow(2).sum()) for p, b in zip(network.parameters(), before, strict=True)) ** 0.5
+        )
+        assert moved == pytest.approx(1e-3, rel=1e-3)
+
+    def test_a_frozen_parameter_stays(self, plan_for: Plans, cases: list[PreparedCase]) -> None:
+        plan = plan_for(method={"objective": {"name": "proximal", "mu": 0.1}})
+        network = network_of(plan)
+        frozen = next(network.parameters()).requires_grad_(False)
+        before = frozen.clone()
+        train_round(network, cases, plan, 0)
+        assert torch.equal(frozen, before)
+
+    def test_a_diverging_loss_ends_the_round(self, plan_for: Plans, cases: list[PreparedCase]) -> None:
+        plan = plan_for(training={"optimizer": {"name": "sgd", "lr": 1e30}})
+        with pytest.raises(NotFiniteError, match=r"not finite at local step 2.*Lower training\.optimizer\.lr"):
+            train_round(network_of(plan), cases, plan, 0)
+
+    def test_an_image_that_is_not_finite_ends_the_round(self, plan_for: Plans, prepared_case: Cases) -> None:
+        case = prepared_case(np.full((16, 16, 8), np.nan), np.zeros((16, 16, 8)))
+        with pytest.raises(NotFiniteError, match="not finite at local step 1"):
+            train_round(network_of(plan_for()), [case], plan_for(), 0)
+
+    def test_the_loss_has_the_penalty_in_it(self, plan_for: Plans, numbered: list[PreparedCase]) -> None:
+        sgd = {"optimizer": {"name": "sgd", "lr": 1.0, "momentum": 0.0}, "local_steps": 2}
+        plan = plan_for(CLASSES_2D, training=sgd, method={"objective": {"name": "proximal", "mu": 1.0}})
+        # the first step moves both weights by 1/2, so the second pays 1/2 · (1/4 + 1/4)
+        outcome = train_round(Runaway(), numbered[:1], plan, 0)
+        assert outcome.loss == pytest.approx(np.log(2) + 0.25 / 2)
+
+    def test_a_penalty_that_is_not_finite_ends_the_round(self, plan_for: Plans, numbered: list[PreparedCase]) -> None:
+        plan = plan_for(
+            CLASSES_2D,
+            training={"optimizer": {"name": "sgd", "lr": 100.0}},
+            method={"objective": {"name": "proximal", "mu": 1e-3}},
+        )
+        with pytest.raises(NotFiniteError, match="not finite at local step 2"):
+            train_round(Runaway(1e19), numbered[:1], plan, 0)
