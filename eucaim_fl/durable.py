@@ -37,7 +37,7 @@ def write_atomically(
             stream.flush()
             if survive_power_loss:
                 os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
         temporary = None
         if survive_power_loss:
@@ -55,6 +55,13 @@ def write_atomically(
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+
+
+def _umask() -> int:
+    """What this process takes away from the permissions of new files; asking for it means setting it."""
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
 
 
 def flush_folder(folder: Path) -> None:

@@ -40,7 +40,8 @@ def combinations() -> Iterator[list[str]]:
     free = {group: names for group, names in CHOICES.items() if group not in ("task", "data")}
     for number in range(max(map(len, free.values()))):
         chosen = {group: names[number % len(names)] for group, names in free.items()}
-        task = f"{ARGUMENTS[chosen['model']].task}_2d"
+        network = yaml.safe_load((CONFIGS / "model" / f"{chosen['model']}.yaml").read_text())["name"]
+        task = f"{ARGUMENTS[network].task}_2d"
         size = "data.size_voxels=[96,96,null]"  # can be halved five times, which is enough for every network
         yield [f"task={task}", *(f"{group}={name}" for group, name in chosen.items()), size]
 

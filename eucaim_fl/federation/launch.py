@@ -45,9 +45,6 @@ def launch(
 
 def _on_ray(folder: Path, files: list[Path]) -> None:
     """Flower's own engine; the same two apps. The environment carries what its API has no argument for."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["EUCAIM_FL_SITE_FILES"] = json.dumps([str(path) for path in files])
-    os.environ[server_app.RUN_FOLDER_VARIABLE] = str(folder)
     try:
         import ray  # noqa: F401
     except ModuleNotFoundError:
@@ -56,6 +53,8 @@ def _on_ray(folder: Path, files: list[Path]) -> None:
 
     from eucaim_fl.federation import client_app
 
+    os.environ["EUCAIM_FL_SITE_FILES"] = json.dumps([str(path) for path in files])
+    os.environ[server_app.RUN_FOLDER_VARIABLE] = str(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

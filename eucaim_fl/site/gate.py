@@ -10,6 +10,7 @@ from eucaim_fl.arrays import Array
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec
 from eucaim_fl.site.node import Answer
+from eucaim_fl.site.report import MetricsRecord
 from eucaim_fl.sitefile import ReleaseConfig
 
 __all__ = ["refusals"]
@@ -49,11 +50,18 @@ def _people(answer: Answer, release: ReleaseConfig) -> list[str]:
         reasons.append("fewer training patients than the site's minimum")
     if any(0 < m.patients < release.minimum_metric_patients for m in answer.report.metrics):
         reasons.append("a metric over fewer patients than the site's minimum")
+    if any(0 < people < release.minimum_metric_patients for m in answer.report.metrics for people in _defined(m)):
+        reasons.append("a metric that is defined for fewer patients than the site's minimum")
     if any((m.values or m.sums) and m.patients == 0 for m in answer.report.metrics):
         reasons.append("a metric without patients")
     if answer.pictures is not None and release.data_is == "confidential":
         reasons.append("pictures of confidential data")
     return reasons
+
+
+def _defined(metrics: MetricsRecord) -> list[float]:
+    """For how many patients each mean is defined: the first of its sums (count, sum, sum of squares)."""
+    return [sums[0] for name, sums in metrics.sums.items() if sums and name != "confusion" and "scores_" not in name]
 
 
 def _allowed(plan: FederationPlan) -> set[str]:

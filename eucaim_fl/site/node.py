@@ -101,7 +101,11 @@ class SiteNode:
         return _network(self._plan_json, self.site.compute.device)
 
     def hello(self) -> Answer:
-        """Who is there, and how many patients can train; nothing is computed."""
+        """Who is there, and how many patients can train; nothing is computed.
+
+        The network is built all the same: a plan that allows none is refused before the first round.
+        """
+        self._network()
         return Answer(self._report("hello", 0), {})
 
     def round(self, number: int, arriving: Mapping[str, Array]) -> Answer:
@@ -141,9 +145,10 @@ class SiteNode:
         patients = self.cohort.patients(split)
         if patients < self.release.minimum_metric_patients:
             return SiteMetrics(split, 0, withheld="too_few_patients")
-        return evaluate(
-            self._network()[0], self.cohort.cases(split), self.plan, split, histograms=self.release.score_histograms
-        )
+        network = self._network()[0]
+        histograms = self.release.score_histograms
+        measured = evaluate(network, self.cohort.cases(split), self.plan, split, histograms=histograms)
+        return _without_few(measured, self.release.minimum_metric_patients)
 
     def _report(
         self, kind: str, number: int, metrics: list[SiteMetrics] | None = None, seconds: float = 0.0
@@ -162,6 +167,16 @@ class SiteNode:
                 "prepare_seconds": round(self.prepare_seconds, 4),
             }
         )
+
+
+def _without_few(metrics: SiteMetrics, minimum: int) -> SiteMetrics:
+    """Without means that are defined for fewer patients than the minimum (a Dice of empty masks is not defined)."""
+    few = {n for n, sums in metrics.sums.items() if n in metrics.values and sums[0] < minimum}
+    return replace(
+        metrics,
+        values={n: v for n, v in metrics.values.items() if n not in few},
+        sums={n: v for n, v in metrics.sums.items() if n not in few},
+    )
 
 
 def _finite(metrics: SiteMetrics) -> SiteMetrics:

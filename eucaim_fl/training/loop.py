@@ -90,7 +90,8 @@ def train_round(network: nn.Module, cases: Sequence[PreparedCase], plan: Federat
     total = 0.0
     network.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive_seed(seed, "torch"))
+        generator_of_device = torch.cuda if device.type == "cuda" else torch.default_generator
+        generator_of_device.manual_seed(derive_seed(seed, "torch"))
         for step, (images, targets) in enumerate(batches(cases, plan, seed, steps), start=1):
             optimizer.zero_grad(set_to_none=True)
             loss = measure(network(images.to(device)), targets.to(device))

@@ -66,7 +66,7 @@ class TestAGoodAnswer:
         seen = {f"{kind}{end}": 0.5 for kind in ("dice", "hd95_mm") for end in ("", "_liver", "_lesion")}
         assert refusals(answer(values=seen), plan_for(labels), SPECS, STRICT) == ()
         values = {"auc": 0.5, "balanced_accuracy": 0.5, "brier": 0.1}
-        sums = {"confusion": (5.0,), "scores_1_negative": (1.0,), "scores_1_positive": (4.0,), "brier": (1.0,)}
+        sums = {"confusion": (5.0,), "scores_1_negative": (9.0,), "scores_1_positive": (4.0,), "brier": (9.0,)}
         assert refusals(answer(values=values, sums=sums), plan_for(CLASSES), SPECS, OPEN) == ()
 
     @pytest.mark.parametrize("data_is", ["public", "synthetic"])
@@ -112,24 +112,30 @@ class TestPeople:
         assert refusals(bad, plan, SPECS, STRICT) == ("a metric without patients",)
 
 
+class TestDefined:
+    def test_a_mean_that_is_defined_for_too_few_patients_is_refused(self, plan: FederationPlan) -> None:
+        reasons = refusals(answer(values={"dice": 0.5}, sums={"dice": (2.0, 1.0, 0.5)}), plan, SPECS, STRICT)
+        assert reasons == ("a metric that is defined for fewer patients than the site's minimum",)
+
+
 class TestMetrics:
     @pytest.mark.parametrize("name", ["dice_007", "hd95_mm_john_doe", "auc", "brier"])
     @pytest.mark.parametrize("kind", ["values", "sums"])
     def test_a_name_that_the_task_does_not_have_is_refused_and_not_repeated(
         self, plan: FederationPlan, name: str, kind: str
     ) -> None:
-        bad = answer(**{kind: {name: 0.5 if kind == "values" else (1.0,)}})
+        bad = answer(**{kind: {name: 0.5 if kind == "values" else (9.0,)}})
         assert refusals(bad, plan, SPECS, OPEN) == ("a metric that is not on the list",)
 
     @pytest.mark.parametrize("name", ["dice", "scores_2_positive"])
     def test_a_classification_sends_no_dice_and_no_class_that_it_does_not_have(
         self, plan_for: Callable[..., FederationPlan], name: str
     ) -> None:
-        bad = answer(values={}, sums={name: (1.0,)})
+        bad = answer(values={}, sums={name: (9.0,)})
         assert refusals(bad, plan_for(CLASSES), SPECS, OPEN) == ("a metric that is not on the list",)
 
     def test_histograms_need_the_site_files_leave(self, plan_for: Callable[..., FederationPlan]) -> None:
-        shy = answer(values={}, sums={"scores_1_positive": (1.0,)})
+        shy = answer(values={}, sums={"scores_1_positive": (9.0,)})
         assert refusals(shy, plan_for(CLASSES), SPECS, OPEN) == ()
         reasons = refusals(shy, plan_for(CLASSES), SPECS, STRICT)
         assert reasons == ("score histograms, which the site file does not permit",)
