@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from eucaim_fl.arrays import ArrayFile, Arrays
 from eucaim_fl.config import ObjectiveConfig
 from eucaim_fl.errors import GateError, RecipeError
-from eucaim_fl.federation.processes import call
+from eucaim_fl.federation.processes import call, end_calls
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.seeding import derive_seed, generator
 from eucaim_fl.sitefile import load_site_file
@@ -87,10 +87,10 @@ def check_comparable(plan: FederationPlan, site_files: Mapping[str, Path]) -> No
 
 
 def train_alone(plan: FederationPlan, site_files: Sequence[Path], name: str) -> Arrays:
-    """Train on the training patients of the given sites in one place, as long as each site trains in the federation.
+    """Train on the training patients of the given sites in one place, with as many steps as a site of the federation.
 
-    The same initial weights, the same number of optimizer steps (rounds × local_steps), the optimizer afresh every
-    local_steps as in a federation; no proximal term.
+    The same initial weights and rounds × local_steps optimizer steps in one go, as anybody would train without a
+    federation: the optimizer keeps its state throughout, and there is no proximal term.
     """
     import torch
 
@@ -100,13 +100,14 @@ def train_alone(plan: FederationPlan, site_files: Sequence[Path], name: str) -> 
     from eucaim_fl.training.loop import train_round
 
     torch.set_num_threads(1)
-    alone = plan.model_copy(update={"method": plan.method.model_copy(update={"objective": ObjectiveConfig()})})
+    training = plan.training.model_copy(update={"local_steps": plan.rounds * (plan.training.local_steps or 0)})
+    method = plan.method.model_copy(update={"objective": ObjectiveConfig()})
+    alone = plan.model_copy(update={"training": training, "method": method})
     cases = [case for path in site_files for case in open_cohort(load_site_file(path), plan).cases("train")]
     network = build(
         plan.model, plan.task, seed=derive_seed(plan.seed, "initial weights"), image_size=network_image_size(plan)
     )
-    for number in range(1, plan.rounds + 1):
-        train_round(network, cases, alone, derive_seed(plan.seed, "training", name, number))
+    train_round(network, cases, alone, derive_seed(plan.seed, "training", name, 1))
     return get_arrays(network)
 
 
@@ -160,23 +161,32 @@ def train_all(
         weights = ArrayFile(federated).load()
         return Held(FEDERATED, plan.seed, call("eucaim_fl.comparison:held_out", plan, dict(site_files), weights))
 
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         last = pool.submit(test_federated)
         others = list(pool.map(one, jobs))
         return [*others, last.result()]
+    except BaseException:  # Ctrl-C too: nobody waits for trainings whose result is not wanted any more
+        pool.shutdown(wait=False, cancel_futures=True)
+        end_calls()
+        raise
+    finally:
+        pool.shutdown()
 
 
 def compare_models(held: Sequence[Held], task: str, seed: int) -> dict[str, Any]:
     """The table: every model on the same held-out patients, with 95 % intervals by patient bootstrap within sites.
 
-    A patient that is held out under several seeds counts once, with the mean over those seeds. Returns metric, seeds,
-    models (name → estimate, low, high, patients, by_site, by_seed) and differences (federated against pooled and
-    against the mean of the local models, paired by patient).
+    A patient that is held out under several seeds counts once, with the mean over those seeds. A patient for whom the
+    metric is undefined under any model (an empty mask on both sides) is left out for all, and counted. Returns metric,
+    seeds, undefined, models (name → estimate, low, high, patients, by_site, by_seed; null where undefined) and
+    differences (federated against pooled and against the mean of the local models, paired by patient).
     """
     statistic = _mean if task == "segmentation" else _auc
     models = list(dict.fromkeys(h.model for h in held))
     merged = {m: _merge([h.values for h in held if h.model == m]) for m in models}
-    keys = sorted(merged[FEDERATED])
+    everyone = sorted(merged[FEDERATED])
+    keys = [key for key in everyone if not any(np.isnan(merged[m][key]).any() for m in models)]
     strata = [site for site, _ in keys]
     rows = {m: np.array([merged[m][key] for key in keys]) for m in models}
     sites = sorted(set(strata))
@@ -187,11 +197,9 @@ def compare_models(held: Sequence[Held], task: str, seed: int) -> dict[str, Any]
 
     table = {}
     for model in models:
-        by_site = {
-            s: float(statistic(rows[model][[i for i, t in enumerate(strata) if t == s]][None])[0]) for s in sites
-        }
+        by_site = {s: _number(statistic(rows[model][np.array(strata) == s][None])) for s in sites}
         by_seed = {
-            str(h.seed): float(statistic(np.array([h.values[k] for k in sorted(h.values)])[None])[0])
+            str(h.seed): _number(statistic(np.array([h.values[k] for k in keys if k in h.values])[None]))
             for h in held
             if h.model == model
         }
@@ -205,6 +213,7 @@ def compare_models(held: Sequence[Held], task: str, seed: int) -> dict[str, Any]
     result: dict[str, Any] = {
         "metric": "dice" if task == "segmentation" else "auc",
         "seeds": sorted({h.seed for h in held}),
+        "undefined": len(everyone) - len(keys),
         "models": table,
         "mean_of_local": float(np.mean([table[m]["estimate"] for m in locals_])),
         "differences": {},
@@ -223,7 +232,18 @@ def compare_models(held: Sequence[Held], task: str, seed: int) -> dict[str, Any]
 def _merge(runs: Sequence[PatientValues]) -> PatientValues:
     """One row a patient: the mean over the seeds under which the patient was held out."""
     keys = sorted({key for run in runs for key in run})
-    return {key: tuple(float(v) for v in np.nanmean([run[key] for run in runs if key in run], axis=0)) for key in keys}
+    return {key: _mean_defined([run[key] for run in runs if key in run]) for key in keys}
+
+
+def _mean_defined(rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    """Mean over the rows that are defined; all NaN if none is."""
+    defined = [row for row in rows if not np.isnan(row).any()]
+    return tuple(float(v) for v in np.mean(defined, axis=0)) if defined else tuple(float("nan") for _ in rows[0])
+
+
+def _number(values: FloatArray) -> float | None:
+    """The one value of a statistic; None where it is undefined."""
+    return None if np.isnan(values[0]) else float(values[0])
 
 
 def _mean(resamples: FloatArray) -> FloatArray:

@@ -8,11 +8,16 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from eucaim_fl.errors import JournalError, RunFolderBusyError
+
+_ATTEMPTS = 5
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)  # asking for it means setting it; done once, before there are threads
 
 __all__ = ["exclusive", "flush_folder", "write_atomically", "write_json"]
 
@@ -37,7 +42,7 @@ def write_atomically(
             stream.flush()
             if survive_power_loss:
                 os.fsync(stream.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).chmod(0o666 & ~_UMASK)
         Path(temporary).replace(path)
         temporary = None
         if survive_power_loss:
@@ -55,13 +60,6 @@ def write_atomically(
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
-
-
-def _umask() -> int:
-    """What this process takes away from the permissions of new files; asking for it means setting it."""
-    found = os.umask(0o077)
-    os.umask(found)
-    return found
 
 
 def flush_folder(folder: Path) -> None:
@@ -82,16 +80,26 @@ def write_json(path: Path, value: Any) -> None:
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; the lock goes with the process, however it ends.
 
-    Raises RunFolderBusyError if another process holds it.
+    Raises RunFolderBusyError if another process holds it, JournalError if the folder can't be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+b") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunFolderBusyError(
-                "Another process works in this run folder.",
-                fix="Wait for it to end, or start a run of its own.",
-                local_detail=str(folder),
-            ) from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / ".lock").open("a+b")
+    except OSError as problem:
+        raise JournalError(
+            "The folder can't be written.", fix="Check its permissions.", local_detail=f"{folder}: {problem}"
+        ) from None
+    with stream:
+        for attempt in range(_ATTEMPTS):
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if attempt + 1 == _ATTEMPTS:
+                    raise RunFolderBusyError(
+                        "Another process works in this run folder.",
+                        fix="Wait for it to end, or start a run of its own.",
+                        local_detail=str(folder),
+                    ) from None
+                time.sleep(0.1)  # somebody may only be looking whether it is held
         yield

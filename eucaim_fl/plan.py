@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -30,6 +31,9 @@ from eucaim_fl.errors import PlanError
 __all__ = ["SCHEMA_VERSION", "FederationPlan", "ParticipationRules", "explain", "make_plan", "read_plan"]
 
 SCHEMA_VERSION = 1
+LARGEST_GRID_VOXELS = 2**27
+"""Of one image on the plan's grid: half a gigabyte as float32, which a site keeps in its cache for every case."""
+LARGEST_BATCH_VOXELS = 2**29
 _LARGEST_PLAN_BYTES = 256 * 1024
 
 
@@ -67,6 +71,17 @@ class FederationPlan(Config):
             raise ValueError(
                 f"training.patch_voxels has {len(patch)} values, but the network is {self.task.spatial_dims}-D"
             )
+        grid = [n for n in self.data.size_voxels if n is not None]
+        if math.prod(grid) > LARGEST_GRID_VOXELS:
+            raise ValueError(f"data.size_voxels asks for more than {LARGEST_GRID_VOXELS} voxels")
+        seen = patch or tuple(grid)
+        if math.prod(seen) * self.training.batch_size > LARGEST_BATCH_VOXELS:
+            raise ValueError(f"a training batch would have more than {LARGEST_BATCH_VOXELS} voxels")
+        turned = patch or self.data.size_voxels
+        if self.training.augmentation.rotate90 > 0 and turned[0] != turned[1]:
+            raise ValueError("training.augmentation.rotate90 needs images with equal sides along the first two axes")
+        if self.task.name == "segmentation" and len(set(self.task.labels)) != len(self.task.labels):
+            raise ValueError("task.labels must differ from each other")
         if self.task.name == "classification" and self.training.loss in ("dice", "dice_ce"):
             raise ValueError("training.loss: Dice is for segmentation; use cross_entropy")
         return self
@@ -158,6 +173,12 @@ def explain(plan: FederationPlan) -> list[str]:
         else f"classification of '{task.target}' into {', '.join(task.classes)}"
     )
     metrics = "Dice and HD95 in mm" if task.name == "segmentation" else "AUC, balanced accuracy and Brier score"
+    sums = (
+        "count, sum and sum of squares over patients"
+        if task.name == "segmentation"
+        else "counts of true against predicted class, sums of the Brier score, and where the site file permits it a "
+        "histogram of scores by class"
+    )
     share = plan.data.split
     proximal = (
         f" The loss has a proximal term with mu = {method.objective.mu:g}."
@@ -173,10 +194,14 @@ def explain(plan: FederationPlan) -> list[str]:
         f"Each of {plan.rounds} rounds: evaluate the arriving model on the validation patients, then train for "
         f"{length} (batch {training.batch_size}, {training.optimizer.name}, learning rate "
         f"{training.optimizer.lr:g}).{proximal}",
-        "Sent by the site after each round: the change of every model weight, the number of its training patients, "
-        f"the mean training loss, and {metrics} over its validation patients (withheld below the site's minimum).",
-        "Sent once at the end: the same metrics of the final model over validation and test patients.",
-        "Never sent: images, labels, clinical values, identifiers, file names or paths.",
+        "Sent at the start: the site's short name, the number of its training patients and of cases set aside, and a "
+        "SHA-256 over its cohort's content.",
+        f"Sent after each round: the change of every model weight, the mean training loss, seconds, and {metrics} over "
+        f"the validation patients with the sums they are pooled by ({sums}).",
+        "Sent once at the end: the same metrics of the final model over validation and test patients; and, only by "
+        "sites whose site file calls their data synthetic or public, three small pictures of predictions.",
+        "Withheld: every figure over fewer patients than the site's minimum.",
+        "Never sent: images, labels, clinical values, identifiers, file names or paths (but for the pictures above).",
         f"Combined by: {method.rule.name}, server optimizer {method.server_optimizer.name}; weights by patients. "
         f"A round needs {plan.participation.quorum} of {len(plan.sites)} sites within "
         f"{plan.participation.round_deadline_s:g} s.",

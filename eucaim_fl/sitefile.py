@@ -97,4 +97,11 @@ def load_site_file(path: Path) -> SiteFile:
         ) from None
     if not isinstance(values, dict):
         raise SiteFileError("The site file holds no mapping of keys to values.", local_detail=str(path))
-    return parse(SiteFile, values, "The site file", SiteFileError)
+    try:
+        return parse(SiteFile, values, "The site file", SiteFileError)
+    except SiteFileError as problem:  # what it says may leave the site as a refusal: keys and values stay here
+        raise SiteFileError(
+            "The site file has unknown or wrong keys.",
+            fix=problem.fix,
+            local_detail=" ".join(filter(None, (f"{path}:", problem.message, problem.local_detail))),
+        ) from None

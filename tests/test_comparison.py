@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,21 @@ class TestCompareModels:
         assert table["models"][POOLED]["estimate"] == 0.5
         assert table["models"][POOLED]["by_seed"] == {"0": 0.0, "1": 1.0}
 
+    def test_a_patient_with_an_undefined_value_is_left_out_for_all_and_counted(self):
+        table = compare_models(
+            [held("local a", [0.2, np.nan, 0, 0]), held(POOLED, [1, 1, 0, 0]), held(FEDERATED, [1, 1, 0, 0])],
+            "segmentation",
+            0,
+        )
+        assert table["undefined"] == 1
+        assert {row["patients"] for row in table["models"].values()} == {3}
+        assert table["models"][POOLED]["estimate"] == pytest.approx(1 / 3)
+
+    def test_a_site_without_any_value_is_null_not_nan(self):
+        gone = [0.5, 0.5, np.nan, np.nan]
+        table = compare_models([held(m, gone) for m in ("local a", POOLED, FEDERATED)], "segmentation", 0)
+        assert json.dumps(table, allow_nan=False)
+
     def test_two_classes_are_compared_by_auc(self):
         values = {
             ("a", f"p{i}"): (score, truth) for i, (score, truth) in enumerate([(0.1, 0), (0.4, 1), (0.35, 0), (0.8, 1)])
@@ -67,12 +84,10 @@ class TestTraining:
         from eucaim_fl.site.node import SiteNode, initial_arrays
 
         path = hospital("a")
-        plan = resolve(recipe([path], rounds=2)).plan
-        node = SiteNode(path, plan)
+        plan = resolve(recipe([path], rounds=1)).plan
         _, weights = initial_arrays(plan)
-        for number in (1, 2):
-            update = node.round(number, weights).update
-            weights = {n: weights[n] + u if u.dtype.kind == "f" else u for n, u in update.items()}
+        update = SiteNode(path, plan).round(1, weights).update
+        weights = {n: weights[n] + u if u.dtype.kind == "f" else u for n, u in update.items()}
         alone = train_alone(plan, [path], "a")
         assert all(np.allclose(alone[n], weights[n], atol=1e-5) for n in weights)
 

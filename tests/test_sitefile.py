@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class TestLoadSiteFile:
             ("name: \x00", "can't be read as YAML"),
             ("- north", "holds no mapping"),
             ("", "holds no mapping"),
-            (MINIMAL + "nmae: x", r"unknown key 'nmae'\. Did you mean 'name'\?"),
+            (MINIMAL + "nmae: x", r"(?s)unknown key 'nmae'.*Did you mean 'name'\?"),
             (MINIMAL + "release: {minimum_patient: 3}", "Did you mean 'minimum_patients'"),
             (MINIMAL.replace("nifti_csv", "nifti"), "cohort.layout: input should be 'eucaim_tier3'"),
             (MINIMAL.replace("north\n", "../north\n"), "name: string should match pattern"),
@@ -53,8 +54,9 @@ class TestLoadSiteFile:
         ],
     )
     def test_a_fault_is_named_with_its_place(self, written: Callable[[str], Path], text: str, complaint: str) -> None:
-        with pytest.raises(SiteFileError, match=complaint) as caught:
+        with pytest.raises(SiteFileError, match="site file") as caught:
             load_site_file(written(text))
+        assert re.search(complaint, caught.value.for_terminal())
         assert "P007" not in str(caught.value)
 
     def test_bytes_that_are_no_text_are_refused(self, tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ class TestLoadSiteFile:
             load_site_file(tmp_path)
 
     def test_a_value_of_the_hospital_stands_in_the_local_detail_only(self, written: Callable[[str], Path]) -> None:
-        with pytest.raises(SiteFileError, match=r"cohort: input should be a valid dictionary") as caught:
+        with pytest.raises(SiteFileError, match="unknown or wrong keys") as caught:
             load_site_file(written("name: north\ncohort: /srv/P007\n"))
         assert "P007" not in str(caught.value)
         assert "/srv/P007" in caught.value.local_detail

@@ -98,6 +98,10 @@ class _Nothing:
         return None
 
 
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
 def _print(console: Console, result: dict[str, Any]) -> None:
     sites = sorted(next(iter(result["models"].values()))["by_site"])
     patients = next(iter(result["models"].values()))["patients"]
@@ -115,7 +119,7 @@ def _print(console: Console, result: dict[str, Any]) -> None:
             table.add_section()
             table.add_row("mean of local", f"{result['mean_of_local']:.3f}", "", *("" for _ in sites))
         interval = f"{row['low']:.3f} – {row['high']:.3f}"
-        table.add_row(name, f"{row['estimate']:.3f}", interval, *(f"{row['by_site'][s]:.3f}" for s in sites))
+        table.add_row(name, f"{row['estimate']:.3f}", interval, *(_shown(row["by_site"][s]) for s in sites))
     console.print(table)
     for name, row in result["differences"].items():
         console.print(f"{name}: {row['estimate']:+.3f} ({row['low']:+.3f} – {row['high']:+.3f})", highlight=False)

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eucaim_fl.config import ExperimentConfig
-from eucaim_fl.errors import RecipeError
 from eucaim_fl.sitefile import data_root
 
 __all__ = ["command", "ensure_prepared"]
@@ -68,22 +67,16 @@ def lidc_nodules(source: Path, target: Path | None, seed: int) -> None:
 
 
 def ensure_prepared(config: ExperimentConfig, console: Console) -> None:
-    """Build the demo hospitals if the recipe asks for them and they are not there yet.
+    """Build the demo hospitals if the recipe asks for them and none are there yet.
 
-    Raises RecipeError if they are there with another content than this version writes.
+    Raises CohortError if the folder holds something else.
     """
     if config.prepare != "demo":
         return
-    from eucaim_fl.cohorts.synthetic import demo_is_complete, write_demo
+    from eucaim_fl.cohorts.synthetic import demo_is_there, write_demo
 
     folder = data_root() / "demo"
-    if demo_is_complete(folder):
+    if demo_is_there(folder):
         return
-    if folder.exists() and any(folder.iterdir()):
-        raise RecipeError(
-            "The folder for the demo hospitals holds something else.",
-            fix="Remove it, or write it anew with: eucaim-fl prepare demo",
-            local_detail=str(folder),
-        )
     console.print("Building four demo hospitals …", highlight=False)
     _with_bar(console, "demo hospitals", lambda tell: write_demo(folder, progress=tell))

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from eucaim_fl.cohorts.labels import read_class
 from eucaim_fl.cohorts.manifest import Case, Manifest, Quarantined, read_manifest
 from eucaim_fl.cohorts.preprocess import Prepared, prepare, preprocessing_key
 from eucaim_fl.cohorts.splits import split_patients
-from eucaim_fl.errors import CohortError, DataError, LabelError
+from eucaim_fl.errors import CohortError, DataError, LabelError, UnreadableFileError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import SplitName
 from eucaim_fl.sitefile import SiteFile
@@ -57,23 +57,18 @@ class PreparedCase:
 
     def image(self) -> npt.NDArray[np.float32]:
         """The image, shape (1, I, J, K), read-only and mapped from the disk."""
-        return self._image
+        return _mapped(self.entry.image_path)
 
     def label(self) -> npt.NDArray[np.uint8] | None:
         """The label, shape (I, J, K), read-only and mapped from the disk; None if the plan needs none."""
-        return self._label
+        return None if self.entry.label_path is None else _mapped(self.entry.label_path)
 
-    @cached_property
-    def _image(self) -> npt.NDArray[np.float32]:
-        mapped: npt.NDArray[np.float32] = np.load(self.entry.image_path, mmap_mode="r", allow_pickle=False)
-        return mapped
 
-    @cached_property
-    def _label(self) -> npt.NDArray[np.uint8] | None:
-        if self.entry.label_path is None:
-            return None
-        mapped: npt.NDArray[np.uint8] = np.load(self.entry.label_path, mmap_mode="r", allow_pickle=False)
-        return mapped
+@lru_cache(maxsize=256)
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    """A tensor of the cache. A map holds a file open, so only the last few hundred are kept."""
+    mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +175,12 @@ def open_cohort(site: SiteFile, plan: FederationPlan) -> Cohort:
             raise
         except DataError as error:
             quarantined.append(Quarantined.because(case.patient, error))
+            continue
+        except Exception as error:  # noqa: BLE001  one odd file must not cost the site its other patients
+            unforeseen = UnreadableFileError(
+                "A case can't be read for an unforeseen reason.", local_detail=f"{case.image[0]}: {error!r}"
+            )
+            quarantined.append(Quarantined.because(case.patient, unforeseen))
             continue
         usable.append(PreparedCase(case.patient, target, entry))
         contents.append(combine(content, str(target)))

@@ -44,6 +44,8 @@ def _onto(array: npt.NDArray[Any], affine: Affine, image: Volume, detail: str) -
     """`array` with axes permuted and flipped to the image's, and the image index of its first voxel."""
     inverse = np.linalg.inv(image.affine)
     relative = inverse @ affine
+    if not np.isfinite(relative).all() or np.abs(relative).max() > 1e9:
+        raise _foreign_grid(detail)
     permutation = np.rint(relative[:3, :3])
     # A single slice has no neighbour to tell its direction by: let the image's remaining axis be its own.
     if array.shape[2] == 1:

@@ -67,6 +67,8 @@ def read_array(path: Path, dtype: type[Any] = np.float32) -> tuple[npt.NDArray[A
         )
     if len(shape) < 2 or any(n != 1 for n in shape[3:]):
         raise SeriesError("A NIfTI file holds no single volume.", local_detail=f"{path}: shape {shape}")
+    if not np.isfinite(affine).all():
+        raise SeriesError("A NIfTI file states a position that is no number.", local_detail=str(path))
     if not coded:
         raise SeriesError(
             "A NIfTI file states no position in space (qform and sform codes are 0).",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eucaim_fl.cohorts.layout_writers import LabelledScan
     from eucaim_fl.cohorts.phantom import Acquisition, Tissue
 
-__all__ = ["GENERATOR_VERSION", "HOSPITALS", "LABEL", "demo_is_complete", "write_demo"]
+__all__ = ["GENERATOR_VERSION", "HOSPITALS", "LABEL", "demo_is_complete", "demo_is_there", "write_demo"]
 
 GENERATOR_VERSION = 1
 """Raised with every change of what is written, so that older demo cohorts are written anew."""
@@ -147,6 +147,15 @@ def demo_is_complete(folder: Path, seed: int = 0, patients: int = 24) -> bool:
     except (OSError, ValueError):
         return False
     return marker == _marker(seed, patients) and all((folder / name).is_dir() for name in HOSPITALS)
+
+
+def demo_is_there(folder: Path) -> bool:
+    """Whether `folder` holds whole demo hospitals of this generator version, of any seed and size."""
+    try:
+        marker = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+        return demo_is_complete(folder, marker["seed"], marker["patients"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_demo(

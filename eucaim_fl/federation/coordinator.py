@@ -7,16 +7,17 @@ missing without a word (see docs/architecture.md).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
+import numpy as np
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
 from eucaim_fl.arrays import ArrayFile, Arrays, arrays_sha256
-from eucaim_fl.errors import QuorumError, ReplyError
+from eucaim_fl.errors import InterruptedRunError, NotFiniteError, QuorumError, ReplyError
 from eucaim_fl.federation.exchange import Question, ask
 from eucaim_fl.federation.messages import read_report, to_record
 from eucaim_fl.federation.progress import Listener
@@ -56,9 +57,10 @@ class Coordinator:
         journal: Journal,
         specs: tuple[ArraySpec, ...],
         listeners: Iterable[Listener] = (),
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._grid, self._plan, self._journal, self._specs = grid, plan, journal, specs
-        self._listeners = list(listeners)
+        self._listeners, self._stopped = list(listeners), stopped
         self._nodes: dict[str, int] = {}
         self._announced: dict[str, SiteReport] = {}
         self._refused: dict[int, Participation] = {}
@@ -76,7 +78,8 @@ class Coordinator:
         run that can be resumed.
         """
         self._tell("run_started", self._plan, min(state.round, self._plan.rounds))
-        self._gather()
+        if state.round <= self._plan.rounds:
+            self._gather()
         records = list(state.records)
         weights, optimizer, digest = state.weights, state.optimizer, arrays_sha256(state.weights)
         trainable = {spec.name for spec in self._specs if spec.trainable}
@@ -113,7 +116,12 @@ class Coordinator:
             [current.updates[s] for s in sites],
             [float(current.reports[s].patients) for s in sites],
         )
-        return apply(self._plan.method.server_optimizer, weights, common, optimizer, trainable.__contains__)
+        moved, state = apply(self._plan.method.server_optimizer, weights, common, optimizer, trainable.__contains__)
+        if not all(np.isfinite(a).all() for a in moved.values() if np.issubdtype(a.dtype, np.floating)):
+            raise NotFiniteError(
+                "The combined weights are not finite.", fix="Lower method.server_optimizer.lr or training.optimizer.lr."
+            )
+        return moved, state
 
     def _record(self, current: _Round, arriving: str, digest: str) -> RoundRecord:
         sites = sorted(current.reports)
@@ -146,6 +154,21 @@ class Coordinator:
         written, self._written = self._written, None
         self._tell("round_done", written.result())
 
+    def _look_up(self) -> None:
+        """Between replies: has the last round reached the disk, does anybody want the run to stop?
+
+        Raises InterruptedRunError if so.
+        """
+        self._settle(only_if_done=True)
+        if self._stopped():
+            raise InterruptedRunError("The run was stopped.", fix="It can be resumed.")
+
+    def _rest(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._look_up()
+            time.sleep(min(left, _FIRST_PAUSE_S))
+
     def _is_better(self, record: RoundRecord, earlier: list[RoundRecord]) -> bool:
         """Whether the weights that arrived in this round are the best so far by the pooled validation metric."""
         best = best_round(self._plan.task.name, [*earlier, record])
@@ -175,7 +198,7 @@ class Coordinator:
             if left <= 0:
                 raise self._below_quorum(current)
             self._tell("waiting_for_quorum", current.number, have, rules.quorum)
-            time.sleep(min(left, _LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0**current.attempts))
+            self._rest(min(left, _LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(current.attempts, 10)))
 
     def _collect(self, current: _Round, weights: ArrayRecord, arriving: str) -> None:
         question = Question(
@@ -186,8 +209,8 @@ class Coordinator:
             weights,
         )
         targets = {s: self._nodes[s] for s in self._plan.sites if s in self._nodes and s not in current.reports}
-        announced = {site: report.patients for site, report in self._announced.items()}
-        for answered in ask(self._grid, question, targets, announced, lambda: self._settle(only_if_done=True)):
+        announced = {site: (report.patients, report.cohort_sha256) for site, report in self._announced.items()}
+        for answered in ask(self._grid, question, targets, announced, self._look_up):
             site, reply = answered.target, answered.reply
             current.states[site] = answered.participation
             if reply is not None:
@@ -211,10 +234,13 @@ class Coordinator:
                 report = read_report(file.metadata["report"])
             except ReplyError:
                 continue
-            if report.plan_sha256 == self._plan.sha256() and report.patients == self._announced[site].patients:
+            now = self._announced[site]
+            same = (report.patients, report.cohort_sha256) == (now.patients, now.cohort_sha256)
+            if report.plan_sha256 == self._plan.sha256() and same:
                 current.reports[site], current.updates[site] = report, file
+                size = file.path.stat().st_size
                 current.states[site] = Participation(
-                    site, "took_part", patients=report.patients, seconds=report.seconds
+                    site, "took_part", patients=report.patients, seconds=report.seconds, bytes_up=size
                 )
 
     def _participation(self, current: _Round) -> tuple[Participation, ...]:
@@ -243,25 +269,37 @@ class Coordinator:
             self._discover(again=False)
             if len(self._nodes) + len(self._refused) >= len(self._plan.sites) or time.monotonic() >= until:
                 return
-            time.sleep(_FIRST_PAUSE_S)
+            self._rest(_FIRST_PAUSE_S)
 
     def _discover(self, *, again: bool) -> None:
         """Say hello to nodes that are not known yet; `again`: also to those that refused before."""
-        known = set(self._nodes.values()) | (set() if again else set(self._refused))
+        lasting = {node for node, p in self._refused.items() if p.status not in ("lost", "deadline")}
+        known = set(self._nodes.values()) | (set() if again else lasting)
         if len(self._nodes) == len(self._plan.sites):
             return
         targets = {f"node-{node}": node for node in self._grid.get_node_ids() if node not in known}
+        names: Mapping[int, str] = getattr(self._grid, "names", {})
         question = Question("hello", 0, self._plan)
-        for answered in ask(self._grid, question, targets, {}, lambda: self._settle(only_if_done=True)):
-            node, site = targets[answered.target], answered.claims
+        for answered in ask(self._grid, question, targets, {}, self._look_up):
+            node = targets[answered.target]
+            site = answered.claims or names.get(node, "")
             if answered.reply is None:
                 self._refused[node] = replace(answered.participation, site=site)
+            elif self._changed(site, answered.reply.report):
+                self._refused[node] = Participation(
+                    site, "rejected", "EFL302", "The site's cohort has changed since the run began."
+                )
             elif site in self._plan.sites and site not in self._nodes:
                 self._refused.pop(node, None)
                 self._nodes[site], self._announced[site] = node, answered.reply.report
                 report = answered.reply.report
                 self._journal.keep_site(site, report.patients, report.quarantined, report.cohort_sha256)
                 self._tell("site_ready", site, report.patients, report.quarantined)
+
+    def _changed(self, site: str, report: SiteReport) -> bool:
+        """Whether a site's cohort is another one than when this run began; its splits could then mix."""
+        before = self._journal.sites().get(site)
+        return before is not None and before["cohort_sha256"] != report.cohort_sha256
 
     def _tell(self, event: str, *values: Any) -> None:
         for listener in self._listeners:

@@ -16,12 +16,15 @@ from eucaim_fl.federation.local_grid import DEADLINE, LOST
 from eucaim_fl.federation.messages import Refusal, Reply, instruction_content, read_reply
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec, Participation
+from eucaim_fl.site.report import SiteReport, allowed_metrics
 from eucaim_fl.validation.pooling import check_metrics
 
 __all__ = ["Answered", "Question", "ask"]
 
 _POLL_S = 0.25
 _PULL_AT_ONCE = 8
+_LARGEST_CHANGE = 1e9
+_LARGEST_MM = 1e6
 _TYPES = {"hello": "query", "round": "train", "final": "evaluate"}
 
 
@@ -53,25 +56,29 @@ def ask(
     grid: Grid,
     question: Question,
     targets: Mapping[str, int],
-    announced: Mapping[str, int],
+    announced: Mapping[str, tuple[int, str]],
     meanwhile: Callable[[], Any] = lambda: None,
 ) -> Iterator[Answered]:
     """Send one question to all targets (name → node id), yield answers as they arrive.
 
     Ends when all have answered or `round_deadline_s` is over; those that did not answer are yielded as such, and a
-    grid that can end a silent process does. announced: site → training patients that it said at hello.
+    grid that can end a silent process does. announced: site → training patients and cohort fingerprint, as said at
+    hello.
     meanwhile: called about four times a second.
     """
     content = instruction_content(question.plan.canonical_json(), question.round, question.weights)
     size = sum(len(a.data) for a in question.weights.values()) if question.weights is not None else 0
-    messages = [
-        Message(content, node, _TYPES[question.kind], group_id=str(question.round)) for node in targets.values()
-    ]
     deadline_s = question.plan.participation.round_deadline_s
+    messages = [
+        Message(content, node, _TYPES[question.kind], group_id=str(question.round), ttl=deadline_s)
+        for node in targets.values()
+    ]
+    # A grid that itself ends what is too slow counts from when a site starts, not from when it is queued.
+    patience_s = deadline_s * (len(targets) + 1) if getattr(grid, "keeps_deadlines", False) else deadline_s
     sent = time.monotonic()
     pending = dict(zip(grid.push_messages(messages), targets, strict=True)) if messages else {}
     del messages
-    while pending and (left := deadline_s - (time.monotonic() - sent)) > 0:
+    while pending and (left := patience_s - (time.monotonic() - sent)) > 0:
         _pause(grid, min(_POLL_S, left))
         identifiers = list(pending)
         for start in range(0, len(identifiers), _PULL_AT_ONCE):
@@ -112,7 +119,7 @@ def _pause(grid: Grid, seconds: float) -> None:
         time.sleep(seconds)
 
 
-def _judge(target: str, question: Question, announced: Mapping[str, int], message: Message) -> Answered:
+def _judge(target: str, question: Question, announced: Mapping[str, tuple[int, str]], message: Message) -> Answered:
     """Whether an answer counts, and if not, why."""
     if message.has_error():
         code = message.error.code
@@ -135,7 +142,7 @@ def _judge(target: str, question: Question, announced: Mapping[str, int], messag
     return Answered(target, took_part, reply, reply.report.site)
 
 
-def _check(target: str, question: Question, announced: Mapping[str, int], reply: Reply) -> None:
+def _check(target: str, question: Question, announced: Mapping[str, tuple[int, str]], reply: Reply) -> None:
     """Raises ReplyError if a well-formed reply is not the answer to what was asked."""
     report = reply.report
     asked = (question.plan.sha256(), question.kind, question.round)
@@ -145,13 +152,36 @@ def _check(target: str, question: Question, announced: Mapping[str, int], reply:
         return
     if report.site != target:
         raise ReplyError("The reply bears another site's name.")
-    if report.patients < 1 or report.patients != announced.get(target):
-        raise ReplyError("The number of patients is not the one that the site announced.")
+    if report.patients < 1 or (report.patients, report.cohort_sha256) != announced.get(target):
+        raise ReplyError("The patients are not those that the site announced: its cohort has changed.")
     if question.kind == "round" and not reply.update:
         raise ReplyError("The reply holds no update.")
-    classes = len(question.plan.task.classes) if question.plan.task.name == "classification" else None
-    for metrics in report.metrics:
-        check_metrics(metrics.plain(), classes=classes)
+    _check_metrics(question, report)
     for name, array in reply.update.items():
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        if not np.issubdtype(array.dtype, np.floating) or not array.size:
+            continue
+        largest = float(np.abs(array).max())
+        if not np.isfinite(largest):
             raise ReplyError(f"Array '{name}' of the update is not finite.")
+        if largest > _LARGEST_CHANGE:
+            raise ReplyError(f"Array '{name}' of the update changes a weight by more than {_LARGEST_CHANGE:g}.")
+
+
+def _check_metrics(question: Question, report: SiteReport) -> None:
+    """Raises ReplyError if metrics are not those that were asked for, or can't be true."""
+    plan = question.plan
+    classes = len(plan.task.classes) if plan.task.name == "classification" else None
+    splits = [metrics.split for metrics in report.metrics]
+    wanted = {"validation"} if question.kind == "round" else {"validation", "test"}
+    if len(set(splits)) != len(splits) or not set(splits) <= wanted:
+        raise ReplyError("The reply measures other patients than were asked for.")
+    for metrics in report.metrics:
+        if not {*metrics.values, *metrics.sums} <= allowed_metrics(plan):
+            raise ReplyError("The reply holds metrics that the plan does not ask for.")
+        if any(not 0 <= v <= (_LARGEST_MM if n.startswith("hd95") else 2) for n, v in metrics.values.items()):
+            raise ReplyError("A metric of the reply is out of its range.")
+        for name, sums in metrics.sums.items():
+            moments = name != "confusion" and not name.startswith("scores_")
+            if moments and len(sums) == 3 and sums[1] > sums[0] * (_LARGEST_MM if name.startswith("hd95") else 2):
+                raise ReplyError("A metric of the reply is out of its range.")
+        check_metrics(metrics.plain(), classes=classes)

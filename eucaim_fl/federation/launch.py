@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context, RecordDict
 
@@ -15,6 +16,7 @@ from eucaim_fl.config import FederationConfig
 from eucaim_fl.errors import ConfigError
 from eucaim_fl.federation import server_app
 from eucaim_fl.federation.local_grid import CLIENT_APP, LocalGrid
+from eucaim_fl.sitefile import data_root
 
 __all__ = ["launch"]
 
@@ -28,12 +30,12 @@ def launch(
     Raises what the ServerApp raises; ConfigError if Ray is asked for and not installed.
     """
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    files = [site_files[name] for name in sorted(site_files)]
+    ordered = dict(sorted(site_files.items()))
     if federation.engine == "ray":
-        _on_ray(folder, files)
+        _on_ray(folder, list(ordered.values()))
         return
-    workers = federation.workers or min(len(os.sched_getaffinity(0)), len(files))
-    grid = LocalGrid(files, workers, app=client_app, log_file=folder / "sites.log")
+    workers = federation.workers or min(len(os.sched_getaffinity(0)), len(ordered))
+    grid = LocalGrid(ordered, workers, app=client_app, log_file=folder / "sites.log")
     try:
         context = Context(
             run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={"run-folder": str(folder)}
@@ -53,16 +55,27 @@ def _on_ray(folder: Path, files: list[Path]) -> None:
 
     from eucaim_fl.federation import client_app
 
-    os.environ["EUCAIM_FL_SITE_FILES"] = json.dumps([str(path) for path in files])
-    os.environ[server_app.RUN_FOLDER_VARIABLE] = str(folder)
+    told = {
+        "EUCAIM_FL_SITE_FILES": json.dumps([str(path) for path in files]),
+        "EUCAIM_FL_DATA": str(data_root().absolute()),
+        server_app.RUN_FOLDER_VARIABLE: str(folder),
+    }
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    backend: dict[str, Any] = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 0},
+        "init_args": {"logging_level": 50, "runtime_env": {"env_vars": told}},
+    }
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            run_simulation(
-                server_app=server_app.app,
-                client_app=client_app.app,
-                num_supernodes=len(files),
-                backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0}, "init_args": {"logging_level": 50}},
-            )
+            run_simulation(server_app.app, client_app.app, len(files), backend_config=backend)
     finally:
-        del os.environ["EUCAIM_FL_SITE_FILES"], os.environ[server_app.RUN_FOLDER_VARIABLE]
+        server_app.stopping.set()
+        with server_app.running:  # the app's thread does not hear Ctrl-C; the run folder is its until it ends
+            server_app.stopping.clear()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

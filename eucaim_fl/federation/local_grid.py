@@ -6,11 +6,12 @@ something arrived, `cancel` ends a process that does not answer.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -31,33 +32,39 @@ CLIENT_APP = "eucaim_fl.federation.client_app:app"
 LOST, DEADLINE = 9001, 9002
 """Codes of the errors with which this grid answers for a process that ended, or was ended for its silence."""
 _RUN_ID = 1
+_log = logging.getLogger("eucaim_fl.federation")
 
 
 @dataclass
 class _Worker:
     """A process, our end of its pipe, and the exchange it is in (message and the thread that carries it).
 
-    known: nodes it has worked for, whose cohorts it has open.
+    known: nodes it has worked for, whose cohorts it has open. since: when it was given its message (monotonic).
     """
 
     process: ForkServerProcess
     pipe: Connection
     message: Message | None = None
     carrier: threading.Thread | None = None
+    since: float = 0.0
     known: set[int] = field(default_factory=set)
 
 
 class LocalGrid(Grid):
-    """Nodes 1 … n are the given site files, in their order; `workers` of them are at work at a time.
+    """Nodes 1 … n are the given site files (by site name), in their order; `workers` of them are at work at a time.
 
     A message to a node whose process dies is answered by an error with code LOST, and another process takes its
     place. A process that neither reads nor answers blocks nobody: each exchange is carried by a thread of its own.
     A worker gets its next message when the caller waits or pulls, so unread replies are at most as many as workers.
     """
 
-    def __init__(self, site_files: Iterable[Path], workers: int, *, app: str = CLIENT_APP, log_file: Path) -> None:
+    keeps_deadlines = True
+    """A message's `ttl` counts from when a process starts on it: a slow site costs its own time, not the others'."""
+
+    def __init__(self, site_files: Mapping[str, Path], workers: int, *, app: str = CLIENT_APP, log_file: Path) -> None:
+        self.names = dict(enumerate(site_files, start=1))
         self._nodes: dict[int, dict[str, str]] = {
-            number: {"site-file": str(path)} for number, path in enumerate(site_files, start=1)
+            number: {"site-file": str(path)} for number, path in enumerate(site_files.values(), start=1)
         }
         self._app, self._log_file = app, log_file
         self._waiting: deque[Message] = deque()
@@ -131,6 +138,7 @@ class LocalGrid(Grid):
         try:
             worker, message, reply = self._arrived.get(timeout=timeout) if timeout > 0 else self._arrived.get_nowait()
         except queue.Empty:
+            self._end_overdue()
             return
         if worker.message is message:
             if reply is None:
@@ -138,7 +146,18 @@ class LocalGrid(Grid):
             else:
                 worker.message = None
                 self._replies[message.metadata.message_id] = reply
+        self._end_overdue()
         self._dispatch()
+
+    def _end_overdue(self) -> None:
+        """End processes that are longer at a message than its `ttl` allows, and answer for them."""
+        now, overdue = time.monotonic(), False
+        for worker in self._workers:
+            if worker.message is not None and now - worker.since > worker.message.metadata.ttl:
+                self._replace(worker, DEADLINE, "The site did not answer in time.")
+                overdue = True
+        if overdue:
+            self._dispatch()
 
     def cancel(self, message_ids: Iterable[str]) -> None:
         """Give up on messages: those not started are dropped, those at work lose their process."""
@@ -175,7 +194,7 @@ class LocalGrid(Grid):
             )
             message = self._waiting[index]
             del self._waiting[index]
-            worker.message = message
+            worker.message, worker.since = message, time.monotonic()
             worker.known.add(message.metadata.dst_node_id)
             worker.carrier = threading.Thread(target=self._carry, args=(worker, worker.pipe, message), daemon=True)
             worker.carrier.start()
@@ -186,9 +205,12 @@ class LocalGrid(Grid):
         try:
             wire.send(pipe, message, {"node_config": self._nodes[message.metadata.dst_node_id]})
             reply, _, _ = wire.receive(pipe)
-        except (EOFError, OSError, ValueError):
-            reply = None
-        self._arrived.put((worker, message, reply))
+        except (EOFError, OSError):
+            pass  # the process is gone
+        except Exception:  # noqa: BLE001  the caller must hear of it, whatever it is
+            _log.exception("a reply could not be received")
+        finally:
+            self._arrived.put((worker, message, reply))
 
     def _end(self, worker: _Worker) -> None:
         worker.process.kill()

@@ -197,7 +197,7 @@ def _pictures(record: ArrayRecord) -> NDArray[np.uint8]:
     if set(record) != {"pictures"} or record["pictures"].dtype != "uint8":
         raise ReplyError("The pictures are not pictures.")
     array = record["pictures"]
-    if len(array.shape) != 4 or array.shape[-1] != 3 or len(array.data) > _LARGEST_PICTURES_BYTES:
+    if len(array.shape) != 4 or array.shape[-1] != 3 or 0 in array.shape or len(array.data) > _LARGEST_PICTURES_BYTES:
         raise ReplyError("The pictures have a shape or size that is not accepted.")
     return _checked("pictures", array, ReplyError)
 

@@ -1,6 +1,6 @@
 """Worker processes: forked from one warm server that has torch and MONAI loaded, so that a new one starts at once.
 
-They end with their parent, ignore Ctrl-C (the parent decides), and never write to its terminal.
+They end with their parent and ignore Ctrl-C (the parent decides).
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
-__all__ = ["call", "context", "cool_down", "start_process", "tie_to_parent", "warm_up"]
+from eucaim_fl.errors import WorkerError
+
+__all__ = ["call", "context", "cool_down", "end_calls", "start_process", "tie_to_parent", "warm_up"]
 
 _PRELOAD = ["eucaim_fl.federation.preload", "eucaim_fl.federation.client_app", "eucaim_fl.federation.worker"]
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+_calls: set[ForkServerProcess] = set()
 
 
 def context() -> ForkServerContext:
@@ -91,18 +96,30 @@ def _run(target: str, args: tuple[Any, ...], pipe: Connection) -> None:
 def call(target: str, *args: Any) -> Any:
     """Call `module:function` in a fresh worker process and return its value (own, trusted code and values only).
 
-    Raises what the function raised; RuntimeError if the process ended without an answer.
+    Raises what the function raised; WorkerError if the process ended without an answer.
     """
     here, there = context().Pipe(duplex=False)
     process = start_process(_run, target, args, there)
+    _calls.add(process)
     there.close()
     try:
         good, value = here.recv()
     except EOFError:
-        raise RuntimeError(f"the process for {target} ended without an answer") from None
+        raise WorkerError(
+            "A process of this machine ended without an answer.",
+            fix="Look whether memory was short.",
+            local_detail=target,
+        ) from None
     finally:
+        _calls.discard(process)
         here.close()
         process.join(5)
     if not good:
         raise value
     return value
+
+
+def end_calls() -> None:
+    """End all processes that `call` waits for in other threads, which then raise WorkerError."""
+    for process in list(_calls):
+        process.kill()

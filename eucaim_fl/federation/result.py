@@ -78,14 +78,12 @@ def _metrics(record: RoundRecord, split: str) -> dict[str, Any]:
 def best_round(task: str, records: Sequence[RoundRecord]) -> RoundRecord | None:
     """The round whose arriving weights have the best pooled validation metric, the first of equals; None without any.
 
-    The metric is the task's first choice among those that every round has.
+    The metric is the task's first choice among those that any round has; rounds without it do not count.
     """
-    scored = [r for r in records if r.pooled.get("validation")]
+    found = {name for r in records for name in r.pooled.get("validation", {})}
+    metric, direction = better(task, found)
+    scored = [r for r in records if metric in r.pooled.get("validation", {})]
     if not scored:
-        return None
-    common = set.intersection(*({*r.pooled["validation"]} for r in scored))
-    metric, direction = better(task, common)
-    if metric not in common:
         return None
     sign = -1.0 if direction == "max" else 1.0
     return min(scored, key=lambda r: (sign * r.pooled["validation"][metric], r.round))

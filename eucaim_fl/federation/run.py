@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +27,7 @@ from eucaim_fl.federation.result import make_result
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import RoundRecord
 from eucaim_fl.registry import suggestion
+from eucaim_fl.sitefile import data_root
 from eucaim_fl.tracking.journal import Journal
 from eucaim_fl.tracking.provenance import collect
 from eucaim_fl.tracking.sidecar import Event, Sidecar, TrackingOutcome
@@ -58,6 +61,7 @@ def create_run(config: ExperimentConfig, plan: FederationPlan, site_files: Mappi
         recipe = {**config.model_dump(mode="json"), "runs_dir": str(runs)}
         recipe["sites"] = [str(path) for path in site_files.values()]
         write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False).encode())
+        write_json(folder / "launch.json", {"data_root": str(data_root().absolute())})
         write_atomically(folder / "plan.json", plan.canonical_json().encode())
     except JournalError:
         for path in folder.iterdir():
@@ -87,7 +91,7 @@ def read_recipe(folder: Path) -> tuple[ExperimentConfig, FederationPlan]:
     try:
         values = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
         plan = read_plan((folder / "plan.json").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         raise RunNotFoundError("The run folder holds no readable recipe.", local_detail=str(folder)) from None
     return parse(ExperimentConfig, values, "The run's recipe"), plan
 
@@ -129,25 +133,28 @@ def execute(
 ) -> tuple[dict[str, Any], TrackingOutcome | None]:
     """Bring a run to its end from where its journal stands: result.json, report.html, models, MLflow.
 
+    A run that is already complete is only logged again.
     Returns the content of result.json and what became of the tracking (None if it is off).
     Raises RunFolderBusyError if another process works in it, InterruptedRunError after Ctrl-C, and what `launch`
     raises; in all cases the run can be resumed.
     """
     started = time.monotonic()
     with exclusive(folder), _stop_signals():
-        warm_up()
-        importlib.import_module("eucaim_fl.validation.report")  # for the end; now the workers' server is waited for
         sidecar: Sidecar | None = None
-        if config.tracking.enabled:
-            sidecar = Sidecar(folder, config.tracking, config.runs_dir, context=context())
-            sidecar.start()
-        heard = (*listeners, _Notifier(sidecar)) if sidecar else listeners
         try:
-            write_json(folder / "status.json", {"state": "running"})
-            with listening(*heard):
-                launch(folder, config.federation, site_files, client_app)
-            result = _finish(folder, time.monotonic() - started)
-            write_json(folder / "status.json", {"state": "finished"})
+            warm_up()
+            importlib.import_module("eucaim_fl.validation.report")  # for the end; now the workers' server is waited for
+            if config.tracking.enabled:
+                sidecar = Sidecar(folder, config.tracking, config.runs_dir, context=context())
+                sidecar.start()
+            result = _finished(folder)
+            if result is None:
+                _remember_data_root(folder)
+                write_json(folder / "status.json", {"state": "running"})
+                with listening(*listeners, *([_Notifier(sidecar)] if sidecar else [])):
+                    launch(folder, config.federation, site_files, client_app)
+                result = _finish(folder, time.monotonic() - started)
+                write_json(folder / "status.json", {"state": "finished"})
         except KeyboardInterrupt:
             _give_up(folder, "interrupted", sidecar)
             raise InterruptedRunError(
@@ -164,6 +171,22 @@ def execute(
             sidecar.send(Event("finished"))
             outcome = sidecar.close(_TRACKING_PATIENCE_S)
         return result, outcome
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The result of a run that is already complete: its provenance and timings are history and stay as they are."""
+    try:
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if (folder / "report.html").is_file() else None
+
+
+def _remember_data_root(folder: Path) -> None:
+    """Relative cohort folders mean what they meant when the run began, wherever it is resumed from."""
+    with suppress(OSError, ValueError, KeyError):
+        known = json.loads((folder / "launch.json").read_text(encoding="utf-8"))["data_root"]
+        os.environ.setdefault("EUCAIM_FL_DATA", str(known))
 
 
 def _give_up(folder: Path, state: Any, sidecar: Sidecar | None) -> None:
@@ -185,7 +208,7 @@ def _finish(folder: Path, wall_s: float) -> dict[str, Any]:
     fingerprints = {site: str(entry["cohort_sha256"]) for site, entry in sites.items()}
     provenance = collect(plan, cohort_fingerprints=fingerprints)
     write_json(folder / "provenance.json", provenance)
+    write_json(folder / "result.json", result)
     page = render(plan, records, result, journal.pictures(), provenance)
     write_atomically(folder / "report.html", page.encode())
-    write_json(folder / "result.json", result)
     return result

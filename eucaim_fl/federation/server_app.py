@@ -7,6 +7,7 @@ simulation engine hands over no run configuration; there the environment names i
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 from flwr.app import Context
@@ -20,11 +21,15 @@ from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import ArraySpec
 from eucaim_fl.tracking.journal import Journal, JournalState
 
-__all__ = ["RUN_FOLDER_VARIABLE", "app"]
+__all__ = ["RUN_FOLDER_VARIABLE", "app", "running", "stopping"]
 
 RUN_FOLDER_VARIABLE = "EUCAIM_FL_RUN_FOLDER"
 
 app = ServerApp()
+stopping = threading.Event()
+"""Set by who launched the app in a thread that Ctrl-C does not reach: the run ends at its next look, resumable."""
+running = threading.Lock()
+"""Held while the app runs."""
 
 
 @app.main()
@@ -40,7 +45,8 @@ def main(grid: Grid, context: Context) -> None:
         raise RunNotFoundError("The run folder holds no plan.", local_detail=str(folder)) from None
     journal = Journal(folder)
     state = journal.load() or _begin(journal, plan)
-    Coordinator(grid, plan, journal, state.specs, listeners()).run(state)
+    with running:
+        Coordinator(grid, plan, journal, state.specs, listeners(), stopping.is_set).run(state)
 
 
 def _begin(journal: Journal, plan: FederationPlan) -> JournalState:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from multiprocessing.connection import Connection
 
 from flwr.app import Context, RecordDict
@@ -15,8 +16,15 @@ __all__ = ["serve"]
 
 
 def serve(pipe: Connection, app: str, log_file: str) -> None:
-    """Answer messages until the pipe closes. app: `module:attribute` of the installed ClientApp."""
+    """Answer messages until the pipe closes. app: `module:attribute` of the installed ClientApp.
+
+    log_file: takes the log, and whatever libraries print: their warnings may quote values of a file.
+    """
     tie_to_parent()
+    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
     handler = logging.FileHandler(log_file, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)

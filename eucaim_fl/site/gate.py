@@ -9,8 +9,9 @@ import numpy as np
 from eucaim_fl.arrays import Array
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec
+from eucaim_fl.site.disclosure import small_class
 from eucaim_fl.site.node import Answer
-from eucaim_fl.site.report import MetricsRecord
+from eucaim_fl.site.report import MetricsRecord, allowed_metrics
 from eucaim_fl.sitefile import ReleaseConfig
 
 __all__ = ["refusals"]
@@ -52,6 +53,8 @@ def _people(answer: Answer, release: ReleaseConfig) -> list[str]:
         reasons.append("a metric over fewer patients than the site's minimum")
     if any(0 < people < release.minimum_metric_patients for m in answer.report.metrics for people in _defined(m)):
         reasons.append("a metric that is defined for fewer patients than the site's minimum")
+    if any(small_class(m.plain(), release.minimum_metric_patients) for m in answer.report.metrics):
+        reasons.append("figures by class with fewer patients of a class than the site's minimum")
     if any((m.values or m.sums) and m.patients == 0 for m in answer.report.metrics):
         reasons.append("a metric without patients")
     if answer.pictures is not None and release.data_is == "confidential":
@@ -64,17 +67,9 @@ def _defined(metrics: MetricsRecord) -> list[float]:
     return [sums[0] for name, sums in metrics.sums.items() if sums and name != "confusion" and "scores_" not in name]
 
 
-def _allowed(plan: FederationPlan) -> set[str]:
-    """Every name that a metric of the plan's task can have; with a free ending, a name could carry anything."""
-    if plan.task.name == "segmentation":
-        return {kind + end for kind in ("dice", "hd95_mm") for end in ("", *(f"_{name}" for name in plan.task.labels))}
-    scores = {f"scores_{k}_{side}" for k in range(len(plan.task.classes)) for side in ("negative", "positive")}
-    return {"auc", "balanced_accuracy", "brier", "confusion", *scores}
-
-
 def _metrics(answer: Answer, plan: FederationPlan, release: ReleaseConfig) -> list[str]:
     names = {name for m in answer.report.metrics for name in (*m.values, *m.sums)}
-    reasons = [] if names <= _allowed(plan) else ["a metric that is not on the list"]
+    reasons = [] if names <= allowed_metrics(plan) else ["a metric that is not on the list"]
     if not release.score_histograms and any(name.startswith("scores_") for name in names):
         reasons.append("score histograms, which the site file does not permit")
     return reasons

@@ -24,6 +24,7 @@ from eucaim_fl.models.networks import array_specs, build, get_arrays, set_arrays
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import ArraySpec, SiteMetrics, SplitName
 from eucaim_fl.seeding import derive_seed
+from eucaim_fl.site.disclosure import without_few
 from eucaim_fl.site.report import MetricsRecord, SiteReport
 from eucaim_fl.sitefile import ReleaseConfig, SiteFile, load_site_file
 from eucaim_fl.training.evaluation import evaluate, previews
@@ -82,7 +83,6 @@ class SiteNode:
             raise PlanError("The plan does not name this site.", fix="Add it to the recipe's sites.")
         if self.site.compute.device == "cuda" and not torch.cuda.is_available():
             raise SiteFileError("The site file asks for a GPU, but there is none.", fix="Set compute.device to cpu.")
-        torch.set_num_threads(self.site.compute.threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
         self.cohort: Cohort = open_cohort(self.site, plan)
         self._plan_json = plan.canonical_json()
@@ -98,6 +98,7 @@ class SiteNode:
         return self._network()[1]
 
     def _network(self) -> tuple[nn.Module, tuple[ArraySpec, ...]]:
+        torch.set_num_threads(self.site.compute.threads)  # the process may work for another site in between
         return _network(self._plan_json, self.site.compute.device)
 
     def hello(self) -> Answer:
@@ -148,7 +149,7 @@ class SiteNode:
         network = self._network()[0]
         histograms = self.release.score_histograms
         measured = evaluate(network, self.cohort.cases(split), self.plan, split, histograms=histograms)
-        return _without_few(measured, self.release.minimum_metric_patients)
+        return without_few(measured, self.release.minimum_metric_patients)
 
     def _report(
         self, kind: str, number: int, metrics: list[SiteMetrics] | None = None, seconds: float = 0.0
@@ -167,16 +168,6 @@ class SiteNode:
                 "prepare_seconds": round(self.prepare_seconds, 4),
             }
         )
-
-
-def _without_few(metrics: SiteMetrics, minimum: int) -> SiteMetrics:
-    """Without means that are defined for fewer patients than the minimum (a Dice of empty masks is not defined)."""
-    few = {n for n, sums in metrics.sums.items() if n in metrics.values and sums[0] < minimum}
-    return replace(
-        metrics,
-        values={n: v for n, v in metrics.values.items() if n not in few},
-        sums={n: v for n, v in metrics.sums.items() if n not in few},
-    )
 
 
 def _finite(metrics: SiteMetrics) -> SiteMetrics:

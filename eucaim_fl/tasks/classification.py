@@ -41,24 +41,29 @@ def training_example(
     return np.array(image, dtype=np.float32), np.array(case.target, dtype=np.int64)
 
 
-def _inputs(case: PreparedCase, plan: FederationPlan) -> Tensor:
+def _inputs(case: PreparedCase, plan: FederationPlan) -> NDArray[np.float32]:
     """What the network sees of a case: (slices, 1, *spatial) for a 2-D network, else (1, 1, *spatial)."""
-    image = torch.from_numpy(np.array(case.image(), dtype=np.float32))
-    inputs = image.permute(3, 0, 1, 2) if plan.task.spatial_dims == 2 else image[None]
+    image = case.image()
+    inputs = np.moveaxis(image, 3, 0) if plan.task.spatial_dims == 2 else image[None]
     size = plan.training.patch_voxels
     if size is None:
         return inputs
-    shape = tuple(inputs.shape[2:])
-    start = patch_start([n // 2 for n in shape], size, shape)
-    return torch.from_numpy(np.array(crop(inputs.numpy(), start, size)))
+    shape = inputs.shape[2:]
+    return crop(inputs, patch_start([n // 2 for n in shape], size, shape), size)
 
 
 @torch.no_grad()
-def _probabilities(network: nn.Module, group: Sequence[Tensor], largest: int) -> list[NDArray[np.float64]]:
+def _probabilities(
+    network: nn.Module, group: Sequence[NDArray[np.float32]], largest: int
+) -> Iterator[NDArray[np.float64]]:
     """Probabilities (classes,) of each case of a group with inputs of one shape."""
-    inputs = torch.cat(list(group)).to(next(network.parameters()).device)
-    rows = torch.cat([torch.softmax(network(batch).double(), dim=1) for batch in torch.split(inputs, largest)])
-    return [part.mean(dim=0).cpu().numpy() for part in torch.split(rows, [len(one) for one in group])]
+    inputs = torch.from_numpy(np.concatenate(group).astype(np.float32)).to(next(network.parameters()).device)
+    logits = torch.cat([network(batch) for batch in torch.split(inputs, largest)])
+    rows = torch.softmax(logits.double(), dim=1).cpu().numpy()
+    first = 0
+    for one in group:
+        yield rows[first : first + len(one)].mean(axis=0)
+        first += len(one)
 
 
 def predictions(
@@ -69,7 +74,7 @@ def predictions(
     A plan with patches is predicted on the central patch. Small cases share a batch of at most
     `training.inference_batch` images: one image at a time takes up to five times as long.
     """
-    largest, group = plan.training.inference_batch, list[Tensor]()
+    largest, group = plan.training.inference_batch, list[NDArray[np.float32]]()
     for case in cases:
         inputs = _inputs(case, plan)
         full = sum(len(one) for one in group) + len(inputs) > largest

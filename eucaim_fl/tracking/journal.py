@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,19 @@ def _boot() -> str:
         return ""
 
 
+@contextlib.contextmanager
+def _written(place: Path) -> Iterator[None]:
+    """Whatever the system refuses inside the block is a JournalError."""
+    try:
+        yield
+    except OSError as problem:
+        raise JournalError(
+            "A round can't be written into the journal.",
+            fix="Check the folder's permissions and the disk, then resume the run.",
+            local_detail=f"{place}: {problem}",
+        ) from None
+
+
 class Journal:
     """The journal of one run folder; the caller holds the folder's lock (`durable.exclusive`)."""
 
@@ -78,14 +91,20 @@ class Journal:
         Raises JournalError if the disk is full or can't be written; the round before is untouched then.
         """
         if better:
-            self._keep_best(record.round)
+            with _written(self._models):
+                self._keep_best(record.round)
         arrays = {"weights": weights, "optimizer": optimizer} if optimizer else {"weights": weights}
         self._commit(record.round, arrays, {"record.json": record.to_json()}, record.weights_sha256)
         shutil.rmtree(self.folder / "spool" / f"round-{record.round:04d}", ignore_errors=True)
-        for number in range(record.round - _KEEP_ROUNDS, 0, -1):
+        with _written(self._rounds):
+            self._let_go(record.round - _KEEP_ROUNDS)
+
+    def _let_go(self, newest: int) -> None:
+        """Remove the arrays of rounds up to `newest`; their records stay."""
+        for number in range(newest, 0, -1):
             stale = list(self._round(number).glob("*.safetensors"))
             if not stale:
-                break
+                return
             for path in stale:
                 path.unlink(missing_ok=True)
 
@@ -95,23 +114,18 @@ class Journal:
         part = self._rounds / f".round-{number:04d}.part"
         target = self._round(number)
         try:
-            for leftover in (part, target):
-                if leftover.exists():
-                    shutil.rmtree(leftover)
-            for name, named in arrays.items():
-                write_atomically(part / f"{name}.safetensors", encode_arrays(named))
-            digests = {name: arrays_sha256(named) for name, named in arrays.items() if name != "weights"}
-            for name, value in values.items():
-                write_json(part / name, value)
-            write_json(part / "digests.json", {**digests, "weights": digest})
-            part.rename(target)
-            flush_folder(self._rounds)
-        except OSError as problem:
-            raise JournalError(
-                "A round can't be written into the journal.",
-                fix="Check the folder's permissions and the disk, then resume the run.",
-                local_detail=f"{target}: {problem}",
-            ) from None
+            with _written(target):
+                for leftover in (part, target):
+                    if leftover.exists():
+                        shutil.rmtree(leftover)
+                for name, named in arrays.items():
+                    write_atomically(part / f"{name}.safetensors", encode_arrays(named))
+                digests = {name: arrays_sha256(named) for name, named in arrays.items() if name != "weights"}
+                for name, value in values.items():
+                    write_json(part / name, value)
+                write_json(part / "digests.json", {**digests, "weights": digest})
+                part.rename(target)
+                flush_folder(self._rounds)
         finally:
             if part.exists():
                 shutil.rmtree(part, ignore_errors=True)
@@ -154,10 +168,15 @@ class Journal:
         specs_file = self._round(0) / "specs.json"
         if not specs_file.exists():
             return None
-        specs = tuple(
-            ArraySpec(s["name"], tuple(s["shape"]), s["dtype"], s["trainable"])
-            for s in json.loads(specs_file.read_text())
-        )
+        try:
+            specs = tuple(
+                ArraySpec(s["name"], tuple(s["shape"]), s["dtype"], s["trainable"])
+                for s in json.loads(specs_file.read_text())
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            raise JournalError(
+                "The journal's list of arrays is damaged.", fix="Start a new run.", local_detail=str(specs_file)
+            ) from None
         records = self.records()
         for number in range(len(records), -1, -1):
             try:
@@ -168,8 +187,9 @@ class Journal:
             except (OSError, ValueError, JournalError) as problem:
                 _log.warning("round %d can't be used: %s", number, problem)
                 continue
-            for later in range(number + 1, len(records) + 1):
-                shutil.rmtree(self._round(later), ignore_errors=True)
+            for later in self._rounds.glob("round-*"):
+                if later > self._round(number):
+                    shutil.rmtree(later, ignore_errors=True)
             return JournalState(number, specs, loaded["weights"], loaded.get("optimizer", {}), records[:number])
         raise JournalError(
             "No completed round of this run can be read.", fix="Start a new run.", local_detail=str(self._rounds)

@@ -15,7 +15,7 @@ from rich.console import Console
 from eucaim_fl.cli import cli
 from eucaim_fl.cli.compare import command as compare_command
 from eucaim_fl.cli.prepare import ensure_prepared
-from eucaim_fl.errors import RecipeError
+from eucaim_fl.errors import CohortError, RecipeError
 from eucaim_fl.plan import read_plan
 
 
@@ -93,7 +93,7 @@ class TestErrors:
         (tmp_path / "demo").mkdir()
         (tmp_path / "demo" / "thesis.txt").write_text("dear to somebody")
         config = recipe([hospital("a")], prepare="demo")
-        with pytest.raises(RecipeError, match="something else"):
+        with pytest.raises(CohortError, match="demo"):
             ensure_prepared(config, Console())
         assert (tmp_path / "demo" / "thesis.txt").exists()
 

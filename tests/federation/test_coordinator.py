@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message
 
-from eucaim_fl.errors import JournalError, QuorumError
+from eucaim_fl.errors import InterruptedRunError, JournalError, QuorumError
 from eucaim_fl.federation.coordinator import Coordinator
 from eucaim_fl.federation.local_grid import LOST
 from eucaim_fl.federation.messages import refusal_content, reply_content
@@ -119,6 +119,28 @@ def impossible_metrics(message, reply):
     return reply
 
 
+def rewritten(old, new):
+    """A fault that changes the report's text."""
+
+    def how(message, reply):
+        record = reply.content.config_records["report"]
+        assert old in record["json"]
+        record["json"] = record["json"].replace(old, new, 1)
+        return reply
+
+    return how
+
+
+def huge_change(message, reply):
+    from eucaim_fl.federation.messages import to_record
+
+    reply.content["update"] = to_record({"w": np.full(3, 2e38, np.float32), "count": np.array(2)})
+    return reply
+
+
+ENTRY = '{"split":"validation","patients":5,"values":{"dice":0.5},"sums":{"dice":[5.0,2.5,1.25]},"withheld":""}'
+
+
 def says_no(message, reply):
     return Message(refusal_content("EFL601", "The training loss is not finite."), reply_to=message)
 
@@ -136,11 +158,38 @@ class TestFaultySites:
             (another_name, "rejected", "EFL302"),
             (more_patients, "rejected", "EFL302"),
             (impossible_metrics, "rejected", "EFL302"),
+            (huge_change, "rejected", "EFL302"),
+            (rewritten('"patients":10,', '"patients":100000000000000000,'), "rejected", "EFL302"),
+            (rewritten('"seconds":0.0', '"seconds":1.7e308'), "rejected", "EFL302"),
+            (rewritten('"train_loss":null', '"train_loss":1.7e308'), "rejected", "EFL302"),
+            (rewritten(ENTRY, f"{ENTRY},{ENTRY}"), "rejected", "EFL302"),
+            (rewritten('"split":"validation"', '"split":"test"'), "rejected", "EFL302"),
+            (rewritten('"dice":0.5', '"dice":1000000.0'), "rejected", "EFL302"),
+            (rewritten('"dice":0.5', '"dice":0.5,"auc":0.5'), "rejected", "EFL302"),
+            (rewritten('"cohort_sha256":"0', '"cohort_sha256":"1'), "rejected", "EFL302"),
             (says_no, "error", "EFL601"),
             (lost, "lost", "EFL303"),
             (lambda message, reply: None, "deadline", "EFL303"),
         ],
-        ids=["nan", "foreign", "name", "patients", "metrics", "refuses", "lost", "silent"],
+        ids=[
+            "nan",
+            "foreign",
+            "name",
+            "patients",
+            "metrics",
+            "huge",
+            "people",
+            "seconds",
+            "loss",
+            "twice",
+            "split",
+            "range",
+            "unasked",
+            "cohort",
+            "refuses",
+            "lost",
+            "silent",
+        ],
     )
     def test_it_is_named_left_out_and_back_in_the_next_round(self, fakes, make_federation, how, status, code):
         plan, journal, state = make_federation("abc", rounds=3, federation={"round_deadline_s": 0.3})
@@ -170,6 +219,31 @@ class TestFaultySites:
         _, end = run(fakes, plan, journal, state, handler)
         missing = {p.site: p for p in end.records[0].participation}["c"]
         assert (missing.status, missing.code) == ("error", "EFL201")
+
+    def test_a_site_lost_at_hello_is_asked_again_in_the_next_round(self, fakes, make_federation):
+        plan, journal, state = make_federation("ab", rounds=2)
+        inner, hellos = fakes.honest(plan), []
+
+        def handler(site, message):
+            if site == "b" and message.metadata.message_type == "query":
+                hellos.append(1)
+                if len(hellos) < 3:
+                    return lost(message, None)
+            return inner(site, message)
+
+        grid = fakes.Grid(plan.sites, handler)
+        grid.names = {1: "a", 2: "b"}
+        Coordinator(grid, plan, journal, fakes.SPECS).run(state)
+        seen = [{p.site: p.status for p in r.participation}["b"] for r in journal.records()]
+        assert seen == ["lost", "took_part", "took_part"]
+
+    def test_a_cohort_that_changed_since_the_run_began_is_left_out_by_name(self, fakes, make_federation):
+        plan, journal, state = make_federation("ab", rounds=1)
+        journal.keep_site("b", 10, 0, "9" * 64)
+        _, end = run(fakes, plan, journal, state, fakes.honest(plan))
+        found = {p.site: p for p in end.records[0].participation}["b"]
+        assert found.status == "rejected"
+        assert "changed" in found.reason
 
     def test_a_second_node_with_the_name_of_a_known_site_is_not_asked(self, fakes, make_federation):
         plan, journal, state = make_federation("ab", rounds=1)
@@ -258,6 +332,22 @@ class TestJournalFaults:
         with pytest.raises(JournalError, match="disk is full"):
             Coordinator(fakes.Grid(plan.sites, fakes.honest(plan)), plan, journal, fakes.SPECS).run(state)
         assert journal.load().round == 1
+
+
+class TestStopping:
+    def test_somebody_elses_wish_ends_the_run_resumable(self, fakes, make_federation):
+        plan, journal, state = make_federation("ab", rounds=3)
+        wish = []
+
+        class Wish(Listener):
+            def round_done(self, record):
+                wish.append(1)
+
+        grid = fakes.Grid(plan.sites, fakes.honest(plan))
+        coordinator = Coordinator(grid, plan, journal, fakes.SPECS, [Wish()], lambda: bool(wish))
+        with pytest.raises(InterruptedRunError, match="stopped"):
+            coordinator.run(state)
+        assert journal.load().round >= 1
 
 
 class TestMemory:

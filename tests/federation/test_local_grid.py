@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from flwr.app import Message, RecordDict
 
+from eucaim_fl.errors import WorkerError
 from eucaim_fl.federation.local_grid import DEADLINE, LOST, LocalGrid
 from eucaim_fl.federation.processes import call, warm_up
 
@@ -23,7 +24,9 @@ def grid(tmp_path, monkeypatch):
     """Two echoing nodes; the app does what the message's name says (see apps/echo_app.py)."""
     monkeypatch.syspath_prepend(str(APPS))
     warm_up()
-    made = LocalGrid([tmp_path / "a.yaml", tmp_path / "b.yaml"], 2, app="echo_app:app", log_file=tmp_path / "sites.log")
+    made = LocalGrid(
+        {"a": tmp_path / "a.yaml", "b": tmp_path / "b.yaml"}, 2, app="echo_app:app", log_file=tmp_path / "sites.log"
+    )
     yield made
     made.close()
 
@@ -101,5 +104,5 @@ class TestCall:
             call("operator:truediv", 1, 0)
 
     def test_a_process_that_ends_without_an_answer_is_an_error(self):
-        with pytest.raises(RuntimeError, match="without an answer"):
+        with pytest.raises(WorkerError, match="without an answer"):
             call("os:_exit", 3)

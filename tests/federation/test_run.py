@@ -89,6 +89,15 @@ class TestOneSiteOfFourFails:
         assert "secret" not in everything
 
 
+class TestOneWorker:
+    def test_a_hanging_site_costs_its_own_deadline_and_not_the_others(self, four, recipe, faulty):
+        app = faulty(site="a", round=1, how="hang")
+        config = recipe(four, rounds=1, federation={"workers": 1, "round_deadline_s": 6.0})
+        result, _ = go(config, client_app=app)
+        first = {p["site"]: p["status"] for p in result["participation"][0]["sites"]}
+        assert first == {"a": "deadline", "b": "took_part", "c": "took_part", "d": "took_part"}
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -110,7 +119,7 @@ class TestResume:
         folder = create_run(config, resolved.plan, resolved.site_files)
         moments = random.Random(0)
         kills = 0
-        for _ in range(6):
+        for _ in range(4):
             process = subprocess.Popen(
                 [sys.executable, str(script), str(folder)],
                 start_new_session=True,
@@ -118,7 +127,7 @@ class TestResume:
                 stderr=subprocess.DEVNULL,
             )
             try:
-                process.wait(moments.uniform(3.0, 12.0))
+                process.wait(moments.uniform(1.0, 6.0))
                 break
             except subprocess.TimeoutExpired:
                 process.kill()  # the coordinator only: its workers must end by themselves
@@ -150,6 +159,13 @@ class TestResume:
         again, _ = go(config, folder)
         assert again["weights_sha256"] == first["weights_sha256"] == reference["weights_sha256"]
         assert again["metrics"] == first["metrics"]
+
+    def test_resuming_a_finished_run_leaves_its_history_alone(self, four, recipe):
+        config = recipe(four[:1], rounds=1)
+        _, folder = go(config)
+        before = {name: (folder / name).read_bytes() for name in ("provenance.json", "result.json", "report.html")}
+        go(config, folder)
+        assert {name: (folder / name).read_bytes() for name in before} == before
 
     def test_two_runs_at_once_over_one_folder_are_refused(self, four, recipe):
         class Greedy(Listener):
