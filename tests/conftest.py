@@ -32,7 +32,7 @@ def write_hospital(root: Path, name: str, patients: int = 12, seed: int = 0, **r
     rows = []
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in SIZE), indexing="ij"), axis=-1)
     for number in range(patients):
-        identifier = f"P{number:03d}"
+        identifier = f"PATIENT-{number:03d}"
         centre = np.array([rng.integers(5, 11), rng.integers(5, 11), rng.integers(1, 3)])
         distance = np.linalg.norm((grid - centre) * [1, 1, 2], axis=-1)
         mask = distance < rng.uniform(2.5, 4.0)

@@ -114,6 +114,11 @@ class TestWriteJson:
 
 
 class TestExclusive:
+    def test_a_folder_that_can_not_be_made_is_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(JournalError, match="can't be written"), exclusive(tmp_path / "file"):
+            pass
+
     def test_another_process_is_refused_until_the_first_one_ends(self, tmp_path: Path) -> None:
         folder = tmp_path / "run"
         with subprocess.Popen(
