@@ -23,10 +23,10 @@ demo: $(STAMP)  ## Build four demo hospitals and train over them.
 	@$(BIN)/eucaim-fl train experiment=demo
 
 test: $(STAMP)  ## Run the whole test suite.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 unit: $(STAMP)  ## Run the tests that start no processes.
-	$(BIN)/python -m pytest -m 'not federated'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not federated'
 
 lint: $(STAMP)  ## Run the linters and the type checker.
 	$(BIN)/ruff check .

@@ -49,7 +49,7 @@ def test_a_command_of_the_readme_exists_and_takes_its_words(page, words):
     context = group.make_context(words[-1], list(rest), resilient_parsing=False)
     overrides = [o for o in context.params.get("overrides", ()) if not o.startswith(("-", "resume="))]
     if any(o.startswith("experiment=") for o in overrides) and "resume=RUN" not in rest:
-        single = [re.sub(r"=(\d+)(,\d+)+$", r"=\1", o) for o in overrides]
+        single = [re.sub(r"=([^,\[]+),.*$", r"=\1", o) for o in overrides]
         resolve(compose(single))
 
 

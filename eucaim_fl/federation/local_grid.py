@@ -39,13 +39,15 @@ _log = logging.getLogger("eucaim_fl.federation")
 class _Worker:
     """A process, our end of its pipe, and the exchange it is in (message and the thread that carries it).
 
-    known: nodes it has worked for, whose cohorts it has open. since: when it was given its message (monotonic).
+    known: nodes it has worked for, whose cohorts it has open. ready: it has loaded what it needs.
+    since: when it started on its message (monotonic).
     """
 
     process: ForkServerProcess
     pipe: Connection
     message: Message | None = None
     carrier: threading.Thread | None = None
+    ready: bool = False
     since: float = 0.0
     known: set[int] = field(default_factory=set)
 
@@ -153,7 +155,7 @@ class LocalGrid(Grid):
         """End processes that are longer at a message than its `ttl` allows, and answer for them."""
         now, overdue = time.monotonic(), False
         for worker in self._workers:
-            if worker.message is not None and now - worker.since > worker.message.metadata.ttl:
+            if worker.message is not None and worker.ready and now - worker.since > worker.message.metadata.ttl:
                 self._replace(worker, DEADLINE, "The site did not answer in time.")
                 overdue = True
         if overdue:
@@ -186,6 +188,8 @@ class LocalGrid(Grid):
                 continue
             if not self._waiting:
                 return
+            if not worker.process.is_alive():  # it ended while idle, which is not the next site's fault
+                self._replace(worker, LOST, "")
             taken = {node for other in self._workers for node in other.known}
             nodes = [m.metadata.dst_node_id for m in self._waiting]
             index = next(
@@ -203,6 +207,9 @@ class LocalGrid(Grid):
         """One exchange, in a thread of its own: send, then wait for the reply; None if the process is gone."""
         reply: Message | None = None
         try:
+            if not worker.ready:
+                pipe.recv_bytes()  # it says when it has loaded its libraries; that time is not the site's
+                worker.since, worker.ready = time.monotonic(), True
             wire.send(pipe, message, {"node_config": self._nodes[message.metadata.dst_node_id]})
             reply, _, _ = wire.receive(pipe)
         except (EOFError, OSError):
@@ -227,4 +234,4 @@ class LocalGrid(Grid):
             self._replies[worker.message.metadata.message_id] = error
         fresh = self._new_worker()
         worker.process, worker.pipe = fresh.process, fresh.pipe
-        worker.message, worker.carrier, worker.known = None, None, set()
+        worker.message, worker.carrier, worker.known, worker.ready = None, None, set(), False

@@ -31,6 +31,7 @@ def serve(pipe: Connection, app: str, log_file: str) -> None:
     logging.getLogger("eucaim_fl").setLevel(logging.INFO)
     module, _, name = app.partition(":")
     client = getattr(importlib.import_module(module), name)
+    pipe.send_bytes(b"ready")
     while True:
         try:
             message, extra, _ = receive(pipe)

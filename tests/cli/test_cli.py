@@ -93,7 +93,7 @@ class TestErrors:
         (tmp_path / "demo").mkdir()
         (tmp_path / "demo" / "thesis.txt").write_text("dear to somebody")
         config = recipe([hospital("a")], prepare="demo")
-        with pytest.raises(CohortError, match="demo"):
+        with pytest.raises(CohortError, match="other files"):
             ensure_prepared(config, Console())
         assert (tmp_path / "demo" / "thesis.txt").exists()
 
