@@ -1,0 +1,63 @@
+"""Real scans, where they are at hand: EUCAIM_FL_SHARED_DATA, default ../shared/data beside the checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+
+from eucaim_fl.cohorts.dicom import read_series
+from eucaim_fl.cohorts.layouts import eucaim_tier3, nifti_csv
+from eucaim_fl.cohorts.lidc import ARCHIVE, write_lidc
+from eucaim_fl.errors import SeriesError
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("EUCAIM_FL_SHARED_DATA") or ROOT.parent / "shared" / "data")
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}; set EUCAIM_FL_SHARED_DATA")
+
+
+def series(part: str) -> list[Path]:
+    """Files of the first real prostate MR series whose folder name holds `part`."""
+    folders = sorted(p for p in (DATA / "prostatex").rglob("*") if p.is_dir() and part in p.name)
+    return sorted(folders[0].glob("*.dcm"))
+
+
+class TestProstateMr:
+    @pytest.mark.parametrize("part", ["t2tsesag", "t2tsetra", "t2tsecor"])
+    def test_a_siemens_series_lies_where_an_independent_reader_says(self, part: str) -> None:
+        files = series(part)
+        volume = read_series(files)
+        other = highdicom.get_volume_from_series([pydicom.dcmread(path) for path in files])
+        spots = np.array([[0, 0, 0], [3, 40, 50], [1, 7, 90]])  # slice, row, column of the other reader
+        places = other.map_indices_to_reference(spots) * [-1, -1, 1]  # LPS+ → RAS+
+        inverse = np.linalg.inv(volume.affine)
+        for spot, place in zip(spots, places, strict=True):
+            index = (inverse @ [*place, 1])[:3]
+            assert np.allclose(index, np.rint(index), atol=1e-3)
+            assert volume.array[tuple(np.rint(index).astype(int))] == other.array[tuple(spot)]
+
+    def test_a_series_with_a_missing_slice_is_refused(self) -> None:
+        files = sorted((DATA / "prostatex" / "ProstateX-0000-missing-slice").rglob("*.dcm"))
+        with pytest.raises(SeriesError, match="missing"):
+            read_series(files)
+
+
+class TestLidc:
+    def test_real_nodules_become_four_cohorts_without_a_shared_patient(self, tmp_path: Path) -> None:
+        few = tmp_path / "few"
+        few.mkdir()
+        with np.load(DATA / "lidc_nodules" / ARCHIVE, allow_pickle=False) as archive:
+            np.savez(few / ARCHIVE, **{name: archive[name][:12] for name in archive.files})
+        write_lidc(few, tmp_path / "data")
+        found = {
+            name: {case.patient for case in reader(tmp_path / "data" / name).cases}
+            for name, reader in (
+                ("lidc_a", eucaim_tier3), ("lidc_b", eucaim_tier3), ("lidc_c", nifti_csv), ("lidc_d", nifti_csv),
+            )
+        }  # fmt: skip
+        assert sum(len(patients) for patients in found.values()) == 12
+        assert len(set.union(*found.values())) == 12
