@@ -12,7 +12,19 @@ from pydantic import Field, PositiveInt
 from eucaim_fl.config import SITE_NAME, Config, parse
 from eucaim_fl.errors import SiteFileError
 
-__all__ = ["CacheConfig", "CohortConfig", "ComputeConfig", "ReleaseConfig", "SiteFile", "data_root", "load_site_file"]
+__all__ = [
+    "DATA_VARIABLE",
+    "CacheConfig",
+    "CohortConfig",
+    "ComputeConfig",
+    "ReleaseConfig",
+    "SiteFile",
+    "data_root",
+    "load_site_file",
+]
+
+
+DATA_VARIABLE = "EUCAIM_FL_DATA"
 
 
 class CohortConfig(Config):
@@ -77,7 +89,7 @@ class SiteFile(Config):
 
 def data_root() -> Path:
     """Folder that relative cohort paths start from: `EUCAIM_FL_DATA`, default `./data`."""
-    return Path(os.environ.get("EUCAIM_FL_DATA") or "data")
+    return Path(os.environ.get(DATA_VARIABLE) or "data")
 
 
 def load_site_file(path: Path) -> SiteFile:

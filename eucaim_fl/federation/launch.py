@@ -16,7 +16,7 @@ from eucaim_fl.config import FederationConfig
 from eucaim_fl.errors import ConfigError
 from eucaim_fl.federation import server_app
 from eucaim_fl.federation.local_grid import CLIENT_APP, LocalGrid
-from eucaim_fl.sitefile import data_root
+from eucaim_fl.sitefile import DATA_VARIABLE, data_root
 
 __all__ = ["launch"]
 
@@ -57,14 +57,14 @@ def _on_ray(folder: Path, files: list[Path]) -> None:
 
     told = {
         "EUCAIM_FL_SITE_FILES": json.dumps([str(path) for path in files]),
-        "EUCAIM_FL_DATA": str(data_root().absolute()),
+        DATA_VARIABLE: str(data_root().absolute()),
         server_app.RUN_FOLDER_VARIABLE: str(folder),
     }
     before = {name: os.environ.get(name) for name in told}
     os.environ.update(told)
     backend: dict[str, Any] = {
         "client_resources": {"num_cpus": 1, "num_gpus": 0},
-        "init_args": {"logging_level": 50, "runtime_env": {"env_vars": told}},
+        "init_args": {"logging_level": 50},
     }
     try:
         with warnings.catch_warnings():

@@ -27,7 +27,7 @@ from eucaim_fl.federation.result import make_result
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import RoundRecord
 from eucaim_fl.registry import suggestion
-from eucaim_fl.sitefile import data_root
+from eucaim_fl.sitefile import DATA_VARIABLE, data_root
 from eucaim_fl.tracking.journal import Journal
 from eucaim_fl.tracking.provenance import collect
 from eucaim_fl.tracking.sidecar import Event, Sidecar, TrackingOutcome
@@ -139,7 +139,7 @@ def execute(
     raises; in all cases the run can be resumed.
     """
     started = time.monotonic()
-    with exclusive(folder), _stop_signals():
+    with exclusive(folder), _stop_signals(), _data_root_of(folder):
         sidecar: Sidecar | None = None
         try:
             warm_up()
@@ -149,7 +149,6 @@ def execute(
                 sidecar.start()
             result = _finished(folder)
             if result is None:
-                _remember_data_root(folder)
                 write_json(folder / "status.json", {"state": "running"})
                 with listening(*listeners, *([_Notifier(sidecar)] if sidecar else [])):
                     launch(folder, config.federation, site_files, client_app)
@@ -182,11 +181,20 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     return result if (folder / "report.html").is_file() else None
 
 
-def _remember_data_root(folder: Path) -> None:
+@contextmanager
+def _data_root_of(folder: Path) -> Iterator[None]:
     """Relative cohort folders mean what they meant when the run began, wherever it is resumed from."""
+    known = ""
     with suppress(OSError, ValueError, KeyError):
-        known = json.loads((folder / "launch.json").read_text(encoding="utf-8"))["data_root"]
-        os.environ.setdefault("EUCAIM_FL_DATA", str(known))
+        known = str(json.loads((folder / "launch.json").read_text(encoding="utf-8"))["data_root"])
+    if not known or DATA_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[DATA_VARIABLE] = known
+    try:
+        yield
+    finally:
+        del os.environ[DATA_VARIABLE]
 
 
 def _give_up(folder: Path, state: Any, sidecar: Sidecar | None) -> None:
