@@ -13,10 +13,11 @@ import json
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-OVERRIDES = ["experiment=demo", "rounds=12", "training.local_steps=10", "tracking=none"]
+OVERRIDES = ["experiment=demo", "rounds=8", "training.local_steps=10", "tracking=none"]
 COMMAND = [sys.executable, "-m", "eucaim_fl", "train"]
 
 
@@ -45,14 +46,16 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    runs = Path(tempfile.mkdtemp(prefix="kill-anywhere-"))
+    fresh = [*OVERRIDES, f"runs_dir={runs}"]
     began = time.monotonic()
-    reference = finished(start(*OVERRIDES))
+    reference = finished(start(*fresh))
     whole = time.monotonic() - began
     want = json.loads((reference / "result.json").read_text())["weights_sha256"]
     moments, folder, kills = random.Random(given.seed), None, 0
     while kills < given.kills:
         known = set(reference.parent.glob("*/plan.json"))
-        process = start(f"resume={folder}") if folder else start(*OVERRIDES)
+        process = start(f"resume={folder}") if folder else start(*fresh)
         wait = moments.uniform(0.5, whole)
         try:
             process.wait(wait)
@@ -69,7 +72,7 @@ def main() -> None:
         print("ended before it was killed; starting again")
         check(folder, want)
         folder = None
-    folder = finished(start(f"resume={folder}") if folder else start(*OVERRIDES))
+    folder = finished(start(f"resume={folder}") if folder else start(*fresh))
     check(folder, want)
 
 
