@@ -16,6 +16,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
+from eucaim_fl.arrays import Arrays
 from eucaim_fl.errors import EucaimError, GateError, PlanError, SiteFileError
 from eucaim_fl.federation.messages import (
     Instruction,
@@ -98,21 +99,22 @@ def hello(message: Message, context: Context) -> Message:
     return _answered(message, node, node.hello())
 
 
+def _weights(node: SiteNode, instruction: Instruction) -> Arrays:
+    """The arriving weights, exactly the arrays of the plan's network. Raises PlanError if they are not."""
+    if instruction.weights is None:
+        raise PlanError("The instruction holds no weights.")
+    return from_record(instruction.weights, node.specs(), PlanError)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One exchange: evaluate the arriving weights, then train from them."""
     node, instruction = _asked(message, context)
-    if instruction.weights is None:
-        raise PlanError("The instruction to train holds no weights.")
-    weights = from_record(instruction.weights, node.specs(), PlanError)
-    return _answered(message, node, node.round(instruction.round, weights))
+    return _answered(message, node, node.round(instruction.round, _weights(node, instruction)))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """The last exchange: evaluate the final weights."""
     node, instruction = _asked(message, context)
-    if instruction.weights is None:
-        raise PlanError("The instruction to evaluate holds no weights.")
-    weights = from_record(instruction.weights, node.specs(), PlanError)
-    return _answered(message, node, node.final(instruction.round, weights))
+    return _answered(message, node, node.final(instruction.round, _weights(node, instruction)))
