@@ -37,6 +37,7 @@ __all__ = [
     "PrivacyConfig",
     "RuleConfig",
     "SegmentationConfig",
+    "SeriesRule",
     "ServerOptimizerConfig",
     "SplitConfig",
     "TaskConfig",
@@ -188,8 +189,48 @@ class SplitConfig(Config):
         return self
 
 
+Word = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class SeriesRule(Config):
+    """Which series of a patient becomes one channel of the network's input. What is left out does not matter.
+
+    words: all of these must stand in the series' description, protocol or sequence name, whatever the case; without:
+    none of these may. image_type: all of these must be among its values of ImageType. plane: of the stated
+    orientation. thickness_mm, b_value (s/mm²), echo_time_ms: least and largest value allowed. contrast: with or without
+    contrast agent.
+    prefer: which one is taken if several fit; what is still equal is decided by the order of UIDs.
+    """
+
+    name: Name
+    modality: Annotated[str, Field(pattern=r"^[A-Z]{2,16}$")] | None = None
+    words: tuple[Word, ...] = Field(default=(), max_length=16)
+    without: tuple[Word, ...] = Field(default=(), max_length=16)
+    image_type: tuple[Word, ...] = Field(default=(), max_length=8)
+    body_part: Word | None = None
+    plane: Literal["axial", "coronal", "sagittal"] | None = None
+    thickness_mm: tuple[NonNegativeFloat, PositiveFloat] | None = None
+    b_value: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
+    echo_time_ms: tuple[NonNegativeFloat, PositiveFloat] | None = None
+    contrast: bool | None = None
+    prefer: Literal["thinnest", "most_slices", "first"] = "most_slices"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name in ("thickness_mm", "b_value", "echo_time_ms"):
+            limits = getattr(self, name)
+            if limits is not None and limits[0] > limits[1]:
+                raise ValueError(f"{name}: the least value is above the largest")
+        return self
+
+
 class DataConfig(Config):
     """The grid and the intensities that every site brings its images to.
+
+    channels: one rule for each channel of the network's input; the first one's image gives the grid, and the others
+    are brought onto it by their stated position. Empty: one channel, any image of `modality`.
+    labels_on_other_grid: `refuse` sets a patient aside whose label does not lie on the image's own voxels; `resample`
+    brings it there by its stated position (nearest neighbour).
 
     modality: DICOM modality to take (CT, MR, …); None takes any. NIfTI has none and always fits.
     orientation: axis codes of the array, e.g. RAS: first index grows to the patient's right, and so on.
@@ -198,6 +239,8 @@ class DataConfig(Config):
     """
 
     modality: Annotated[str, Field(pattern=r"^[A-Z]{2,16}$")] | None = None
+    channels: tuple[SeriesRule, ...] = Field(default=(), max_length=16)
+    labels_on_other_grid: Literal["refuse", "resample"] = "refuse"
     orientation: Annotated[str, Field(pattern=r"^[RL][AP][SI]$")] = "RAS"
     spacing_mm: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None] = (None, None, None)
     size_voxels: tuple[
@@ -207,6 +250,19 @@ class DataConfig(Config):
     ] = (None, None, None)
     intensity: IntensityConfig = IntensityConfig()
     split: SplitConfig = SplitConfig()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [rule.name for rule in self.channels]
+        if len(set(names)) != len(names):
+            raise ValueError("channels: two rules have the same name")
+        if self.channels and self.modality is not None:
+            raise ValueError("modality: with channels, each rule names its own modality")
+        return self
+
+    def number_of_channels(self) -> int:
+        """Channels of the network's input."""
+        return max(1, len(self.channels))
 
 
 class LocalOptimizerConfig(Config):

@@ -9,7 +9,10 @@ EucaimError                     EFL000
 │   ├── CohortError             EFL201  folder missing, nothing usable in it, too few patients
 │   ├── SeriesError             EFL202  slices that form no volume
 │   ├── LabelError              EFL203  a label that is missing or doesn't fit its image
-│   └── UnreadableFileError     EFL204  a corrupt, truncated or foreign file
+│   ├── UnreadableFileError     EFL204  a corrupt, truncated or foreign file
+│   ├── IdentifierError         EFL205  a file that can still name a person
+│   ├── ConsentError            EFL206  a patient who may not be used, or a consent table that can't be read
+│   └── ImportFailedError       EFL207  images that could not be brought into the cohort
 ├── FederationError             EFL300  what goes wrong between coordinator and sites
 │   ├── QuorumError             EFL301  too few sites answered a round
 │   ├── ReplyError              EFL302  a reply that doesn't fit the plan
@@ -32,10 +35,13 @@ from __future__ import annotations
 __all__ = [
     "CohortError",
     "ConfigError",
+    "ConsentError",
     "DataError",
     "EucaimError",
     "FederationError",
     "GateError",
+    "IdentifierError",
+    "ImportFailedError",
     "InterruptedRunError",
     "JournalError",
     "LabelError",
@@ -131,6 +137,24 @@ class UnreadableFileError(DataError):
     """A corrupt, truncated or foreign file."""
 
     code = "EFL204"
+
+
+class IdentifierError(DataError):
+    """A file that can still name a person."""
+
+    code = "EFL205"
+
+
+class ConsentError(DataError):
+    """A patient who may not be used, or a consent table that can't be read."""
+
+    code = "EFL206"
+
+
+class ImportFailedError(DataError):
+    """Images that could not be brought into the cohort."""
+
+    code = "EFL207"
 
 
 class FederationError(EucaimError):

@@ -17,6 +17,8 @@ __all__ = [
     "CacheConfig",
     "CohortConfig",
     "ComputeConfig",
+    "ConsentConfig",
+    "DeidentificationConfig",
     "ReleaseConfig",
     "SiteFile",
     "data_root",
@@ -25,6 +27,7 @@ __all__ = [
 
 
 DATA_VARIABLE = "EUCAIM_FL_DATA"
+Layout = Literal["eucaim_tier3", "upv_index", "nifti_csv", "xnat", "bids", "folder_csv"]
 
 
 class CohortConfig(Config):
@@ -32,24 +35,65 @@ class CohortConfig(Config):
 
     folder: absolute, or relative to the data root (`EUCAIM_FL_DATA`, default `./data`).
     columns: names of clinical columns at this site → names that plans use.
+    links: folders outside the cohort that links inside it may lead to (a data lake); all other links are refused.
+    body_parts: what the images should show (DICOM terms such as PROSTATE); empty does not check.
+    words: words of this site's series descriptions that rules may ask for, beyond the built-in imaging words; all
+    other words of descriptions stay out of the index, since they may name a person.
     """
 
-    layout: Literal["eucaim_tier3", "upv_index", "nifti_csv"]
+    layout: Layout
     folder: Path
     columns: dict[str, str] = Field(default_factory=dict)
+    links: tuple[Path, ...] = ()
+    body_parts: tuple[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9 ]{1,15}$")], ...] = ()
+    words: tuple[Annotated[str, Field(pattern=r"^[a-z0-9]{1,32}$")], ...] = ()
+
+
+class DeidentificationConfig(Config):
+    """What identifiers in the cohort's files lead to.
+
+    profile: `eucaim` is the basic profile of DICOM PS3.15 Annex E plus EUCAIM's own rules; `basic` the former alone.
+    block: `identifiers` sets patients aside whose files hold what can name a person (names, numbers, dates of birth,
+    private elements, free text, burned-in text); `everything` does so for every finding; `nothing` only reports.
+    """
+
+    profile: Literal["eucaim", "basic"] = "eucaim"
+    block: Literal["identifiers", "everything", "nothing"] = "identifiers"
+
+
+class ConsentConfig(Config):
+    """The consent table, if the site keeps one.
+
+    table: CSV with the columns patient_id, status (given or withdrawn), date (YYYY-MM-DD) and purposes (separated by
+    semicolons); absolute, or relative to the cohort's folder. None: every patient of the cohort may be used.
+    purposes: a patient takes part if one of these was consented to; empty takes any.
+    """
+
+    table: Path | None = None
+    purposes: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
 
 
 class CacheConfig(Config):
-    """Where preprocessed tensors are kept. folder: None is `.eucaim_fl_cache/<site>` under the data root."""
+    """Where preprocessed tensors are kept.
+
+    folder: None is `.eucaim_fl_cache/<site>` under the data root. limit_gb: beyond it, what was not used for longest
+    is removed (10⁹ bytes); None sets no limit.
+    """
 
     folder: Path | None = None
+    limit_gb: Annotated[float, Field(gt=0)] | None = None
 
 
 class ComputeConfig(Config):
-    """What local training runs on. threads: one keeps results the same bits on every number of worker processes."""
+    """What local work runs on.
+
+    threads: one keeps results the same bits on every number of worker processes. readers: processes that scan and
+    prepare files; None takes one a core.
+    """
 
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    readers: Annotated[int, Field(ge=1, le=256)] | None = None
 
 
 class ReleaseConfig(Config):
@@ -73,6 +117,8 @@ class SiteFile(Config):
     name: Annotated[str, Field(pattern=SITE_NAME)]
     title: str = Field(default="", max_length=120)
     cohort: CohortConfig
+    deidentification: DeidentificationConfig = DeidentificationConfig()
+    consent: ConsentConfig = ConsentConfig()
     cache: CacheConfig = CacheConfig()
     compute: ComputeConfig = ComputeConfig()
     release: ReleaseConfig = ReleaseConfig()
@@ -85,6 +131,19 @@ class SiteFile(Config):
         """The cache's folder as an absolute path."""
         folder = self.cache.folder or Path(".eucaim_fl_cache") / self.name
         return (data_root() / folder).absolute()
+
+    def index_folder(self) -> Path:
+        """Where the index of the cohort's files is kept: `index` in the cache's folder."""
+        return self.cache_folder() / "index"
+
+    def records_folder(self) -> Path:
+        """Where the site keeps what must outlive the cache (lineage): beside it, `<cache>.records`."""
+        cache = self.cache_folder()
+        return cache.with_name(f"{cache.name}.records")
+
+    def link_folders(self) -> tuple[Path, ...]:
+        """Where links inside the cohort may lead, as resolved absolute paths."""
+        return tuple((data_root() / folder).resolve() for folder in self.cohort.links)
 
 
 def data_root() -> Path:

@@ -17,6 +17,7 @@ _COMMANDS = {
     "train": "Train one model over the sites of a recipe.",
     "compare": "Compare local, pooled and federated training.",
     "plan": "Show what sites will be asked to do and to send.",
+    "site": "For hospital IT: check, import, index; sends nothing.",
     "prepare": "Write cohorts: the demo hospitals, or real data sets.",
     "runs": "List the runs of a folder.",
 }

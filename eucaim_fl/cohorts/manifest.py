@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from eucaim_fl.cohorts.facts import SeriesFacts
 from eucaim_fl.errors import CohortError, EucaimError
 from eucaim_fl.sitefile import SiteFile
 
 __all__ = ["Case", "ImageFormat", "LabelFormat", "Manifest", "Quarantined", "read_manifest"]
 
 ImageFormat = Literal["dicom", "nifti"]
-LabelFormat = Literal["dicom_seg", "nifti"]
+LabelFormat = Literal["dicom_seg", "rtstruct", "nifti"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Case:
 
     image, label: files that lie inside the cohort's folder. label is () and label_format None if there is none.
     modality: DICOM modality (CT, MR, …); empty for NIfTI, or where it is not stated.
+    facts: what the index knows of the image's stack; None where there is none. stack: as in `SeriesFacts`.
+    further: images of the other channels, in the plan's order, once a plan has chosen them.
     """
 
     patient: str
@@ -33,6 +36,9 @@ class Case:
     label_format: LabelFormat | None = None
     clinical: Mapping[str, str] = field(default_factory=dict)
     modality: str = ""
+    stack: str = ""
+    facts: SeriesFacts | None = None
+    further: tuple[Case, ...] = ()
 
 
 @dataclass(frozen=True)
