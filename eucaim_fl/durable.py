@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ _ATTEMPTS = 5
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)  # asking for it means setting it; done once, before there are threads
 
-__all__ = ["exclusive", "flush_folder", "write_atomically", "write_json"]
+__all__ = ["exclusive", "flush_folder", "local_key", "write_atomically", "write_json"]
 
 
 def write_atomically(
@@ -74,6 +75,37 @@ def flush_folder(folder: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, readable by people (indented, sorted keys). NaN is refused."""
     write_atomically(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def local_key(path: Path) -> bytes:
+    """32 random bytes that this machine keeps in a file of its own (0600), made when they are first asked for.
+
+    Two processes that ask at once get the same key.
+    Raises JournalError if the file can't be read or written, or holds something else.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(secrets.token_bytes(32))
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                with contextlib.suppress(FileExistsError):  # the other process was first: its key counts
+                    os.link(temporary, path)
+            finally:
+                Path(temporary).unlink()
+        key = path.read_bytes()
+        if len(key) != 32:
+            raise OSError(errno.EIO, "it does not hold 32 bytes")
+    except OSError as problem:
+        raise JournalError(
+            "A key of this site can't be read or written.",
+            fix="Check the permissions of the folder beside the site's cache.",
+            local_detail=f"{path}: {problem.strerror}",
+        ) from None
+    return key
 
 
 @contextlib.contextmanager

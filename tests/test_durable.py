@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eucaim_fl.durable import exclusive, flush_folder, write_atomically, write_json
+from eucaim_fl.durable import exclusive, flush_folder, local_key, write_atomically, write_json
 from eucaim_fl.errors import JournalError, RunFolderBusyError
 
 SMALL_DISK = """
@@ -145,3 +145,22 @@ class TestExclusive:
     def test_two_folders_do_not_meet(self, tmp_path: Path) -> None:
         with exclusive(tmp_path / "a"), exclusive(tmp_path / "b"):
             assert names(tmp_path / "a") == [".lock"]
+
+
+class TestALocalKey:
+    def test_it_stays_the_same_and_only_its_owner_may_read_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "folder" / "key"
+        key = local_key(path)
+        assert len(key) == 32
+        assert local_key(path) == key
+        assert path.stat().st_mode & 0o077 == 0
+        assert [p.name for p in path.parent.iterdir()] == ["key"]
+
+    def test_two_keys_differ(self, tmp_path: Path) -> None:
+        assert local_key(tmp_path / "a") != local_key(tmp_path / "b")
+
+    def test_a_damaged_one_is_an_error_and_no_new_key(self, tmp_path: Path) -> None:
+        (tmp_path / "key").write_bytes(b"short")
+        with pytest.raises(JournalError, match="A key of this site can't be read"):
+            local_key(tmp_path / "key")
+        assert (tmp_path / "key").read_bytes() == b"short"
