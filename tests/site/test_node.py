@@ -13,9 +13,10 @@ import yaml
 
 from eucaim_fl.arrays import arrays_sha256
 from eucaim_fl.config import ClassificationConfig, ExperimentConfig, ModelConfig
-from eucaim_fl.errors import CohortError, NotFiniteError, PlanError, SiteFileError
+from eucaim_fl.errors import CohortError, ConsentError, NotFiniteError, PlanError, SiteFileError
 from eucaim_fl.plan import FederationPlan, make_plan
 from eucaim_fl.site.gate import refusals
+from eucaim_fl.site.lineage import Lineage
 from eucaim_fl.site.node import SiteNode, initial_arrays, network_image_size
 from eucaim_fl.training.loop import TrainingOutcome
 
@@ -243,3 +244,76 @@ class TestNetworkImageSize:
         assert network_image_size(plan_for()) == (16, 16)
         assert network_image_size(plan_for(training={"patch_voxels": [8, 8]})) == (8, 8)
         assert network_image_size(plan_for(data={"size_voxels": [None, 16, None]})) is None
+
+
+class TestConsent:
+    def table(self, path: Path, *withdrawn: str) -> None:
+        """The site's consent table: everybody's consent, and some withdrawals."""
+        rows = [f"PATIENT-{number:03d},given,2024-01-01,research" for number in range(12)]
+        rows += [f"{patient},withdrawn,2025-01-01," for patient in withdrawn]
+        (path.parent / "consent.csv").write_text("\n".join(["patient_id,status,date,purposes", *rows]) + "\n")
+
+    def site(self, hospital: Hospital, **release: Any) -> Path:
+        path = hospital("a", **release)
+        values = yaml.safe_load(path.read_text())
+        values["consent"] = {"table": str(path.parent / "consent.csv")}
+        path.write_text(yaml.safe_dump(values))
+        self.table(path)
+        return path
+
+    def test_who_withdraws_between_two_rounds_is_not_in_the_second(self, hospital: Hospital, recipe: Recipe) -> None:
+        path = self.site(hospital)
+        node = SiteNode(path, make_plan(recipe([path]), ("a",)))
+        _, weights = initial_arrays(node.plan)
+        before = {name: {c.patient for c in node.cohort.cases(name)} for name in ("train", "validation", "test")}
+        assert node.round(1, weights).report.patients == 8
+        gone = min(before["train"])
+        self.table(path, gone)
+        report = node.round(2, weights).report
+        assert report.patients == 7
+        after = {name: {c.patient for c in node.cohort.cases(name)} for name in before}
+        assert after == {**before, "train": before["train"] - {gone}}
+
+    def test_the_others_stay_in_their_splits_when_the_cohort_is_opened_anew(
+        self, hospital: Hospital, recipe: Recipe
+    ) -> None:
+        path = self.site(hospital)
+        plan = make_plan(recipe([path]), ("a",))
+        whole = SiteNode(path, plan)
+        gone = min(case.patient for case in whole.cohort.cases("train"))
+        self.table(path, gone)
+        shrunk = SiteNode(path, plan)
+        assert shrunk.cohort.fingerprint == whole.cohort.fingerprint
+        for name in ("train", "validation", "test"):
+            kept = {case.patient for case in whole.cohort.cases(name)} - {gone}
+            assert {case.patient for case in shrunk.cohort.cases(name)} == kept
+
+    def test_a_site_left_with_too_few_patients_stops(self, hospital: Hospital, recipe: Recipe) -> None:
+        path = self.site(hospital, minimum_patients=8)
+        node = SiteNode(path, make_plan(recipe([path]), ("a",)))
+        _, weights = initial_arrays(node.plan)
+        self.table(path, min(case.patient for case in node.cohort.cases("train")))
+        with pytest.raises(CohortError, match="since consent was withdrawn"):
+            node.round(1, weights)
+
+    def test_a_table_that_can_not_be_trusted_any_more_stops_the_site(self, hospital: Hospital, recipe: Recipe) -> None:
+        path = self.site(hospital)
+        node = SiteNode(path, make_plan(recipe([path]), ("a",)))
+        _, weights = initial_arrays(node.plan)
+        (path.parent / "consent.csv").unlink()
+        with pytest.raises(ConsentError, match="until then no patient is used"):
+            node.final(1, weights)
+
+
+class TestLineage:
+    def test_who_was_used_in_which_round_is_known_at_the_site(self, node_of: Callable[..., SiteNode]) -> None:
+        node = node_of()
+        _, weights = initial_arrays(node.plan)
+        node.round(1, weights)
+        node.final(2, weights)
+        trained, tested = (min(case.patient for case in node.cohort.cases(name)) for name in ("train", "test"))
+        lineage = Lineage(node.site.records_folder())
+        assert [(c.use, c.rounds) for c in lineage.contributions([trained])] == [("train", (1, 1))]
+        (found,) = lineage.contributions([tested])
+        assert (found.use, found.rounds, found.model_sha256) == ("test", (2, 2), arrays_sha256(weights))
+        assert found.plan_sha256 == node.plan.sha256()
