@@ -16,21 +16,54 @@ from eucaim_fl.errors import SeriesError, UnreadableFileError
 __all__ = ["read_array", "read_nifti"]
 
 _GZIP = b"\x1f\x8b"
+_HEADER_BYTES = 540
+_ROOM_BYTES = 16 * 1024 * 1024  # for header extensions
+
+
+def _claimed(raw: bytes) -> int:
+    """Bytes that a NIfTI file has by its own header, with room for extensions and padding, from its first 540 bytes.
+
+    Raises ValueError if the header is none, or claims more than a volume may have.
+    """
+    kind = _kind(raw)
+    header = kind.header_class(raw[: kind.header_class.sizeof_hdr])
+    shape = header.get_data_shape()
+    if min(shape, default=0) < 1 or int(np.prod(shape, dtype=object)) * 4 > LARGEST_VOLUME_BYTES:
+        raise ValueError(f"shape {shape} is empty or too large")
+    start = float(header["vox_offset"])
+    if not 0 <= start <= LARGEST_VOLUME_BYTES:
+        raise ValueError("its voxels start outside the file")
+    return int(start) + int(np.prod(shape, dtype=object)) * int(header.get_data_dtype().itemsize) + _ROOM_BYTES
+
+
+def _kind(raw: bytes) -> Any:
+    """The class of nibabel that reads these bytes."""
+    return nib.Nifti2Image if int.from_bytes(raw[:4], "little") == 540 or raw[:4] == b"\0\0\2\x1c" else nib.Nifti1Image
 
 
 def _content(path: Path) -> bytes:
-    """The file's bytes, unpacked if they are gzip; the check sum at the end of each gzip member is verified."""
+    """The file's bytes, unpacked if they are gzip; the check sum at the end of each gzip member is verified.
+
+    No more is unpacked than the header inside claims.
+    """
     raw = path.read_bytes()
     if not raw.startswith(_GZIP):
+        _claimed(raw)
         return raw
+    return _unpacked(raw, _claimed(_unpacked(raw, _HEADER_BYTES, only_the_start=True)))
+
+
+def _unpacked(raw: bytes, room: int, *, only_the_start: bool = False) -> bytes:
+    """All members of a gzip file, or only its first `room` bytes. Raises ValueError if there is more than `room`."""
     pieces: list[bytes] = []
-    room = LARGEST_VOLUME_BYTES
     while raw.startswith(_GZIP):
         member = zlib.decompressobj(wbits=31)
-        pieces.append(member.decompress(raw, room))
+        pieces.append(member.decompress(raw, max(room, 1)))
         room -= len(pieces[-1])
-        if not member.eof:
-            raise ValueError("gzip stream ends early, or unpacks to more than a volume may have")
+        if only_the_start and room <= 0:
+            break
+        if not member.eof or room < 0:
+            raise ValueError("gzip stream ends early, or unpacks to more than its header claims")
         raw = member.unused_data
     return b"".join(pieces)
 
@@ -47,12 +80,9 @@ def read_array(path: Path, dtype: type[Any] = np.float32) -> tuple[npt.NDArray[A
         if path.stat().st_size > LARGEST_VOLUME_BYTES:
             raise ValueError("file larger than a volume may be")
         raw = _content(path)
-        kind = nib.Nifti2Image if int.from_bytes(raw[:4], "little") == 540 or raw[:4] == b"\0\0\2\x1c" else None
-        image = (kind or nib.Nifti1Image).from_bytes(raw)
+        image = _kind(raw).from_bytes(raw)
         shape = tuple(int(n) for n in image.shape)
         stored = image.get_data_dtype()
-        if min(shape, default=0) < 1 or int(np.prod(shape, dtype=object)) * 4 > LARGEST_VOLUME_BYTES:
-            raise ValueError(f"shape {shape} is empty or too large")
         coded = int(image.header["qform_code"]) != 0 or int(image.header["sform_code"]) != 0
         fits = stored.fields is None and stored.kind in "biuf"
         values = np.asarray(image.get_fdata(dtype=dtype, caching="unchanged")) if fits else np.empty(0, dtype)
