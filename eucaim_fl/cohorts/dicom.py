@@ -1,34 +1,42 @@
 """DICOM files as volumes. Geometry comes from attributes only, never from the order, names or numbers of files.
 
+Headers are walked as bytes and plain pixels are taken from the file's bytes as they lie; pydicom and the decoders work
+only where there is more to it.
 Source: DICOM PS3.3 C.7.6.2 (Image Plane), C.7.6.16.2 (functional groups), C.11.1 (Modality LUT); PS3.5 A (transfer
 syntaxes).
 """
 
 from __future__ import annotations
 
-import io
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import stat
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
-from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+from pydicom.pixels import apply_modality_lut
 
-from eucaim_fl.cohorts.volume import LARGEST_VOLUME_BYTES, Volume
+from eucaim_fl.cohorts import volume
+from eucaim_fl.cohorts.decoding import as_dataset, decode, pixel_format
+from eucaim_fl.cohorts.elements import read_elements, walk
+from eucaim_fl.cohorts.mosaic import unpack_mosaic
+from eucaim_fl.cohorts.plane_headers import READ_TAGS, functional_group, pet_facts, read_planes
+from eucaim_fl.cohorts.planes import Plane, place_planes
+from eucaim_fl.cohorts.stacks import split_stacks
+from eucaim_fl.cohorts.suv import suv_factors
+from eucaim_fl.cohorts.volume import Affine, Volume
 from eucaim_fl.errors import SeriesError, UnreadableFileError
 
-__all__ = ["Header", "functional_group", "read_frames", "read_header", "read_series"]
+__all__ = ["Header", "functional_group", "read_frames", "read_header", "read_series", "stack_names"]
 
 Header = Any
 """A pydicom Dataset without pixel data."""
 
-_DEFLATED, _EXPLICIT = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
-_NATIVE = {"1.2.840.10008.1.2": 8, "1.2.840.10008.1.2.1": 12}  # transfer syntax → bytes before the pixel bytes
-_PIXEL_DATA = b"\xe0\x7f\x10\x00"
+_Pixels = npt.NDArray[Any]
 # fmt: off
 _TAGS = [
     "ImageType", "Modality", "SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
@@ -39,49 +47,63 @@ _TAGS = [
     "SegmentSequence", "SegmentationType", "MaximumFractionalValue",
 ]
 # fmt: on
-_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # luminance, ITU-R BT.601
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """One stored plane, shape (rows, columns). position and orientation are in LPS+ mm, None where not stated."""
-
-    pixels: npt.NDArray[Any]
-    position: npt.NDArray[Any] | None
-    orientation: npt.NDArray[Any] | None
-    spacing: tuple[float, float]
-    thickness: float
-    slope: float
-    intercept: float
-    series: str
+_KINDS = {
+    "plane": "size, orientation or pixel spacing",
+    "type": "image type",
+    "b": "b-value",
+    "echo": "echo time",
+    "time": "temporal position",
+    "acquisition": "acquisition",
+    "pass": "repetition",
+}
 
 
 def _unreadable(path: Path, problem: object) -> UnreadableFileError:
     return UnreadableFileError("A DICOM file is missing, truncated or corrupt.", local_detail=f"{path}: {problem}")
 
 
-def _parse(path: Path) -> tuple[bytes, Header, int]:
-    """The file's bytes, its header, and where the header ends."""
-    if path.stat().st_size > LARGEST_VOLUME_BYTES:
-        raise ValueError("file larger than a volume may be")
-    raw = path.read_bytes()
-    if _DEFLATED in raw[:1024]:  # unpacked here, within bounds, because pydicom would unpack without
-        start = 144 + int.from_bytes(raw[140:144], "little")
-        stream = zlib.decompressobj(wbits=-15)
-        unpacked = stream.decompress(raw[start:], LARGEST_VOLUME_BYTES)
-        if not stream.eof:
-            raise ValueError("deflated stream ends early, or unpacks to more than a volume may have")
-        raw = raw[:start].replace(_DEFLATED, _EXPLICIT) + unpacked
-    buffer = io.BytesIO(raw)
-    header = _decoded(pydicom.dcmread(buffer, stop_before_pixels=True, specific_tags=_TAGS))
-    return raw, header, buffer.tell()
+class _File:
+    """One file: its elements at once, its Dataset and its pixels when they are asked for."""
+
+    def __init__(self, path: Path, room: int) -> None:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a file")
+        if status.st_size > room:
+            raise UnreadableFileError("A series is larger than a volume may be.")
+        self.path = path
+        self.elements = walk(path.read_bytes(), wanted=READ_TAGS)
+        self.form = pixel_format(self.elements)
+
+    @cached_property
+    def dataset(self) -> Header:
+        """The whole header."""
+        return as_dataset(self.elements)
+
+    @cached_property
+    def frames(self) -> _Pixels:
+        """Stored values, shape (frames, rows, columns)."""
+        return decode(self.elements, self.form, lambda: self.dataset)
+
+    def planes(self) -> list[Plane]:
+        """What the header says of each frame."""
+        return read_planes(self.elements, self.form, lambda: self.dataset)
 
 
-def _decoded(header: Header) -> Header:
-    """The header with every value converted now: pydicom would do so (and fail) only where one is first looked at."""
-    for _ in header.iterall():
-        pass
-    return header
+_Placed = tuple[Plane, _File]
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever a foreign file makes the body raise becomes an error of ours that names the file locally."""
+    try:
+        yield
+    except (SeriesError, UnreadableFileError) as problem:
+        if problem.local_detail:
+            raise
+        raise type(problem)(problem.message, fix=problem.fix, local_detail=str(path)) from None
+    except Exception as problem:  # noqa: BLE001 - a foreign file can make decoders raise anything
+        raise _unreadable(path, problem) from None
 
 
 def read_header(path: Path) -> Header:
@@ -89,231 +111,158 @@ def read_header(path: Path) -> Header:
 
     Raises UnreadableFileError if the file is missing or is no DICOM file.
     """
-    try:
-        with path.open("rb") as stream:
-            if _DEFLATED not in stream.read(1024):
-                stream.seek(0)
-                return _decoded(pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS))
-        return _parse(path)[1]
-    except Exception as problem:  # noqa: BLE001 - a foreign file can make the decoder raise anything
-        raise _unreadable(path, problem) from None
+    with _named(path):
+        return as_dataset(read_elements(path), _TAGS)
 
 
-def _native(raw: bytes, header: Header, end: int, frames: int) -> npt.NDArray[Any] | None:
-    """A view of uncompressed grey pixels in the file's bytes, or None where pydicom has to decode."""
-    before = _NATIVE.get(str(header.file_meta.TransferSyntaxUID))
-    allocated, stored = int(header.BitsAllocated), int(header.BitsStored)
-    if before is None or allocated not in (8, 16, 32) or int(header.get("SamplesPerPixel", 1)) != 1:
-        return None
-    if not 0 < stored <= allocated or int(header.HighBit) != stored - 1 or raw[end : end + 4] != _PIXEL_DATA:
-        return None
-    length = int.from_bytes(raw[end + before - 4 : end + before], "little")
-    if length == 0xFFFFFFFF or header.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        return None
-    signed = int(header.PixelRepresentation) == 1
-    dtype = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
-    shape = (frames, int(header.Rows), int(header.Columns))
-    if length < int(np.prod(shape)) * dtype.itemsize:
-        raise ValueError("pixel data shorter than rows x columns x frames")
-    pixels = np.frombuffer(raw, dtype, int(np.prod(shape)), end + before).reshape(shape)
-    if stored == allocated:
-        return pixels
-    spare = allocated - stored  # the bits above may hold anything, such as an old overlay
-    return (pixels << spare) >> spare if signed else pixels & dtype.type((1 << stored) - 1)
-
-
-def read_frames(path: Path) -> tuple[Header, npt.NDArray[Any]]:
+def read_frames(path: Path) -> tuple[Header, _Pixels]:
     """Header and stored values of one DICOM file, shape (frames, rows, columns), before any rescaling.
 
     Colours become their luminance. The file's claims on size are checked before anything is decoded.
     Raises UnreadableFileError if the file is missing, truncated, corrupt or not an image, claims to be too large, or
     has a transfer syntax that can't be decoded here.
     """
-    try:
-        raw, header, end = _parse(path)
-        rows, columns, frames = int(header.Rows), int(header.Columns), int(header.get("NumberOfFrames") or 1)
-        samples = int(header.get("SamplesPerPixel", 1))
-        if min(rows, columns, frames) < 1 or samples not in (1, 3):
-            raise ValueError("not an image")
-        if rows * columns * frames * samples * max(4, int(header.BitsAllocated) // 8) > LARGEST_VOLUME_BYTES:
-            raise ValueError(f"claims {frames} frames of {rows} x {columns}")
-        pixels = _native(raw, header, end, frames)
-        if pixels is None:
-            whole = pydicom.dcmread(io.BytesIO(raw))
-            decoded = pixel_array(whole)
-            if whole.PhotometricInterpretation == "PALETTE COLOR":
-                decoded = apply_color_lut(decoded, whole)[..., :3]
-            if decoded.shape[-1:] == (3,) and decoded.ndim > 2:
-                decoded = decoded.astype(np.float32) @ _GREY
-            pixels = decoded.reshape(frames, rows, columns)
-    except Exception as problem:  # noqa: BLE001 - a foreign file can make the decoder raise anything
-        raise _unreadable(path, problem) from None
-    return header, pixels
+    with _named(path):
+        file = _File(path, volume.LARGEST_VOLUME_BYTES)
+        return as_dataset(file.elements, _TAGS), file.frames
 
 
-def functional_group(header: Header, frame: int, sequence: str) -> Header:
-    """The item of one functional group that holds for `frame` (from 0): its own, else the shared one, else None."""
-    for groups, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
-        items = header.get(groups)
-        if items and index < len(items) and items[index].get(sequence):
-            return items[index][sequence].value[0]
-    return None
-
-
-def _numbers(source: Header, *names: str) -> npt.NDArray[Any] | None:
-    """The first of the named attributes that has a value, as float64."""
-    for name in names:
-        value = None if source is None else source.get(name)
-        if value is not None and value != "":
-            return np.atleast_1d(np.asarray(value, dtype=np.float64))
-    return None
-
-
-def _number(source: Header, name: str, default: float) -> float:
-    found = _numbers(source, name)
-    return default if found is None else float(found[0])
-
-
-def _slices(path: Path) -> list[_Slice]:
-    """The planes of one file, with what it says of their place and values."""
-    header, frames = read_frames(path)
-    enhanced = bool(header.get("PerFrameFunctionalGroupsSequence"))
-    if len(frames) > 1 and not enhanced:
-        raise SeriesError("A multi-frame image states no position for its frames.", local_detail=str(path))
-    if "MOSAIC" in np.atleast_1d(header.get("ImageType") or ""):
-        raise SeriesError(
-            "A mosaic image holds many slices in one plane.", fix="Export it unpacked.", local_detail=str(path)
-        )
+def _open(files: Sequence[Path]) -> list[_Placed]:
+    """All planes of the files of one series."""
+    if not files:
+        raise SeriesError("A series has no files.")
     found = []
-    try:
-        for index, pixels in enumerate(frames):
-            plane, tilt, measures, values = (
-                functional_group(header, index, f"{name}Sequence") if enhanced else header
-                for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation")
-            )
-            position = _numbers(plane, "ImagePositionPatient")
-            slope, intercept = _number(values, "RescaleSlope", 1.0), _number(values, "RescaleIntercept", 0.0)
-            if header.get("ModalityLUTSequence"):
-                pixels = apply_modality_lut(pixels, header)
-            elif position is None and header.get("PhotometricInterpretation") == "MONOCHROME1":
-                slope, intercept = -slope, intercept + slope * (2 ** int(header.BitsStored) - 1)
-            spacing = _numbers(measures, "PixelSpacing", *(() if position is not None else ("ImagerPixelSpacing",)))
-            if spacing is None and position is not None:
-                raise SeriesError("A slice states its position, but no pixel spacing.", local_detail=str(path))
-            row_mm, column_mm = (1.0, 1.0) if spacing is None else (float(spacing[0]), float(spacing[1]))
-            thickness = _number(measures, "SpacingBetweenSlices", 0.0) or _number(measures, "SliceThickness", 0.0)
-            orientation = _numbers(tilt, "ImageOrientationPatient")
-            given = [v for v in (position, orientation) if v is not None]
-            if not np.isfinite(np.concatenate([[slope, intercept, thickness, row_mm, column_mm], *given])).all():
-                raise ValueError("a number is not finite")
-            if slope == 0 or row_mm <= 0 or column_mm <= 0:
-                raise ValueError("rescale slope or pixel spacing is zero or negative")
-            if any(v.shape != (n,) for v, n in ((position, 3), (orientation, 6)) if v is not None):
-                raise ValueError("position or orientation has the wrong number of values")
-            found.append(
-                _Slice(
-                    *(pixels, position, orientation, (row_mm, column_mm), abs(thickness) or 1.0, slope, intercept),
-                    series=str(header.get("SeriesInstanceUID", "")),
-                )
-            )
-    except SeriesError:
-        raise
-    except Exception as problem:  # noqa: BLE001 - attributes may be of any type and number
-        raise _unreadable(path, problem) from None
+    room = volume.LARGEST_VOLUME_BYTES
+    for path in files:
+        with _named(path):
+            file = _File(path, room)
+            room -= len(file.elements.raw)
+            found += [(plane, file) for plane in file.planes()]
+    if len({plane.series_uid for plane, _ in found}) > 1:
+        raise SeriesError("The files of one series say that they belong to several.")
     return found
 
 
-def _same(values: Sequence[object], message: str, detail: str) -> None:
-    if len(set(values)) > 1:
-        raise SeriesError(message, local_detail=detail)
+def stack_names(files: Sequence[Path]) -> tuple[str, ...]:
+    """Names of the stacks in the files of one series, in canonical order: what `read_series` can be asked for.
+
+    Raises SeriesError if there are no files, or they are of several series or of a kind that forms no stack; and
+    UnreadableFileError if one is missing, truncated, corrupt or too large.
+    """
+    return tuple(name for name, _ in split_stacks([plane for plane, _ in _open(files)]))
 
 
-def _steps(slices: list[_Slice], detail: str) -> tuple[list[int], npt.NDArray[Any], npt.NDArray[Any]]:
-    """Order along the normal, the first slice's position, and the step to the next slice (LPS+ mm)."""
-    orientations = np.array([s.orientation for s in slices])
-    if np.abs(orientations - orientations[0]).max() > 1e-3:
-        raise SeriesError("The slices of a series have different orientations.", local_detail=detail)
-    row, column = orientations[0][:3], orientations[0][3:]
-    if np.abs([row @ row - 1, column @ column - 1, row @ column]).max() > 1e-2:
-        raise SeriesError("A slice's orientation is not given by two perpendicular unit vectors.", local_detail=detail)
-    normal = np.cross(row, column)
-    normal /= np.linalg.norm(normal)
-    positions = np.array([s.position for s in slices])
-    depth = positions @ normal
-    order = [int(i) for i in np.argsort(depth, kind="stable")]
-    first = positions[order[0]]
-    if len(slices) == 1:
-        return order, first, normal * slices[0].thickness
-    gaps = np.diff(depth[order])
-    if gaps.min() < 1e-3:
-        raise SeriesError("Several slices of a series lie at the same place.", local_detail=detail)
-    step = (positions[order[-1]] - first) / (len(slices) - 1)
-    grid_mm = float(step @ normal)
-    uneven = np.abs(depth[order] - depth[order[0]] - grid_mm * np.arange(len(slices))).max()
-    if uneven > 0.1 * grid_mm or gaps.max() - gaps.min() > 0.2 * grid_mm:
-        raise SeriesError(
-            "The slices of a series are not evenly spaced; at least one is missing.",
-            local_detail=f"{detail}: gaps from {gaps.min():.3f} to {gaps.max():.3f} mm",
-        )
-    offsets = positions - first
-    sideways = np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1).max()
-    if sideways > 1e-2 * (depth.max() - depth.min()):
-        raise SeriesError("The slices of a series are sheared, as with a tilted gantry.", local_detail=detail)
-    return order, first, step
+def _choose(placed: list[_Placed], stack: str) -> list[_Placed]:
+    """The planes of one stack."""
+    stacks = split_stacks([plane for plane, _ in placed])
+    if len(stacks) == 1:
+        return placed
+    if stack:
+        for name, members in stacks:
+            if name == stack:
+                return [placed[n] for n in members]
+        raise SeriesError("A series has no such stack.", local_detail=f"{stack!r}; it has {[n for n, _ in stacks]}")
+    kinds = dict.fromkeys(_KINDS[part.partition("=")[0]] for name, _ in stacks for part in name.split(",") if part)
+    raise SeriesError(
+        f"A series holds {len(stacks)} stacks of images, told apart by {' and '.join(kinds)}.",
+        fix="Say which one is meant.",
+        local_detail=", ".join(name for name, _ in stacks[:20]),
+    )
 
 
-def read_series(files: Sequence[Path]) -> Volume:
-    """One series as a volume in the modality's unit: stored value x rescale slope + intercept, slice by slice.
+def _without_copies(placed: list[_Placed]) -> list[_Placed]:
+    """Each SOP instance once; copies that differ are refused."""
+    by_uid: dict[tuple[Any, ...], list[_Placed]] = defaultdict(list)
+    for plane, file in placed:
+        by_uid[(plane.sop_uid, plane.position) if plane.sop_uid else (len(by_uid),)].append((plane, file))
+    for (plane, file), *others in by_uid.values():
+        for other, copy in others:
+            with _named(copy.path):
+                if other != plane or not np.array_equal(copy.frames, file.frames):
+                    raise SeriesError("Two files are copies of the same image, but differ.")
+    return [same[0] for same in by_uid.values()]
+
+
+def _fill(target: npt.NDArray[np.float32], plane: Plane, file: _File, factor: float) -> None:
+    """Write one plane's values in the modality's unit."""
+    pixels = file.frames[plane.frame]
+    slope, intercept = plane.slope, plane.intercept
+    low, high = file.form.ends
+    if plane.has_lut:
+        pixels = apply_modality_lut(pixels, file.dataset)
+        slope, intercept = 1.0, 0.0
+        low, high = 0, (1 << int(file.dataset.ModalityLUTSequence[0].LUTDescriptor[2])) - 1
+    if plane.inverted:
+        slope, intercept = -slope, intercept + slope * (low + high)
+    slope, intercept = slope * factor, intercept * factor
+    if pixels.dtype.itemsize > 2:  # stored values that float32 would round before the intercept makes them small
+        target[...] = pixels * np.float64(slope) + intercept
+    elif slope == 1:
+        np.add(pixels, np.float32(intercept), out=target, dtype=np.float32, casting="unsafe")
+    else:
+        np.multiply(pixels, np.float32(slope), out=target, dtype=np.float32, casting="unsafe")
+        target += np.float32(intercept)
+    largest = abs(slope) * max(-low, high) + abs(intercept)
+    if (pixels.dtype.kind == "f" or not largest < 1e38) and not np.isfinite(target).all():
+        raise SeriesError("A series holds values that are NaN or infinite.")
+
+
+def _stacked(placed: list[_Placed]) -> tuple[npt.NDArray[np.float32], Affine]:
+    """Values, shape (slices, rows, columns), and place of planes that lie on top of each other."""
+    planes = [plane for plane, _ in placed]
+    rows, columns = planes[0].rows, planes[0].columns
+    if len({(p.rows, p.columns) for p in planes}) > 1:
+        raise SeriesError("The slices of a series have different sizes.")
+    if rows * columns * len(planes) * 4 > volume.LARGEST_VOLUME_BYTES:
+        raise UnreadableFileError("A series is larger than a volume may be.")
+    order, affine = place_planes(planes)
+    factors: tuple[float, ...] = (1.0,) * len(planes)
+    if planes[0].modality == "PT" and planes[0].position is not None:
+        facts = {id(file): pet_facts(file.elements) for _, file in placed}
+        factors = suv_factors([facts[id(file)] for _, file in placed])
+    array = np.empty((len(planes), rows, columns), dtype=np.float32)
+    for target, index in zip(array, order, strict=True):
+        plane, file = placed[index]
+        with _named(file.path), np.errstate(over="ignore", invalid="ignore"):  # _fill looks at the result instead
+            _fill(target, plane, file, factors[index])
+        if file.form.frames == 1:
+            file.__dict__.pop("frames", None)  # one slice at a time is enough
+    return array, affine
+
+
+def read_series(files: Sequence[Path], *, stack: str = "") -> Volume:
+    """One series, or one stack of it, as a volume in the modality's unit: stored value x slope + intercept.
 
     Axis I runs along the columns of the stored planes, J along the rows, K along the normal (row x column direction),
-    in the order of ImagePositionPatient projected on it. Enhanced multi-frame files work alike.
+    in the order of ImagePositionPatient projected on it. A tilted gantry gives a sheared affine (`volume.straighten`).
+    stack: which one, named as by `split_stacks`, where the files hold several; it doesn't matter where they hold one.
+    Slices keep their own slope, intercept or modality LUT; nothing of the display (VOI) is applied. PT becomes SUV by
+    body weight, RT dose gray. Enhanced multi-frame files, dose grids and Siemens mosaics work alike. Colours become
+    luminance. A file that is there twice counts once.
     A single image without a position (radiograph, ultrasound, photograph) becomes one slice that lies as an axial
     slice does on a screen: I to the left, J to posterior, 1 mm thick; its spacing is PixelSpacing, else
-    ImagerPixelSpacing, else 1 mm; MONOCHROME1 is turned so that larger means brighter.
-    Raises SeriesError if the files are none, or of several series, or their slices differ in size, orientation or
-    pixel spacing, lie twice at one place, are unevenly spaced (one is missing), sheared or in a mosaic; and
+    ImagerPixelSpacing, else 1 mm. A radiograph in MONOCHROME1 is turned so that larger means brighter.
+    Raises SeriesError if there are no files, they belong to several series, hold several stacks and none was asked
+    for, or that one isn't there; if copies differ, if slices lie twice at one place, are unevenly spaced (one is
+    missing), shifted or without position, in a mosaic that can't be parted, or SUV can't be computed; and
     UnreadableFileError if a file is missing, truncated, corrupt or too large.
     """
-    if not files:
-        raise SeriesError("A series has no files.")
-    detail = str(files[0].parent)
+    detail = str(files[0].parent) if files else ""
     try:
-        total = sum(path.stat().st_size for path in files)
-    except OSError as problem:
-        raise _unreadable(files[0].parent, problem) from None
-    if total > LARGEST_VOLUME_BYTES:
-        raise UnreadableFileError("A series is larger than a volume may be.", local_detail=detail)
-    slices = [plane for path in files for plane in _slices(path)]
-    _same([s.series for s in slices], "The files of one series say that they belong to several.", detail)
-    _same([s.pixels.shape for s in slices], "The slices of a series have different sizes.", detail)
-    rows, columns = slices[0].pixels.shape
-    spacings = np.array([s.spacing for s in slices])
-    if np.abs(spacings - spacings[0]).max() > 1e-3 * spacings[0].min():
-        raise SeriesError("The slices of a series have two or more pixel spacings.", local_detail=detail)
-    if rows * columns * len(slices) * 4 > LARGEST_VOLUME_BYTES:
-        raise UnreadableFileError("A series is larger than a volume may be.", local_detail=detail)
-    placed = [s.position is not None and s.orientation is not None for s in slices]
-    if all(placed):
-        order, first, step = _steps(slices, detail)
-        orientation = slices[0].orientation
-    elif any(placed) or len(slices) > 1:
-        raise SeriesError("Some slices of a series state no position or orientation.", local_detail=detail)
-    else:
-        order, first, step = [0], np.zeros(3), np.array([0.0, 0.0, 1.0])
-        orientation = np.array([1.0, 0, 0, 0, 1, 0])
-    array = np.empty((len(slices), rows, columns), dtype=np.float32)
-    for target, index in zip(array, order, strict=True):
-        plane = slices[index]
-        precise: Any = np.float32 if plane.pixels.dtype.itemsize <= 2 else np.float64
-        np.multiply(plane.pixels, precise(plane.slope), out=target, dtype=precise, casting="unsafe")
-        target += np.float32(plane.intercept)
-    if not np.isfinite(array).all():
-        raise SeriesError("A series holds values that are NaN or infinite.", local_detail=detail)
-    affine = np.eye(4)
-    directions = np.asarray(orientation)
-    affine[:3, 0] = directions[:3] * spacings[0][1]
-    affine[:3, 1] = directions[3:] * spacings[0][0]
-    affine[:3, 2] = step
-    affine[:3, 3] = first
-    affine[:2] *= -1  # LPS+ → RAS+
+        placed = _without_copies(_choose(_open(files), stack))
+        (plane, file), *others = placed
+        if plane.mosaic:
+            if others:
+                raise SeriesError("A series holds several mosaic images that nothing tells apart.")
+            with _named(file.path):
+                pixels = np.empty((plane.rows, plane.columns), dtype=np.float32)
+                _fill(pixels, plane, file, 1.0)
+                array, affine = unpack_mosaic(file.dataset, pixels)
+        else:
+            array, affine = _stacked(placed)
+    except (SeriesError, UnreadableFileError) as problem:
+        if detail in problem.local_detail:
+            raise
+        where = f"{detail}: {problem.local_detail}".rstrip(": ")
+        raise type(problem)(problem.message, fix=problem.fix, local_detail=where) from None
     return Volume(array.transpose(2, 1, 0), affine)

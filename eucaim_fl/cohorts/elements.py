@@ -8,16 +8,22 @@ Source: DICOM PS3.5 chapter 7 (data set), A.4 and A.5 (encapsulated, deflated); 
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
-from pydicom.datadict import dictionary_VR
-from pydicom.uid import UID
-
+from eucaim_fl.cohorts.element_walk import (
+    PIXEL_DATA,
+    PIXELS,
+    UNDEFINED,
+    VRS,
+    Element,
+    TooShortError,
+    Walker,
+    dictionary_vr,
+)
 from eucaim_fl.cohorts.volume import LARGEST_VOLUME_BYTES
 from eucaim_fl.errors import UnreadableFileError
 
@@ -33,36 +39,12 @@ __all__ = [
 
 LARGEST_HEADER_BYTES = 256 * 1024 * 1024
 """Of everything before the pixel data; an enhanced object of ten thousand frames has about 30 MB."""
-PIXEL_DATA = 0x7FE00010
-UNDEFINED = 0xFFFFFFFF
-_PIXELS = frozenset({PIXEL_DATA, 0x7FE00008, 0x7FE00009})
-_MOST_ELEMENTS = 2_000_000
-_DEEPEST = 24
+_LEAST_UNPACKED_BYTES, _LARGEST_RATIO = 256 * 1024 * 1024, 100
 _FIRST_BYTES = 32 * 1024
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-_VRS = _LONG | frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+_UID = re.compile(r"[0-9.]{1,64}")
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _DEFLATED, _BIG = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
-
-
-class _TooShortError(Exception):
-    """The bytes end before the header does."""
-
-
-class Element(NamedTuple):
-    """One element: where its value starts and how long it is, in the bytes that were walked.
-
-    tag: group << 16 | element. vr: two letters, "" where the file doesn't say and the dictionary doesn't know.
-    depth: 0 in the data set itself, 1 in an item of a sequence, and so on. length: 0 for sequences, whose items'
-    elements follow with a greater depth; `UNDEFINED` for encapsulated pixel data.
-    """
-
-    tag: int
-    vr: str
-    start: int
-    length: int
-    depth: int
 
 
 class Elements:
@@ -73,24 +55,35 @@ class Elements:
     transfer_syntax: "" where the file has no meta information. pixels: the element that holds them, or None.
     """
 
-    __slots__ = ("_first", "entries", "little_endian", "meta", "pixels", "raw", "transfer_syntax", "whole")
+    __slots__ = ("_first", "_wanted", "entries", "little_endian", "meta", "pixels", "raw", "transfer_syntax", "whole")
 
     def __init__(
-        self, raw: bytes, meta: list[Element], entries: list[Element], transfer_syntax: str, whole: bool
+        self,
+        raw: bytes,
+        meta: list[Element],
+        entries: list[Element],
+        transfer_syntax: str,
+        whole: bool,
+        wanted: frozenset[int] | None = None,
     ) -> None:
-        self.raw, self.meta, self.entries = raw, meta, entries
+        self.raw, self.meta, self.entries, self._wanted = raw, meta, entries, wanted
         self.transfer_syntax, self.whole = transfer_syntax, whole
         self.little_endian = transfer_syntax != _BIG
-        self.pixels = entries[-1] if entries and entries[-1].tag in _PIXELS and entries[-1].depth == 0 else None
+        self.pixels = entries[-1] if entries and entries[-1].tag in PIXELS and entries[-1].depth == 0 else None
         self._first: dict[int, Element] | None = None
 
     def __contains__(self, tag: int) -> bool:
         return self.find(tag) is not None
 
     def find(self, tag: int) -> Element | None:
-        """The element of that tag in the data set itself (not inside sequences), or None."""
+        """The element of that tag in the data set itself (not inside sequences), or None.
+
+        Raises LookupError if the header was walked for other tags only, so that nobody takes it for absent.
+        """
         if self._first is None:
             self._first = {e.tag: e for e in reversed(self.entries) if e.depth == 0}
+        if self._wanted is not None and tag not in self._wanted:
+            raise LookupError(f"the header was not walked for {tag:08x}")
         return self._first.get(tag)
 
     def value(self, element: Element) -> bytes:
@@ -119,7 +112,7 @@ class Elements:
         element = self.find(tag)
         if element is None or element.length == 0:
             return None
-        code = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}.get(element.vr)
+        code = _BINARY.get(dictionary_vr(tag) if element.vr == "UN" else element.vr)
         raw = self.value(element)
         if code is None:
             text = raw.strip(b" \0")
@@ -141,140 +134,27 @@ class Elements:
                 yield element
 
 
-@lru_cache(maxsize=8192)
-def _dictionary_vr(tag: int) -> str:
-    try:
-        vr = dictionary_VR(tag)
-    except KeyError:
-        return "UL" if tag & 0xFFFF == 0 else ""
-    return "US" if vr.startswith("US or") else vr.partition(" ")[0]
-
-
-class _Walker:
-    """One pass over a data set. Explicit and implicit VR may be mixed inside (UN of undefined length is implicit)."""
-
-    def __init__(self, raw: bytes, *, explicit: bool, little: bool) -> None:
-        self.raw, self.end = raw, len(raw)
-        self.explicit = explicit
-        order = "<" if little else ">"
-        self.head = struct.Struct(order + "HH").unpack_from
-        self.short = struct.Struct(order + "H").unpack_from
-        self.long = struct.Struct(order + "I").unpack_from
-        self.entries: list[Element] = []
-
-    def dataset(self, at: int, until: int, depth: int, explicit: bool, *, group: int | None = None) -> int:
-        """Walk elements from `at`; returns where the data set ends. until: its end, or UNDEFINED for a delimiter."""
-        if depth > _DEEPEST:
-            raise ValueError(f"sequences nested deeper than {_DEEPEST}")
-        raw, entries, last = self.raw, self.entries, min(until, self.end)
-        while at < last:
-            if at + 8 > self.end:
-                if until > self.end or depth:
-                    raise _TooShortError
-                if raw[at:].strip(b"\0"):
-                    raise ValueError("bytes that are no element at the end of the file")
-                return self.end
-            high, low = self.head(raw, at)
-            tag = high << 16 | low
-            if high == 0xFFFE:
-                if tag == _ITEM_END and until == UNDEFINED:
-                    return at + 8
-                raise ValueError("a delimiter where none belongs")
-            if group is not None and high != group:
-                return at
-            if explicit:
-                letters = raw[at + 4 : at + 6]
-                if letters in _LONG:
-                    if at + 12 > self.end:
-                        raise _TooShortError
-                    length, start = self.long(raw, at + 8)[0], at + 12
-                elif letters in _VRS:
-                    length, start = self.short(raw, at + 6)[0], at + 8
-                else:
-                    raise ValueError("an unknown value representation")
-                vr = letters.decode()
-            else:
-                length, start = self.long(raw, at + 4)[0], at + 8
-                vr = _dictionary_vr(tag)
-            if tag in _PIXELS and depth == 0:
-                entries.append(Element(tag, vr, start, length, 0))
-                return start
-            if len(entries) >= _MOST_ELEMENTS:
-                raise ValueError(f"more than {_MOST_ELEMENTS} elements")
-            if vr == "SQ" or (length == UNDEFINED and vr in ("UN", "")):
-                entries.append(Element(tag, "SQ", start, 0, depth))
-                at = self.sequence(start, length, depth, explicit and vr == "SQ")
-                continue
-            if length == UNDEFINED and tag not in _PIXELS:
-                raise ValueError("an undefined length where none belongs")
-            if length == UNDEFINED:  # an icon's encapsulated pixel data
-                entries.append(Element(tag, vr, start, UNDEFINED, depth))
-                at = self.fragments(start)
-                continue
-            at = start + length
-            if until != UNDEFINED and at > until:
-                raise ValueError("an element longer than what it lies in") if until <= self.end else _TooShortError
-            if at > self.end:
-                raise _TooShortError
-            entries.append(Element(tag, vr, start, length, depth))
-        if at < until and until != UNDEFINED:
-            raise _TooShortError
-        if until == UNDEFINED and depth:
-            raise _TooShortError
-        return at
-
-    def sequence(self, at: int, length: int, depth: int, explicit: bool) -> int:
-        """Walk the items of a sequence; returns where it ends."""
-        until = UNDEFINED if length == UNDEFINED else at + length
-        while until == UNDEFINED or at < until:
-            if at + 8 > self.end:
-                raise _TooShortError
-            high, low = self.head(self.raw, at)
-            tag, size = high << 16 | low, self.long(self.raw, at + 4)[0]
-            at += 8
-            if tag == _SEQUENCE_END and until == UNDEFINED:
-                return at
-            if tag != _ITEM:
-                raise ValueError("something else than an item in a sequence")
-            if size != UNDEFINED and until != UNDEFINED and at + size > until:
-                raise ValueError("an item longer than its sequence")
-            at = self.dataset(at, UNDEFINED if size == UNDEFINED else at + size, depth + 1, explicit)
-        return at
-
-    def fragments(self, at: int) -> int:
-        """Skip encapsulated fragments; returns where they end."""
-        while True:
-            if at + 8 > self.end:
-                raise _TooShortError
-            high, low = self.head(self.raw, at)
-            tag, size = high << 16 | low, self.long(self.raw, at + 4)[0]
-            at += 8
-            if tag == _SEQUENCE_END:
-                return at
-            if tag != _ITEM or size == UNDEFINED:
-                raise ValueError("something else than a fragment in encapsulated data")
-            at += size
-
-
 def _inflated(raw: bytes, start: int) -> bytes:
+    # Images shrink to a half, empty masks to a thousandth: beyond both, a small file would take long to unpack.
+    most = min(LARGEST_VOLUME_BYTES, max(_LEAST_UNPACKED_BYTES, _LARGEST_RATIO * len(raw)))
     stream = zlib.decompressobj(wbits=-15)
-    unpacked = stream.decompress(raw[start:], LARGEST_VOLUME_BYTES)
+    unpacked = stream.decompress(raw[start:], most)
     if not stream.eof:
-        raise ValueError("deflated stream ends early, or unpacks to more than a volume may have")
+        raise ValueError("deflated stream ends early, or unpacks to more than it should")
     return raw[:start] + unpacked
 
 
-def _start_of_plain(raw: bytes) -> tuple[int, bool]:
-    """Where a file without preamble starts, and whether its VRs are explicit. Raises ValueError if it is no DICOM."""
-    group, letters = int.from_bytes(raw[:2], "little"), raw[4:6]
-    if group not in (0x0002, 0x0004, 0x0008) or len(raw) < 16:
+def _start_of_plain(raw: bytes) -> int:
+    """Where a file without preamble starts. Raises ValueError if it is no DICOM."""
+    if int.from_bytes(raw[:2], "little") not in (0x0002, 0x0004, 0x0008) or len(raw) < 16:
         raise ValueError("no DICOM file")
-    return 0, letters in _VRS
+    return 0
 
 
-def walk(raw: bytes, *, whole: bool = True) -> Elements:
+def walk(raw: bytes, *, whole: bool = True, wanted: frozenset[int] | None = None) -> Elements:
     """The elements of a DICOM file's bytes up to its pixel data.
 
+    wanted: keep these tags of the data set itself alone, and what is inside them; half the time where they are few.
     whole: the bytes are all of the file's. If they are only its beginning, `Elements.whole` tells so, and the header
     must end inside them.
     Files without preamble are taken if they start with a group that data sets start with. All four uncompressed
@@ -282,41 +162,38 @@ def walk(raw: bytes, *, whole: bool = True) -> Elements:
     Raises ValueError if the bytes are no DICOM file or its structure is broken; EOFError if they end too early.
     """
     try:
-        return _walk(raw, whole)
-    except (_TooShortError, struct.error, IndexError):
+        return _walk(raw, whole, wanted)
+    except (TooShortError, struct.error, IndexError):
         raise EOFError("the header goes on beyond the last byte") from None
 
 
-def _walk(raw: bytes, whole: bool) -> Elements:
+def _walk(raw: bytes, whole: bool, wanted: frozenset[int] | None) -> Elements:
     meta: list[Element] = []
     syntax = ""
-    if raw[128:132] == b"DICM":
-        at, explicit = 132, True
-    else:
-        at, explicit = _start_of_plain(raw)
+    at = 132 if raw[128:132] == b"DICM" else _start_of_plain(raw)
     if raw[at : at + 2] == b"\x02\x00":
-        walker = _Walker(raw, explicit=raw[at + 4 : at + 6] in _VRS, little=True)
+        walker = Walker(raw, explicit=raw[at + 4 : at + 6] in VRS, little=True)
         at = walker.dataset(at, len(raw), 0, walker.explicit, group=0x0002)
         meta = walker.entries
         found = next((e for e in meta if e.tag == 0x00020010), None)
         syntax = "" if found is None else raw[found.start : found.start + found.length].decode("ascii", "replace")
         syntax = syntax.strip(" \0")
-        explicit = syntax != _IMPLICIT if syntax else raw[at + 4 : at + 6] in _VRS
-    elif at == 132:
-        explicit = raw[at + 4 : at + 6] in _VRS
     if syntax == _DEFLATED:
         if not whole:
-            raise _TooShortError
+            raise TooShortError
         raw = _inflated(raw, at)
+    explicit = raw[at + 4 : at + 6] in VRS  # the data set itself knows better than what was written about it
     if not syntax:
         syntax = _EXPLICIT if explicit else _IMPLICIT
-    elif not UID(syntax).is_valid:
+    elif not _UID.fullmatch(syntax):
         raise ValueError("the transfer syntax is no UID")
-    walker = _Walker(raw, explicit=explicit, little=syntax != _BIG)
+    walker = Walker(raw, explicit=explicit, little=syntax != _BIG, wanted=wanted)
     walker.dataset(at, UNDEFINED if not whole else len(raw), 0, explicit)
-    result = Elements(raw, meta, walker.entries, syntax, whole)
+    result = Elements(raw, meta, walker.entries, syntax, whole, wanted)
+    if not (meta or walker.entries):
+        raise TooShortError
     if not whole and result.pixels is None:
-        raise _TooShortError
+        raise TooShortError
     return result
 
 
@@ -327,6 +204,8 @@ def read_elements(path: Path, *, whole: bool = False) -> Elements:
     Raises UnreadableFileError if the file is missing, no DICOM file, broken, or larger than a volume may be.
     """
     try:
+        if not path.is_file():  # a pipe of that name would let us wait for ever
+            raise ValueError("not a file")
         with path.open("rb") as stream:
             size = stream.seek(0, 2)
             stream.seek(0)
@@ -340,9 +219,9 @@ def read_elements(path: Path, *, whole: bool = False) -> Elements:
                 try:
                     return walk(stream.read(first), whole=False)
                 except EOFError:
-                    if first > LARGEST_HEADER_BYTES:
+                    if first >= LARGEST_HEADER_BYTES:
                         raise
-                    first *= 16
+                    first = min(first * 16, LARGEST_HEADER_BYTES)
             stream.seek(0)
             return walk(stream.read())
     except (OSError, ValueError, EOFError, RecursionError) as problem:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import highdicom as hd
 import numpy as np
 import pydicom
@@ -16,8 +18,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from eucaim_fl.cohorts import dicom
-from eucaim_fl.cohorts.dicom import functional_group, read_frames, read_header, read_series
+from eucaim_fl.cohorts import elements, volume
+from eucaim_fl.cohorts.dicom import functional_group, read_frames, read_header, read_series, stack_names
+from eucaim_fl.cohorts.volume import is_sheared
 from eucaim_fl.errors import SeriesError, UnreadableFileError
 
 STORED = np.arange(5 * 3 * 4, dtype=np.int16).reshape(5, 3, 4)
@@ -96,6 +99,15 @@ class TestGeometry:
             change(files[number], ImagePositionPatient=[10, -20, z])
         assert read_series(files).spacing_mm[2] == pytest.approx(0.71)
 
+    def test_a_tilted_gantry_shears_the_affine_and_moves_no_voxel(self, tiny, tmp_path):
+        files = tiny.series(tmp_path, STORED)
+        for number, path in enumerate(files):
+            change(path, ImagePositionPatient=[10, -20 + number, 30 + 3 * number])
+        volume = read_series(files)
+        assert is_sheared(volume)
+        assert np.array_equal(volume.array, STORED.transpose(2, 1, 0))
+        assert np.array_equal(volume.affine, [[-2, 0, 0, -10], [0, -2, -1, 20], [0, 0, 3, 30], [0, 0, 0, 1]])
+
     def test_one_slice_has_its_thickness(self, tiny, tmp_path):
         assert read_series(tiny.series(tmp_path, STORED[:1], step=4.0)).spacing_mm == (2.0, 2.0, 4.0)
 
@@ -124,6 +136,7 @@ class TestGeometry:
         files = tiny.series(
             tmp_path,
             STORED[:1].astype(np.uint8),
+            modality="DX",
             ImagePositionPatient=None,
             ImageOrientationPatient=None,
             PhotometricInterpretation="MONOCHROME1",
@@ -178,6 +191,7 @@ class TestValues:
         files = tiny.series(
             tmp_path,
             np.zeros((1, 1, 6), np.uint8),
+            modality="US",
             ImagePositionPatient=None,
             ImageOrientationPatient=None,
             Columns=2,
@@ -211,30 +225,36 @@ class TestReadSeriesRefuses:
         with pytest.raises(SeriesError, match="same place"):
             read_series(files)
 
-    def test_mixed_orientations(self, files):
-        change(files[2], ImageOrientationPatient=list(CORONAL))
-        with pytest.raises(SeriesError, match="different orientations"):
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"ImageOrientationPatient": list(CORONAL)},
+            {"PixelSpacing": [2.0, 1.9]},
+            {"Rows": 2, "PixelData": STORED[4, :2].tobytes()},
+        ],
+        ids=["orientation", "spacing", "size"],
+    )
+    def test_a_mix_of_planes_unless_one_is_chosen(self, files, other):
+        change(files[4], **other)
+        with pytest.raises(SeriesError, match="2 stacks of images, told apart by size, orientation or pixel spacing"):
             read_series(files)
-
-    def test_two_pixel_spacings(self, files):
-        change(files[2], PixelSpacing=[2.0, 1.9])
-        with pytest.raises(SeriesError, match="pixel spacings"):
-            read_series(files)
-
-    def test_mixed_sizes(self, files):
-        change(files[2], Rows=2, PixelData=STORED[2, :2].tobytes())
-        with pytest.raises(SeriesError, match="different sizes"):
-            read_series(files)
+        assert {read_series(files, stack=name).shape[2] for name in stack_names(files)} == {1, 4}
 
     def test_two_series_in_one(self, files):
         change(files[2], SeriesInstanceUID="1.2.3.5")
         with pytest.raises(SeriesError, match="belong to several"):
             read_series(files)
 
-    def test_a_tilted_gantry(self, files):
+    def test_slices_that_drift_without_a_constant_step(self, files):
         for number, path in enumerate(files):
-            change(path, ImagePositionPatient=[10, -20 + number, 30 + 3 * number])
-        with pytest.raises(SeriesError, match="sheared"):
+            change(path, ImagePositionPatient=[10, -20 + number**2, 30 + 3 * number])
+        with pytest.raises(SeriesError, match="no constant step"):
+            read_series(files)
+
+    def test_slices_that_lean_more_than_any_gantry(self, files):
+        for number, path in enumerate(files):
+            change(path, ImagePositionPatient=[10, -20 + 4 * number, 30 + 3 * number])
+        with pytest.raises(SeriesError, match="more than any gantry"):
             read_series(files)
 
     def test_axes_that_are_not_perpendicular(self, files):
@@ -252,6 +272,12 @@ class TestReadSeriesRefuses:
         change(files[2], ImagePositionPatient=None)
         with pytest.raises(SeriesError, match="state no position"):
             read_series(files)
+
+    @pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
+    def test_a_cross_section_without_position_even_alone(self, tiny, tmp_path, modality):
+        gone = dict.fromkeys(["ImagePositionPatient", "ImageOrientationPatient"])
+        with pytest.raises(SeriesError, match="state no position"):
+            read_series(tiny.series(tmp_path, STORED[:1], modality=modality, **gone))
 
     def test_frames_without_positions(self, tiny, tmp_path):
         path = tiny.series(tmp_path, STORED[:1])[0]
@@ -280,6 +306,12 @@ class TestReadSeriesRefuses:
         with pytest.raises(UnreadableFileError, match="missing"):
             read_series([*files, files[0].with_name("none.dcm")])
 
+    def test_a_pipe_is_not_waited_for(self, files):
+        files[0].unlink()
+        os.mkfifo(files[0])
+        with pytest.raises(UnreadableFileError, match="missing"):
+            read_series(files)
+
     @pytest.mark.parametrize(
         "attributes",
         [
@@ -287,6 +319,7 @@ class TestReadSeriesRefuses:
             {"PixelSpacing": [0, 2]},
             {"ImagePositionPatient": [1, 2]},
             {"ImageOrientationPatient": [1, 0, 0]},
+            {"PixelSpacing": [2]},
         ],
     )
     def test_attributes_that_make_no_sense(self, files, attributes):
@@ -295,7 +328,7 @@ class TestReadSeriesRefuses:
             read_series(files)
 
     def test_more_than_a_volume_may_have(self, files, monkeypatch):
-        monkeypatch.setattr(dicom, "LARGEST_VOLUME_BYTES", files[0].stat().st_size * 2)
+        monkeypatch.setattr(volume, "LARGEST_VOLUME_BYTES", files[0].stat().st_size * 2)
         with pytest.raises(UnreadableFileError, match="larger than a volume"):
             read_series(files)
 
@@ -334,7 +367,7 @@ class TestReadFrames:
 
     def test_a_deflated_file_that_unpacks_to_more_than_a_volume_is_refused(self, tiny, tmp_path, monkeypatch):
         path = tiny.series(tmp_path, np.zeros((1, 500, 500), np.int16), syntax=DeflatedExplicitVRLittleEndian)[0]
-        monkeypatch.setattr(dicom, "LARGEST_VOLUME_BYTES", 100_000)
+        monkeypatch.setattr(elements, "LARGEST_VOLUME_BYTES", 100_000)
         with pytest.raises(UnreadableFileError, match="DICOM file"):
             read_frames(path)
 

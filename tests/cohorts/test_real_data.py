@@ -11,9 +11,10 @@ import pydicom
 import pytest
 
 from eucaim_fl.cohorts.dicom import read_series
-from eucaim_fl.cohorts.layouts import eucaim_tier3, nifti_csv
-from eucaim_fl.cohorts.lidc import ARCHIVE, write_lidc
+from eucaim_fl.cohorts.lidc import ARCHIVE, SITES, write_lidc
+from eucaim_fl.cohorts.manifest import Manifest, read_manifest
 from eucaim_fl.errors import SeriesError
+from eucaim_fl.sitefile import SiteFile
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("EUCAIM_FL_SHARED_DATA") or ROOT.parent / "shared" / "data")
@@ -24,6 +25,19 @@ def series(part: str) -> list[Path]:
     """Files of the first real prostate MR series whose folder name holds `part`."""
     folders = sorted(p for p in (DATA / "prostatex").rglob("*") if p.is_dir() and part in p.name)
     return sorted(folders[0].glob("*.dcm"))
+
+
+def manifest_of(folder: Path, layout: str) -> Manifest:
+    """What a site over the folder finds, with its cache beside it."""
+    return read_manifest(
+        SiteFile.model_validate(
+            {
+                "name": folder.name,
+                "cohort": {"layout": layout, "folder": folder},
+                "cache": {"folder": folder.parent / f".cache_{folder.name}"},
+            }
+        )
+    )
 
 
 class TestProstateMr:
@@ -54,10 +68,8 @@ class TestLidc:
             np.savez(few / ARCHIVE, **{name: archive[name][:12] for name in archive.files})
         write_lidc(few, tmp_path / "data")
         found = {
-            name: {case.patient for case in reader(tmp_path / "data" / name).cases}
-            for name, reader in (
-                ("lidc_a", eucaim_tier3), ("lidc_b", eucaim_tier3), ("lidc_c", nifti_csv), ("lidc_d", nifti_csv),
-            )
-        }  # fmt: skip
+            name: {case.patient for case in manifest_of(tmp_path / "data" / name, layout).cases}
+            for name, layout in zip(SITES, ["eucaim_tier3", "eucaim_tier3", "nifti_csv", "nifti_csv"], strict=True)
+        }
         assert sum(len(patients) for patients in found.values()) == 12
         assert len(set.union(*found.values())) == 12
