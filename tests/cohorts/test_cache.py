@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +71,7 @@ class TestObtain:
 
     def test_file_names_hold_hashes_only(self, folder):
         Cache(folder).obtain("patient-17", Maker())
-        names = [path.name for path in folder.iterdir()]
+        names = [path.name for path in folder.iterdir() if path.is_file()]
         assert len(names) == 3
         assert all(re.fullmatch(r"[0-9a-f]{64}(-image\.npy|-label\.npy|\.json)", name) for name in names)
 
@@ -95,6 +99,20 @@ class TestObtain:
         shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
         Cache(tmp_path / "copy").obtain("k", make)
         assert make.calls == 1
+
+    def test_a_copied_cache_is_read_through_only_once(self, folder, tmp_path, monkeypatch):
+        Cache(folder).obtain("k", Maker())
+        shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+        Cache(tmp_path / "copy").obtain("k", Maker())
+        monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("it was read again"))
+        assert Cache(tmp_path / "copy").find("k") is not None
+
+    def test_a_channel_is_known_by_its_values_unless_it_holds_a_single_one(self, folder):
+        image = np.stack([PREPARED.image[0], np.full((2, 3, 4), 7, np.float32)])
+        entry = Cache(folder).obtain("k", lambda: Prepared(image, None, None, (1.0, 1.0, 1.0)))
+        alone = Cache(folder).obtain("l", Maker())
+        assert entry.channels == (*alone.channels, "")
+        assert np.load(entry.image_path).shape == (2, 2, 3, 4)
 
     @pytest.mark.parametrize("error", [SeriesError("Gap.", local_detail="d"), LabelError("Grid.", fix="f")])
     def test_what_forms_no_volume_is_remembered_with_its_error(self, folder, error):
@@ -131,7 +149,7 @@ class TestObtain:
         for number in range(10):
             assert np.array_equal(np.load(Cache(folder).obtain(str(number), make).image_path), PREPARED.image)
         assert make.calls == 0
-        assert not list(folder.glob(".*.part"))
+        assert not list(folder.rglob("*.part"))
 
     def test_a_full_disk_is_a_clear_error_and_leaves_nothing_behind(self, folder, monkeypatch):
         cache = Cache(folder)
@@ -142,37 +160,41 @@ class TestObtain:
         monkeypatch.setattr(Path, "replace", full)
         with pytest.raises(CohortError, match="disk of the site's cache is full"):
             cache.obtain("k", Maker())
-        assert list(folder.iterdir()) == []
+        assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+    def test_a_refusal_that_may_be_the_machines_fault_is_forgotten_after_a_day(self, folder, monkeypatch):
+        Cache(folder).refuse("k", UnreadableFileError("It took too long."), for_ever=False)
+        assert isinstance(Cache(folder).find("k"), UnreadableFileError)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 86_401)
+        assert Cache(folder).find("k") is None
+        assert Cache(folder).obtain("k", Maker()).spacing_mm == (1.0, 2.0, 3.0)
 
 
-class TestDigest:
-    def test_it_is_the_sha_256_of_the_content(self, folder, tmp_path):
-        (tmp_path / "x").write_bytes(b"abc")
-        assert Cache(folder).digest(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+def image(*paths: Path) -> Case:
+    """A case of one series."""
+    return Case("P", "", "", paths, "dicom")
 
-    def test_it_is_remembered_until_the_file_changes(self, folder, tmp_path):
-        path = tmp_path / "x"
-        path.write_bytes(b"abc")
-        cache = Cache(folder)
-        cache.digest(path)
-        cache.save()
-        known = path.stat()
-        with path.open("r+b") as stream:  # same size, time and inode: nobody looks inside
-            stream.write(b"abd")
-        os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
-        assert Cache(folder).digest(path) == hashlib.sha256(b"abc").hexdigest()
-        os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns + 1))
-        assert Cache(folder).digest(path) == hashlib.sha256(b"abd").hexdigest()
 
-    def test_a_missing_file_is_unreadable(self, folder, tmp_path):
-        with pytest.raises(UnreadableFileError, match="can't be read"):
-            Cache(folder).digest(tmp_path / "none")
-
-    def test_a_damaged_index_is_forgotten(self, folder, tmp_path):
-        (tmp_path / "x").write_bytes(b"abc")
-        folder.mkdir()
-        (folder / "index.json").write_text("[")
-        assert Cache(folder).digest(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+class TestState:
+    def test_it_changes_with_size_times_and_inode_of_any_file(self, folder, tmp_path):
+        a, b = tmp_path / "a", tmp_path / "b"
+        cache, case = Cache(folder), dataclasses.replace(image(a), label=(b,), further=(image(tmp_path / "c"),))
+        states = [cache.state(case)]
+        for path in (a, b, tmp_path / "c"):
+            path.write_bytes(b"abc")
+            states.append(cache.state(case))
+        a.chmod(0o600)  # changes nothing but the time of the last change
+        states.append(cache.state(case))
+        known = b.stat()
+        (tmp_path / "d").write_bytes(b"abd")
+        os.utime(tmp_path / "d", ns=(known.st_atime_ns, known.st_mtime_ns))
+        (tmp_path / "d").rename(b)
+        states.append(cache.state(case))
+        assert len({state.signature for state in states}) == len(states)
+        assert len({state.place for state in states}) == 1
+        assert (states[-1].files, states[-1].size_bytes) == (3, 9)
+        assert cache.state(case) == states[-1]
 
 
 class TestContent:
@@ -191,6 +213,84 @@ class TestContent:
         with pytest.raises(UnreadableFileError, match="can't be read"):
             Cache(folder).content(Case("P", "", "", (tmp_path / "none",), "dicom"))
 
+    def test_the_stack_and_further_channels_in_their_order_count(self, folder, tmp_path):
+        a, b, c = (tmp_path / name for name in "abc")
+        for number, path in enumerate((a, b, c)):
+            path.write_bytes(bytes([number]))
+        cache, first = Cache(folder), image(a)
+        contents = [
+            cache.content(case)
+            for case in (
+                first,
+                dataclasses.replace(first, stack="b=800"),
+                dataclasses.replace(first, further=(image(b),)),
+                dataclasses.replace(first, further=(image(b), image(c))),
+                dataclasses.replace(first, further=(image(c), image(b))),
+            )
+        ]
+        assert len(set(contents)) == 5
+
+    def test_it_is_remembered_until_a_file_changes(self, folder, tmp_path, monkeypatch):
+        path = tmp_path / "x"
+        path.write_bytes(b"abc")
+        cache = Cache(folder)
+        content = cache.content(image(path))
+        cache.save()
+        with monkeypatch.context() as sealed:
+            sealed.setattr(hashlib, "file_digest", lambda *_: pytest.fail("it was read again"))
+            again = Cache(folder)
+            assert again.content(image(path)) == again.recall(again.state(image(path))) == content
+        path.write_bytes(b"abd")
+        assert Cache(folder).recall(cache.state(image(path))) is None
+        assert Cache(folder).content(image(path)) != content
+
+    def test_what_two_openings_learn_at_a_time_is_not_lost(self, folder, tmp_path):
+        paths = [tmp_path / "x", tmp_path / "y"]
+        caches = [Cache(folder), Cache(folder)]
+        for cache, path in zip(caches, paths, strict=True):
+            path.write_bytes(b"abc")
+            cache.content(image(path))
+        for cache in caches:
+            cache.save()
+        third = Cache(folder)
+        assert all(third.recall(third.state(image(path))) for path in paths)
+
+    @pytest.mark.parametrize("text", ["[", "[]", "{}", '{"a": 1}'])
+    def test_a_damaged_index_is_forgotten(self, folder, tmp_path, text):
+        (tmp_path / "x").write_bytes(b"abc")
+        folder.mkdir()
+        (folder / "index.json").write_text(text)
+        assert Cache(folder).content(image(tmp_path / "x")) == Cache(tmp_path / "new").content(image(tmp_path / "x"))
+
+
+class TestTrying:
+    def test_a_process_that_ended_inside_is_remembered_until_another_one_comes_through(self, folder):
+        code = (
+            "import os, sys; from pathlib import Path; from eucaim_fl.cohorts.cache import Cache;"
+            "cache = Cache(Path(sys.argv[1])); trying = cache.trying('k'); trying.__enter__(); os._exit(1)"
+        )
+        assert not Cache(folder).is_suspect("k")
+        subprocess.run([sys.executable, "-c", code, str(folder)], check=False)
+        cache = Cache(folder)
+        assert cache.is_suspect("k")
+        assert not cache.is_suspect("l")
+        with cache.trying("k"):
+            assert not Cache(folder).is_suspect("k")  # somebody is at it
+        assert not cache.is_suspect("k")
+
+    def test_an_error_inside_makes_nothing_suspect(self, folder):
+        cache = Cache(folder)
+        with pytest.raises(SeriesError, match="Gap"), cache.trying("k"):
+            raise SeriesError("Gap.")
+        assert not cache.is_suspect("k")
+        assert not list(folder.rglob("*.trying"))
+
+    def test_a_note_that_can_not_be_written_is_an_error(self, folder):
+        cache = Cache(folder)
+        shutil.rmtree(folder)
+        with pytest.raises(CohortError, match="can't be written"), cache.trying("k"):
+            pass
+
 
 class TestFolder:
     def test_a_folder_that_can_not_be_made_is_an_error(self, tmp_path):
@@ -205,17 +305,14 @@ class TestFolder:
     def test_a_folder_that_vanished_is_an_error_when_something_is_kept(self, folder, tmp_path):
         (tmp_path / "x").touch()
         cache = Cache(folder)
-        cache.digest(tmp_path / "x")
-        folder.rmdir()
+        cache.content(image(tmp_path / "x"))
+        shutil.rmtree(folder)
         with pytest.raises(CohortError, match="can't be written"):
             cache.save()
         with pytest.raises(CohortError, match="can't be written"):
-            cache.keep("k", 1)
-
-    def test_a_kept_value_comes_back(self, folder):
-        Cache(folder).keep("k", {"a": [1, None]})
-        assert Cache(folder).recall("k") == {"a": [1, None]}
-        assert Cache(folder).recall("l") is None
+            cache.obtain("k", Maker())
+        with pytest.raises(CohortError, match="can't be written"):
+            cache.refuse("k", SeriesError("Gap."))
 
 
 class TestCombine:

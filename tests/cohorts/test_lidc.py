@@ -7,10 +7,11 @@ import numpy as np
 import pydicom
 import pytest
 
-from eucaim_fl.cohorts.layouts import eucaim_tier3, nifti_csv
 from eucaim_fl.cohorts.lidc import ARCHIVE, SITES, write_lidc
+from eucaim_fl.cohorts.manifest import Manifest, read_manifest
 from eucaim_fl.durable import exclusive
 from eucaim_fl.errors import CohortError, RunFolderBusyError
+from eucaim_fl.sitefile import SiteFile
 
 
 def archive(folder: Path, **changes: Any) -> Path:
@@ -39,6 +40,19 @@ def patients(folder: Path) -> dict[str, set[str]]:
     return {site: {row["patient_id"] for row in rows(folder / site / table)} for site, table in tables.items()}
 
 
+def manifest_of(folder: Path, layout: str) -> Manifest:
+    """What a site over the folder finds, with its cache beside it."""
+    return read_manifest(
+        SiteFile.model_validate(
+            {
+                "name": folder.name,
+                "cohort": {"layout": layout, "folder": folder},
+                "cache": {"folder": folder.parent / f".cache_{folder.name}"},
+            }
+        )
+    )
+
+
 class TestWriteLidc:
     def test_scans_are_split_evenly_and_a_patient_is_at_one_site(self, tmp_path: Path):
         write_lidc(archive(tmp_path / "in"), tmp_path / "out")
@@ -56,8 +70,8 @@ class TestWriteLidc:
         write_lidc(archive(tmp_path / "in"), tmp_path / "out")
         cases = []
         for site in SITES:
-            found = (eucaim_tier3 if site < "lidc_c" else nifti_csv)(tmp_path / "out" / site)
-            assert found.quarantined == []
+            found = manifest_of(tmp_path / "out" / site, "eucaim_tier3" if site < "lidc_c" else "nifti_csv")
+            assert found.quarantined == ()
             cases += found.cases
         assert len(cases) == 9
         assert all(case.label for case in cases)

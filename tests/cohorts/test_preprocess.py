@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from eucaim_fl.cohorts import preprocess
+from eucaim_fl.cohorts.facts import SeriesFacts
 from eucaim_fl.cohorts.manifest import Case
-from eucaim_fl.cohorts.preprocess import FOREGROUND_SAMPLES, prepare, preprocessing_key, summarize_label
+from eucaim_fl.cohorts.preprocess import FOREGROUND_SAMPLES, onto_grid, prepare, preprocessing_key, summarize_label
+from eucaim_fl.cohorts.volume import Volume
 from eucaim_fl.errors import LabelError, SeriesError, UnreadableFileError
 
 KEEP = {"kind": "window", "low": 0.0, "high": 1000.0}
@@ -137,6 +141,163 @@ class TestPrepare:
             prepare(case, tiny.plan())
 
 
+LPS_MM = np.diag([-2.0, -2.0, 3.0, 1.0])
+CHANNELS = ({"name": "a"}, {"name": "b"})
+
+
+class TestOntoGrid:
+    def test_a_ramp_is_met_exactly_wherever_the_grid_lies(self):
+        """Linear interpolation of a linear function of position is that function."""
+        angle = np.deg2rad(20)
+        turned = np.eye(4)
+        turned[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        source = turned @ np.diag([1.5, -2.0, 3.0, 1.0])
+        source[:3, 3] = [-20.0, 25.0, -10.0]
+        index = np.indices((30, 30, 20)).reshape(3, -1)
+        place = source[:3, :3] @ index + source[:3, 3:]
+        slope = np.array([2.0, -1.0, 0.5])
+        volume = Volume((slope @ place + 7).reshape(30, 30, 20).astype(np.float32), source)
+        grid = np.diag([-2.5, 1.0, 2.0, 1.0])
+        grid[:3, 3] = [12.0, -5.0, 0.0]
+        values, covered = onto_grid(volume, (8, 9, 10), grid)
+        wanted = slope @ (grid[:3, :3] @ np.indices((8, 9, 10)).reshape(3, -1) + grid[:3, 3:]) + 7
+        assert values.dtype == np.float32
+        inside = covered.ravel()
+        assert inside.sum() > 300
+        assert np.allclose(values.ravel()[inside], wanted[inside], atol=1e-3)
+
+    def test_the_same_grid_gives_the_same_values(self):
+        array = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+        values, covered = onto_grid(Volume(array, LPS_MM), (4, 5, 6), LPS_MM)
+        assert np.array_equal(values, array)
+        assert covered.all()
+
+    def test_half_a_voxel_beyond_the_outer_centres_is_covered_with_the_value_at_the_edge(self):
+        volume = Volume(np.array([1.0, 2.0, 3.0], np.float32).reshape(3, 1, 1), np.eye(4))
+        grid = np.diag([0.4, 1.0, 1.0, 1.0])
+        grid[0, 3] = -0.8
+        values, covered = onto_grid(volume, (9, 1, 1), grid)  # -0.8, -0.4, 0, 0.4 … 2.4
+        assert covered.ravel().tolist() == [False, *[True] * 8]
+        assert np.allclose(values.ravel(), [1, 1, 1, 1.4, 1.8, 2.2, 2.6, 3, 3])
+
+    def test_a_single_slice_covers_its_thickness(self):
+        volume = Volume(np.full((2, 2, 1), 5.0, np.float32), np.diag([1.0, 1.0, 4.0, 1.0]))
+        grid = np.eye(4)
+        grid[2, 3] = -2.9  # -2.9, -1.9 … 3.1; the slice reaches from -2 to 2
+        values, covered = onto_grid(volume, (2, 2, 7), grid)
+        assert covered[0, 0].tolist() == [False, True, True, True, True, False, False]
+        assert np.unique(values).tolist() == [5.0]
+
+
+class TestChannels:
+    @pytest.fixture
+    def pair(self, tiny, tmp_path):
+        """A case of two NIfTI channels: the first counts from 0 on 4 x 5 x 6 voxels, the second is given."""
+
+        def make(second, affine=LPS_MM, facts=(None, None)):
+            values = np.arange(120, dtype=np.float32).reshape(4, 5, 6)
+            paths = [
+                tiny.nifti(tmp_path / f"{n}.nii", a, m) for n, a, m in (("a", values, LPS_MM), ("b", second, affine))
+            ]
+            label = np.zeros((4, 5, 6), np.uint8)
+            label[1, 2, 3] = 1
+            mask = tiny.nifti(tmp_path / "l.nii", label, LPS_MM)
+            stated = [None if f is None else SeriesFacts(folder="", files=(), kind="nifti", **f) for f in facts]
+            other = Case("P1", "", "b", (paths[1],), "nifti", facts=stated[1])
+            clinical = {"grade": "high"}
+            return Case("P1", "", "a", (paths[0],), "nifti", (mask,), "nifti", clinical, "", "", stated[0], (other,))
+
+        return make
+
+    def test_each_is_on_the_grid_of_the_first_with_its_own_intensities(self, tiny, pair):
+        fine = np.repeat(np.arange(1, 11, dtype=np.float32), 2)  # 1 mm along the last axis, 20 mm in all
+        second = np.array(np.broadcast_to(fine, (8, 10, 20)))
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+        affine[:3, 3] = [0.5, 0.5, -0.5]
+        plan = tiny.plan(
+            channels=CHANNELS, orientation="LPS", intensity={"kind": "percentile", "low": 0.0, "high": 100.0}
+        )
+        image = prepare(pair(second, affine), plan).image
+        assert image.shape == (2, 4, 5, 6)
+        assert image[0, 3, 4, 5] == 1
+        # millimetres 0, 3, 6 … are indices 0.5, 3.5, 6.5 …, between values that are equal or follow each other
+        assert np.allclose(image[1, 2, 2], (np.array([1, 2.5, 4, 5.5, 7, 8.5]) - 1) / 9, atol=1e-6)
+
+    def test_turning_resampling_and_cropping_keep_them_together(self, tiny, pair):
+        values = np.arange(120, dtype=np.float32).reshape(4, 5, 6)
+        for data in (
+            {"orientation": "RAS", "size_voxels": (6, 3, 5)},
+            {"orientation": "LPS", "spacing_mm": (1.3, 2.9, 1.7), "size_voxels": (4, None, 8)},
+            {"orientation": "RPI", "intensity": {"kind": "window", "low": 0.0, "high": 60.0}, "size_voxels": (8, 8, 8)},
+        ):
+            image = prepare(pair(values), tiny.plan(channels=CHANNELS, **{"intensity": KEEP, **data})).image
+            assert image.max() > 0
+            assert np.allclose(image[0], image[1], atol=1e-5), data
+
+    def test_what_a_channel_does_not_cover_is_filled_like_padding(self, tiny, pair):
+        second = np.full((4, 5, 4), 5.0, np.float32)
+        second[0] = 7
+        plan = tiny.plan(channels=CHANNELS, orientation="LPS", intensity={"kind": "window", "low": 0.0, "high": 10.0})
+        image = prepare(pair(second), plan).image
+        assert image[1, 2, 2].tolist() == [0.5, 0.5, 0.5, 0.5, 0, 0]
+        plan = tiny.plan(channels=CHANNELS, orientation="LPS", intensity={"kind": "zscore"})
+        scored = prepare(pair(second), plan).image
+        assert np.unique(scored[1, ..., 4:]).tolist() == [scored[1].min()]
+
+    def test_two_frames_of_reference_are_refused_and_one_unknown_is_not(self, tiny, pair):
+        values, plan = np.ones((4, 5, 6), np.float32), tiny.plan(GRADE, channels=CHANNELS)
+        frames = [{"frame_of_reference": "1.2.3"}, {"frame_of_reference": "1.2.4"}]
+        with pytest.raises(SeriesError, match="different frames of reference"):
+            prepare(pair(values, facts=frames), plan)
+        assert prepare(pair(values, facts=[frames[0], {}]), plan).image.shape[0] == 2
+        assert prepare(pair(values, facts=[frames[0], frames[0]]), plan).image.shape[0] == 2
+
+    @pytest.mark.parametrize(("slices", "fits"), [(3, True), (2, False)])
+    def test_less_than_half_of_the_grid_is_refused(self, tiny, pair, slices, fits):
+        case, plan = pair(np.ones((4, 5, slices), np.float32)), tiny.plan(channels=CHANNELS)
+        if fits:
+            assert prepare(case, plan).image.shape[0] == 2
+        else:
+            with pytest.raises(SeriesError, match="covers less than half of the first"):
+                prepare(case, plan)
+
+    def test_padding_asks_nothing_of_a_channel(self, tiny, pair):
+        plan = tiny.plan(channels=CHANNELS, size_voxels=(16, 16, 16))
+        assert prepare(pair(np.ones((4, 5, 6), np.float32)), plan).image.shape == (2, 16, 16, 16)
+
+    def test_a_missing_channel_is_an_error(self, tiny, pair):
+        case = dataclasses.replace(pair(np.ones((4, 5, 6), np.float32)), further=())
+        with pytest.raises(SeriesError, match="channel of a patient is missing"):
+            prepare(case, tiny.plan(channels=CHANNELS))
+
+
+class TestLabelsAndGeometry:
+    def test_a_label_on_other_voxels_is_refused_or_resampled_as_the_plan_says(self, tiny, files):
+        case = files(values=np.arange(120, dtype=np.int16).reshape(4, 5, 6), affine=LPS_MM)
+        label = np.zeros((8, 10, 6), np.uint8)
+        label[2:4, 4:6, 3] = 1  # the voxel (1, 2, 3) of the image, on half its size in the plane
+        affine = np.diag([-1.0, -1.0, 3.0, 1.0])
+        affine[:2, 3] = 0.5
+        tiny.nifti(case.label[0], label, affine)
+        with pytest.raises(LabelError, match="grid is not its image's"):
+            prepare(case, tiny.plan(orientation="LPS"))
+        prepared = prepare(case, tiny.plan(orientation="LPS", labels_on_other_grid="resample"))
+        assert np.argwhere(prepared.label).tolist() == [[1, 2, 3]]
+
+    def test_leaning_slices_are_put_upright_with_their_label(self, tiny, files):
+        affine = np.diag([2.0, 2.0, 3.0, 1.0])
+        affine[1, 2] = 2.0  # each slice lies one voxel further to the front than the one below
+        values = np.zeros((6, 6, 5), np.int16)
+        label = np.zeros((6, 6, 5), np.uint8)
+        for k in range(5):
+            values[2, 5 - k, k], label[2, 5 - k, k] = 100, 1  # straight up in the patient, 10 mm before the origin
+        plan = tiny.plan(orientation="RAS", intensity={"kind": "window", "low": 0.0, "high": 100.0})
+        prepared = prepare(files(affine, values, label), plan)
+        assert np.argwhere(prepared.image[0]).tolist() == [[2, 5, k] for k in range(5)]
+        assert np.array_equal(prepared.label.astype(bool), prepared.image[0] == 1)
+        assert prepared.spacing_mm == (2.0, 2.0, 3.0)
+
+
 class TestPreprocessingKey:
     @pytest.mark.parametrize(
         "data",
@@ -153,6 +314,16 @@ class TestPreprocessingKey:
     def test_it_changes_with_the_labels(self, tiny):
         other = tiny.plan({"name": "segmentation", "labels": ("organ", "lesion")})
         assert preprocessing_key(other) != preprocessing_key(tiny.plan())
+
+    def test_it_changes_with_the_number_of_channels_and_not_with_their_rules(self, tiny):
+        keys = [preprocessing_key(tiny.plan(channels=CHANNELS[:n])) for n in (0, 1, 2)]
+        assert keys[0] == keys[1] != keys[2]
+        assert preprocessing_key(tiny.plan(channels=[{"name": "a", "words": ["t2"]}, {"name": "b"}])) == keys[2]
+
+    def test_it_changes_with_what_happens_to_labels_only_where_there_are_labels(self, tiny):
+        resample = {"labels_on_other_grid": "resample"}
+        assert preprocessing_key(tiny.plan(**resample)) != preprocessing_key(tiny.plan())
+        assert preprocessing_key(tiny.plan(GRADE, **resample)) == preprocessing_key(tiny.plan(GRADE))
 
     def test_it_does_not_change_with_split_modality_or_classes(self, tiny):
         assert preprocessing_key(tiny.plan(split={"seed": 9}, modality="CT")) == preprocessing_key(tiny.plan())

@@ -9,10 +9,11 @@ import pydicom
 import pytest
 
 from eucaim_fl.cohorts import synthetic
-from eucaim_fl.cohorts.layouts import Findings, eucaim_tier3, nifti_csv, upv_index
+from eucaim_fl.cohorts.manifest import Manifest, read_manifest
 from eucaim_fl.cohorts.synthetic import HOSPITALS, demo_is_complete, write_demo
 from eucaim_fl.durable import exclusive
 from eucaim_fl.errors import CohortError, RunFolderBusyError
+from eucaim_fl.sitefile import SiteFile
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -27,6 +28,19 @@ def ct_slices(folder: Path) -> Iterator[pydicom.Dataset]:
     return (ds for ds in map(pydicom.dcmread, folder.rglob("*.dcm")) if ds.Modality == "CT")
 
 
+def manifest_of(folder: Path, layout: str, cache: Path) -> Manifest:
+    """What a site over the folder finds."""
+    return read_manifest(
+        SiteFile.model_validate(
+            {
+                "name": folder.name,
+                "cohort": {"layout": layout, "folder": folder},
+                "cache": {"folder": cache},
+            }
+        )
+    )
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "demo"
@@ -35,11 +49,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestWriteDemo:
-    def test_the_readers_find_every_patient_with_label_and_diagnosis(self, demo: Path):
-        readers = {"a": eucaim_tier3, "b": eucaim_tier3, "c": upv_index, "d": nifti_csv}
-        for name, reader in readers.items():
-            found: Findings = reader(demo / name)
-            assert found.quarantined == []
+    def test_the_readers_find_every_patient_with_label_and_diagnosis(self, demo: Path, tmp_path: Path):
+        layouts = {"a": "eucaim_tier3", "b": "eucaim_tier3", "c": "upv_index", "d": "nifti_csv"}
+        for name, layout in layouts.items():
+            found = manifest_of(demo / name, layout, tmp_path)
+            assert found.quarantined == ()
+            assert {note.rule for note in found.notes} <= {
+                "codes.unplaced",
+                "layout.aliases_used",
+                "layout.columns_unknown",
+            }
             assert len(found.cases) == 2
             assert sorted(case.clinical["malignant"] for case in found.cases) == ["0", "1"]
             assert all(case.label for case in found.cases)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import BinaryIO
 
 from eucaim_fl.cohorts.deidentification.headers import identifiers_in_header
@@ -18,10 +17,10 @@ _PADDING = 0xFFFCFFFC
 _ABOUT_THE_WHOLE = frozenset({"deid.not_marked", "deid.burned_in_unknown"})
 
 
-def identifiers_after_pixels(path: Path, elements: Elements) -> dict[str, int]:
+def identifiers_after_pixels(stream: BinaryIO, elements: Elements) -> dict[str, int]:
     """Rule → how often what follows the pixel data of a DICOM file breaks it, as in `identifiers_in_header`.
 
-    elements: the file's header, as `read_elements` gave it. Padding that isn't empty counts as a private element, and
+    stream: the open file. elements: its header, as `read_elements` gave it. Padding that isn't empty counts as a private element, and
     bytes that are no elements as `deid.trailing`. At most 1 MiB is read; most files end with their pixels and cost
     one look at the size. Deflated files are not looked at: what follows their pixels lies inside the stream.
     Raises UnreadableFileError if the file can't be read.
@@ -30,17 +29,14 @@ def identifiers_after_pixels(path: Path, elements: Elements) -> dict[str, int]:
     if pixels is None or elements.transfer_syntax == "1.2.840.10008.1.2.1.99":
         return {}
     try:
-        with path.open("rb") as stream:
-            size = stream.seek(0, 2)
-            end = (
-                pixels.start + pixels.length if pixels.length != UNDEFINED else _end_of_fragments(stream, pixels.start)
-            )
-            if end >= size:
-                return {}
-            stream.seek(end)
-            tail = stream.read(_MOST_BYTES)
-    except OSError as problem:
-        raise UnreadableFileError("A DICOM file can't be read.", local_detail=f"{path}: {problem}") from None
+        size = stream.seek(0, 2)
+        end = pixels.start + pixels.length if pixels.length != UNDEFINED else _end_of_fragments(stream, pixels.start)
+        if end >= size:
+            return {}
+        stream.seek(end)
+        tail = stream.read(_MOST_BYTES)
+    except (OSError, ValueError) as problem:
+        raise UnreadableFileError("A DICOM file can't be read.", local_detail=repr(problem)) from None
     return _judged(tail) if tail.strip(b"\0") else {}
 
 

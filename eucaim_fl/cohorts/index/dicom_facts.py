@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
+from collections import Counter
 from collections.abc import Collection
 from typing import Any, BinaryIO
 
 from eucaim_fl.cohorts.deidentification.headers import identifiers_in_header
+from eucaim_fl.cohorts.deidentification.trailing import identifiers_after_pixels
 from eucaim_fl.cohorts.elements import Element, Elements
 from eucaim_fl.cohorts.index import terms
-from eucaim_fl.cohorts.index.dicom_header import read_header
+from eucaim_fl.cohorts.index.dicom_header import Header, read_header
 from eucaim_fl.cohorts.index.store import keyed
+from eucaim_fl.errors import UnreadableFileError
 
 __all__ = ["dicom_facts"]
 
@@ -48,7 +51,7 @@ def dicom_facts(
     spacing = _vector(elements, nested, 0x00280030, 2)
     if spacing is None and position is None:
         spacing = _vector(elements, nested, 0x00181164, 2)
-    identifiers = identifiers_in_header(elements, path)
+    identifiers = dict(Counter(identifiers_in_header(elements, path)) + Counter(_behind(header, stream)))
     facts: dict[str, Any] = {
         "kind": "dicom",
         "identifiers": identifiers,
@@ -90,6 +93,16 @@ def dicom_facts(
     if header.fault:
         facts.update(code=_UNREADABLE, reason=header.fault)
     return facts, header.length
+
+
+def _behind(header: Header, stream: BinaryIO) -> dict[str, int]:
+    """Identifiers after the pixel data; a file that isn't whole is set aside for that already."""
+    if header.fault:
+        return {}
+    try:
+        return identifiers_after_pixels(stream, header.elements)
+    except UnreadableFileError:
+        return {"deid.trailing": 1}
 
 
 def _clean_folders(elements: Elements, path: str) -> str:

@@ -201,7 +201,7 @@ class _Scan:
             memory_bytes=_MEMORY,
         )
         parts = _Parts(folder / "parts")
-        with contextlib.closing(results):  # type: ignore[type-var]
+        with contextlib.closing(results):
             for done, (number, result) in enumerate(results, start=1):
                 parts.add(_row(waiting.pop(number), result))
                 self._tell("reading", done, total)

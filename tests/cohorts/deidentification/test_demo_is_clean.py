@@ -42,7 +42,8 @@ def identifiers(folder: Path) -> Counter[str]:
         if path.suffix == ".dcm":
             elements = read_elements(path)
             found.update(identifiers_in_header(elements, name))
-            found.update(identifiers_after_pixels(path, elements))
+            with path.open("rb") as stream:
+                found.update(identifiers_after_pixels(stream, elements))
         elif path.name.endswith(".nii.gz"):
             found.update(identifiers_in_nifti(path))
         elif path.suffix == ".csv":

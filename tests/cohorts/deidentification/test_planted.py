@@ -200,7 +200,8 @@ def planted(header: SimpleNamespace, folder: Path) -> Iterator[tuple[str, str, C
         path = folder / "a.dcm"
         path.write_bytes(header.content(ds))
         elements = read_elements(path)
-        return {**header.found(ds), **identifiers_after_pixels(path, elements)}
+        with path.open("rb") as stream:
+            return {**header.found(ds), **identifiers_after_pixels(stream, elements)}
 
     def of_nifti(field: str, value: str) -> dict[str, int]:
         image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))

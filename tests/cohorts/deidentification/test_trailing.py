@@ -14,7 +14,8 @@ from eucaim_fl.errors import UnreadableFileError
 def found(header: SimpleNamespace, folder: Path, dataset: Dataset, more: bytes = b"") -> dict[str, int]:
     path = folder / "a.dcm"
     path.write_bytes(header.content(dataset) + more)
-    return identifiers_after_pixels(path, read_elements(path))
+    with path.open("rb") as stream:
+        return identifiers_after_pixels(stream, read_elements(path))
 
 
 class TestIdentifiersAfterPixels:
@@ -49,7 +50,10 @@ class TestIdentifiersAfterPixels:
     def test_bytes_that_are_no_elements_are_worth_a_look(self, header: SimpleNamespace, tmp_path: Path) -> None:
         assert found(header, tmp_path, header.clean(), b"Rossi Maria, born 1953") == {"deid.trailing": 1}
 
-    def test_a_file_that_is_gone_is_refused(self, header: SimpleNamespace, tmp_path: Path) -> None:
-        elements = read_elements(header.write(tmp_path / "a.dcm", header.clean()))
+    def test_a_file_that_can_not_be_read_any_more_is_refused(self, header: SimpleNamespace, tmp_path: Path) -> None:
+        path = header.write(tmp_path / "a.dcm", header.clean())
+        elements = read_elements(path)
+        stream = path.open("rb")
+        stream.close()
         with pytest.raises(UnreadableFileError, match="can't be read"):
-            identifiers_after_pixels(tmp_path / "Rossi.dcm", elements)
+            identifiers_after_pixels(stream, elements)
