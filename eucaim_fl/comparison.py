@@ -95,8 +95,8 @@ def train_alone(plan: FederationPlan, site_files: Sequence[Path], name: str) -> 
     import torch
 
     from eucaim_fl.cohorts.cohort import open_cohort
-    from eucaim_fl.models.networks import build, get_arrays
-    from eucaim_fl.site.node import network_image_size
+    from eucaim_fl.models.networks import get_arrays
+    from eucaim_fl.site.node import network_for
     from eucaim_fl.training.loop import train_round
 
     torch.set_num_threads(1)
@@ -104,9 +104,7 @@ def train_alone(plan: FederationPlan, site_files: Sequence[Path], name: str) -> 
     method = plan.method.model_copy(update={"objective": ObjectiveConfig()})
     alone = plan.model_copy(update={"training": training, "method": method})
     cases = [case for path in site_files for case in open_cohort(load_site_file(path), plan).cases("train")]
-    network = build(
-        plan.model, plan.task, seed=derive_seed(plan.seed, "initial weights"), image_size=network_image_size(plan)
-    )
+    network = network_for(plan, derive_seed(plan.seed, "initial weights"))
     train_round(network, cases, alone, derive_seed(plan.seed, "training", name, 1))
     return get_arrays(network)
 
@@ -116,12 +114,12 @@ def held_out(plan: FederationPlan, site_files: Mapping[str, Path], arrays: Array
     import torch
 
     from eucaim_fl.cohorts.cohort import open_cohort
-    from eucaim_fl.models.networks import build, set_arrays
-    from eucaim_fl.site.node import network_image_size
+    from eucaim_fl.models.networks import set_arrays
+    from eucaim_fl.site.node import network_for
     from eucaim_fl.training.evaluation import patient_results
 
     torch.set_num_threads(1)
-    network = build(plan.model, plan.task, seed=0, image_size=network_image_size(plan))
+    network = network_for(plan, 0)
     set_arrays(network, arrays)
     values: PatientValues = {}
     for site, path in site_files.items():

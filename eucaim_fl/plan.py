@@ -22,6 +22,7 @@ from eucaim_fl.config import (
     MethodConfig,
     ModelConfig,
     PrivacyConfig,
+    SeriesRule,
     TaskConfig,
     TrainingConfig,
     parse,
@@ -32,7 +33,8 @@ __all__ = ["SCHEMA_VERSION", "FederationPlan", "ParticipationRules", "explain", 
 
 SCHEMA_VERSION = 1
 LARGEST_GRID_VOXELS = 2**27
-"""Of one image on the plan's grid: half a gigabyte as float32, which a site keeps in its cache for every case."""
+"""Of one image on the plan's grid, all channels: half a gigabyte as float32, which a site keeps in its cache for every
+case."""
 LARGEST_BATCH_VOXELS = 2**29
 _LARGEST_PLAN_BYTES = 256 * 1024
 
@@ -71,11 +73,14 @@ class FederationPlan(Config):
             raise ValueError(
                 f"training.patch_voxels has {len(patch)} values, but the network is {self.task.spatial_dims}-D"
             )
-        grid = [n for n in self.data.size_voxels if n is not None]
-        if math.prod(grid) > LARGEST_GRID_VOXELS:
-            raise ValueError(f"data.size_voxels asks for more than {LARGEST_GRID_VOXELS} voxels")
+        grid, channels = [n for n in self.data.size_voxels if n is not None], self.data.number_of_channels()
+        if math.prod(grid) * channels > LARGEST_GRID_VOXELS:
+            raise ValueError(
+                f"data.size_voxels asks for more than {LARGEST_GRID_VOXELS} voxels"
+                + (" in all channels together" if channels > 1 else "")
+            )
         seen = patch or tuple(grid)
-        if math.prod(seen) * self.training.batch_size > LARGEST_BATCH_VOXELS:
+        if math.prod(seen) * channels * self.training.batch_size > LARGEST_BATCH_VOXELS:
             raise ValueError(f"a training batch would have more than {LARGEST_BATCH_VOXELS} voxels")
         turned = patch or self.data.size_voxels
         if self.training.augmentation.rotate90 > 0 and turned[0] != turned[1]:
@@ -159,6 +164,61 @@ def read_plan(text: str) -> FederationPlan:
     return plan
 
 
+def _range(limits: tuple[float, float], unit: str) -> str:
+    low, high = limits
+    return f"{low:g} {unit}" if low == high else f"{low:g} to {high:g} {unit}"
+
+
+def _explain_rule(rule: SeriesRule) -> str:
+    """What a series must be like to become a channel. Words are quoted as `repr` does: they came from elsewhere."""
+    words, unwanted, kinds = (
+        joint.join(map(repr, chosen))
+        for joint, chosen in ((" and ", rule.words), (" or ", rule.without), (" and ", rule.image_type))
+    )
+    parts = (
+        f"modality {rule.modality}" if rule.modality else "",
+        f"described with {words}" if words else "",
+        f"not described with {unwanted}" if unwanted else "",
+        f"image type {kinds}" if kinds else "",
+        f"body part {rule.body_part!r}" if rule.body_part else "",
+        f"{rule.plane} slices" if rule.plane else "",
+        f"slice thickness {_range(rule.thickness_mm, 'mm')}" if rule.thickness_mm else "",
+        f"b-value {_range(rule.b_value, 's/mm²')}" if rule.b_value else "",
+        f"echo time {_range(rule.echo_time_ms, 'ms')}" if rule.echo_time_ms else "",
+        "" if rule.contrast is None else "with contrast agent" if rule.contrast else "without contrast agent",
+    )
+    several = {
+        "most_slices": "the one with most slices",
+        "thinnest": "the one with the thinnest slices",
+        "first": "the first by its UID",
+    }
+    return f"{rule.name} = {', '.join(filter(None, parts)) or 'any series'}; of several {several[rule.prefer]}"
+
+
+def _explain_channels(plan: FederationPlan) -> list[str]:
+    """Which series are taken, and what happens to labels on other voxels; nothing where the default holds."""
+    lines = []
+    rules = plan.data.channels
+    if rules:
+        several = (
+            " The first gives the grid; the others are interpolated onto it by their stated position, and a patient is "
+            "set aside where one states another frame of reference or covers less than half of it."
+            if len(rules) > 1
+            else ""
+        )
+        lines.append(
+            f"Channels: of each patient one study that has {'all of these' if len(rules) > 1 else 'this'}, and one "
+            f"series for each: {'. '.join(_explain_rule(rule) for rule in rules)}. A patient without is set aside with "
+            f"the reason.{several}"
+        )
+    if plan.task.name == "segmentation" and plan.data.labels_on_other_grid == "resample":
+        lines.append(
+            "Labels: one that lies on other voxels than its image is brought onto the image's by its stated position; "
+            "each voxel takes the label that lies at its centre, and what lies outside the image is cut off."
+        )
+    return lines
+
+
 def explain(plan: FederationPlan) -> list[str]:
     """In plain words: what each site is asked to do, and what it is asked to send."""
     task, training, method = plan.task, plan.training, plan.method
@@ -189,8 +249,10 @@ def explain(plan: FederationPlan) -> list[str]:
         f"Purpose: {goal} with a {task.spatial_dims}-D {plan.model.name}, over {len(plan.sites)} sites "
         f"({', '.join(plan.sites)}).",
         f"Data: the site reads its own cohort{f' of {plan.data.modality} series' if plan.data.modality else ''}, "
+        "takes only patients whom its consent table and its rules on identifiers allow, "
         f"keeps {share.validation:.0%} of its patients for validation and {share.test:.0%} for the final test, "
         "and trains on the rest. A patient is in one of these only.",
+        *_explain_channels(plan),
         f"Each of {plan.rounds} rounds: evaluate the arriving model on the validation patients, then train for "
         f"{length} (batch {training.batch_size}, {training.optimizer.name}, learning rate "
         f"{training.optimizer.lr:g}).{proximal}",

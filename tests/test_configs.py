@@ -26,7 +26,7 @@ federation: {quorum: 5}
 """
 FITTING = {
     "segmentation_2d": ["model=unet", "data=ct_2d"],
-    "segmentation_3d": ["model=unet", "data=ct_3d"],
+    "segmentation_3d": ["model=unet", "data=mr_prostate_3d"],
     "classification_2d": ["model=small_cnn", "data=ct_2d"],
     "classification_3d": ["model=small_cnn", "data=ct_3d"],
 }

@@ -22,7 +22,7 @@ RECIPE: dict[str, Any] = {
     "model": {"name": "unet"},
     "training": {"local_steps": 3},
 }
-GOLDEN = "8fc9d99238cfbf31d055d1336c18e418067066696e0e9c0d3d50c6705bcfd7ba"
+GOLDEN = "add8d2a43810391c8daca314c456248882edf6128656ad298575e71ec95b322a"
 
 
 def plan_of(**changes: Any) -> FederationPlan:
@@ -64,6 +64,7 @@ OTHER_TEXT: dict[tuple[Any, ...], object] = {
     ("model", "name"): "dynunet",
     ("data", "modality"): "CT",
     ("data", "orientation"): "LPS",
+    ("data", "labels_on_other_grid"): "resample",
     ("data", "intensity", "kind"): "zscore",
     ("data", "split", "seed"): 0,
     ("method", "rule", "name"): "median",
@@ -113,6 +114,18 @@ class TestMakePlan:
         ("changes", "complaint"),
         [
             ({"training": {"local_steps": 1, "patch_voxels": [8, 8, 8]}}, "patch_voxels has 3 values, but .* 2-D"),
+            ({"data": {"size_voxels": [1024, 1024, 256]}}, r"data\.size_voxels asks for more than 134217728 voxels\."),
+            (
+                {"data": {"size_voxels": [1024, 1024, 100], "channels": [{"name": "a"}, {"name": "b"}]}},
+                "134217728 voxels in all channels together",
+            ),
+            (
+                {
+                    "data": {"size_voxels": [512, 512, 16], "channels": [{"name": str(n)} for n in range(16)]},
+                    "training": {"local_steps": 1, "batch_size": 129, "patch_voxels": [512, 512]},
+                },
+                "a training batch would have more than 536870912 voxels",
+            ),
             (
                 {
                     "task": {"name": "classification", "target": "t", "classes": ["0", "1"]},
@@ -140,7 +153,11 @@ class TestReadPlan:
     def test_its_own_text_gives_the_same_plan(self) -> None:
         assert read_plan(TEXT) == plan_of()
 
-    @given(st.integers(0, 2**63), st.floats(1e-9, 1e9), st.lists(st.text("abc", min_size=1), min_size=1, unique=True))
+    @given(
+        st.integers(0, 2**63),
+        st.floats(1e-9, 1e9),
+        st.lists(st.text("abc", min_size=1, max_size=63), min_size=1, unique=True),
+    )
     def test_every_plan_survives_the_way_to_a_site(self, seed: int, lr: float, sites: list[str]) -> None:
         training = {"local_steps": 1, "optimizer": {"lr": lr}}
         config = ExperimentConfig.model_validate(
@@ -255,3 +272,36 @@ class TestExplain:
         told = " ".join(explain(plan))
         for phrase in ("classification of 'malignant' into no, yes", "2 epochs", "mu = 0.5", "of CT series", "AUC"):
             assert phrase in told
+
+    def test_it_says_which_series_become_channels_and_what_happens_to_labels(self) -> None:
+        rules = [
+            {
+                "name": "t2", "modality": "MR", "words": ["t2", "tse"], "without": ["fs"], "plane": "axial",
+                "thickness_mm": [2.0, 4.0], "body_part": "PROSTATE", "contrast": False,
+            },
+            {
+                "name": "dwi", "b_value": [800.0, 800.0], "image_type": ["ADC"], "echo_time_ms": [50, 90],
+                "prefer": "thinnest",
+            },
+            {"name": "any", "prefer": "first", "contrast": True},
+        ]  # fmt: skip
+        told = " ".join(explain(plan_of(data={"channels": rules, "labels_on_other_grid": "resample"})))
+        for phrase in (
+            "t2 = modality MR, described with 't2' and 'tse', not described with 'fs', body part 'PROSTATE', "
+            "axial slices, slice thickness 2 to 4 mm, without contrast agent; of several the one with most slices",
+            "dwi = image type 'ADC', b-value 800 s/mm², echo time 50 to 90 ms; of several the one with the thinnest",
+            "any = with contrast agent; of several the first by its UID",
+            "one study that has all of these",
+            "The first gives the grid; the others are interpolated onto it",
+            "one that lies on other voxels than its image is brought onto the image's",
+        ):
+            assert phrase in told
+        alone = " ".join(explain(plan_of(data={"channels": [{"name": "x"}]})))
+        assert "one study that has this, and one series for each: x = any series;" in alone
+        assert "The first gives the grid" not in alone
+        for phrase in ("Channels:", "Labels:"):
+            assert phrase not in " ".join(explain(plan_of()))
+
+    def test_words_of_a_stranger_can_not_steer_a_terminal(self) -> None:
+        rules = [{"name": "a", "words": ["\x1b[2J"], "without": ["\n"], "image_type": ["\x07"], "body_part": "\r"}]
+        assert all(line.isprintable() for line in explain(plan_of(data={"channels": rules})))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eucaim_fl.cohorts.cache import CACHE_VERSION, Cache, Entry, combine
-from eucaim_fl.cohorts.labels import read_class
-from eucaim_fl.cohorts.manifest import Case, Manifest, Quarantined, read_manifest
-from eucaim_fl.cohorts.preprocess import Prepared, prepare, preprocessing_key
+from eucaim_fl.cohorts.cache import Cache, Entry, combine
+from eucaim_fl.cohorts.consent import read_consent
+from eucaim_fl.cohorts.manifest import Case, Quarantined, read_manifest
+from eucaim_fl.cohorts.preparation import Outcome, prepare_all, recall_all
+from eucaim_fl.cohorts.selection import select
 from eucaim_fl.cohorts.splits import split_patients
-from eucaim_fl.errors import CohortError, DataError, LabelError, UnreadableFileError
+from eucaim_fl.errors import CohortError, DataError, IdentifierError, SeriesError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import SplitName
 from eucaim_fl.sitefile import SiteFile
@@ -26,6 +27,7 @@ from eucaim_fl.sitefile import SiteFile
 __all__ = ["Cohort", "PreparedCase", "open_cohort"]
 
 _LOG = logging.getLogger("eucaim_fl.site")
+_GB = 10**9
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ class PreparedCase:
         return self.entry.foreground_voxels
 
     def image(self) -> npt.NDArray[np.float32]:
-        """The image, shape (1, I, J, K), read-only and mapped from the disk."""
+        """The image, shape (C, I, J, K), read-only and mapped from the disk; all processes share one copy."""
         return _mapped(self.entry.image_path)
 
     def label(self) -> npt.NDArray[np.uint8] | None:
@@ -75,8 +77,9 @@ def _mapped(path: Path) -> npt.NDArray[Any]:
 class Cohort:
     """The usable cases of a site by split, and what was left out.
 
-    fingerprint: SHA-256 over the contents of all usable cases (and their classes), in an order of their own; it holds
-    no identifier and is the same wherever the same files lie.
+    fingerprint: SHA-256 over the contents of all cases that the data allow (and their classes), in an order of their
+    own; it holds no identifier and is the same wherever the same files lie. Consent changes neither it nor the splits:
+    who has withdrawn is missing from `splits`, nobody else moves.
     """
 
     site: str
@@ -92,121 +95,147 @@ class Cohort:
         """Number of distinct patients of one split."""
         return len({case.patient for case in self.splits[split]})
 
-
-def _manifest(site: SiteFile, cache: Cache) -> Manifest:
-    """The manifest as it was kept, if nothing that it was made from has changed since; else read anew."""
-    about = {"cohort": site.cohort.model_dump(mode="json"), "folder": str(site.cohort_folder())}
-    key = json.dumps({"manifest": CACHE_VERSION, "site": site.name, **about}, sort_keys=True)
-    try:
-        memo = cache.recall(key)
-        if memo is not None and all(cache.signature(path) == known for path, known in memo["watched"].items()):
-            cases = [
-                Case(**{**c, "image": tuple(map(Path, c["image"])), "label": tuple(map(Path, c["label"]))})
-                for c in memo["cases"]
-            ]
-            return Manifest(site.name, tuple(cases), tuple(Quarantined(**q) for q in memo["quarantined"]))
-    except (KeyError, TypeError, AttributeError):
-        _LOG.info("The kept list of cases is damaged; it is made again.")
-    manifest = read_manifest(site)
-    watched = {str(path) for path in manifest.sources}
-    for case in manifest.cases:
-        watched.update(map(str, (*case.image, *case.label)))
-    cases_as_json: list[dict[str, Any]] = [
-        {
-            **vars(c),
-            "image": [str(p) for p in c.image],
-            "label": [str(p) for p in c.label],
-            "clinical": dict(c.clinical),
-        }
-        for c in manifest.cases
-    ]
-    memo = {
-        "watched": {path: cache.signature(path) for path in sorted(watched)},
-        "cases": cases_as_json,
-        "quarantined": [asdict(q) for q in manifest.quarantined],
-    }
-    cache.keep(key, memo)
-    return manifest
+    def without(self, patients: Collection[str]) -> Cohort:
+        """The same cohort without some patients, such as those who withdrew; the others stay in their splits."""
+        gone = set(patients)
+        kept = {name: tuple(c for c in cases if c.patient not in gone) for name, cases in self.splits.items()}
+        return replace(self, splits=kept)
 
 
-def _select(manifest: Manifest, plan: FederationPlan) -> tuple[list[Case], list[Quarantined]]:
-    """The cases that the plan wants: of its modality, and with a label where the task needs one.
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A case that the data allow: in classification with its class; entry is None for who may not be used."""
 
-    Of a patient with a labelled image the other images are simply not used; one without any is quarantined.
+    case: Case
+    target: int | None
+    outcome: Outcome
+
+
+def _identified(cases: Sequence[Case], site: SiteFile) -> dict[str, Quarantined]:
+    """Patients with a file that can still name a person, as far as the site's policy minds."""
+    from eucaim_fl.cohorts.deidentification.policy import blocks
+
+    blocked: dict[str, Quarantined] = {}
+    for case in cases:
+        counts: Counter[str] = Counter(case.label_identifiers)
+        counts.update({} if case.facts is None else case.facts.identifiers)
+        rule = blocks(counts, site.deidentification)
+        if rule and case.patient not in blocked:
+            reason = f"Files of this patient can still name a person (rule {rule})."
+            blocked[case.patient] = Quarantined(case.patient, IdentifierError.code, reason)
+    return blocked
+
+
+def _twice(found: Sequence[_Found]) -> dict[str, Quarantined]:
+    """Patients who share an image with another patient; the headers may differ, the prepared values are the same.
+
+    Nobody can tell whose image it is, so all of them are set aside: else one person could be in training and in test,
+    or be used under another's consent. An image that holds a single value says nothing.
     """
-    wanted = plan.data.modality
-    cases = [case for case in manifest.cases if wanted is None or case.modality in ("", wanted)]
-    if plan.task.name == "classification":
-        return cases, []
-    labelled = {case.patient for case in cases if case.label}
-    bare = {case.patient: case for case in reversed(cases) if case.patient not in labelled}
-    without = [
-        Quarantined.because(patient, LabelError("A patient's image has no label.", local_detail=case.series))
-        for patient, case in sorted(bare.items())
-    ]
-    return [case for case in cases if case.label], without
+    owners: dict[str, set[str]] = defaultdict(set)
+    for one in found:
+        for digest in one.outcome.channels():
+            owners[digest].add(one.case.patient)
+    shared = {patient for patients in owners.values() if len(patients) > 1 for patient in patients}
+    error = SeriesError("The same images lie under two patients.")
+    return {patient: Quarantined.because(patient, error) for patient in sorted(shared)}
 
 
-def open_cohort(site: SiteFile, plan: FederationPlan) -> Cohort:
-    """Open a site's cohort for a plan: find the cases, prepare each through the cache, split the patients.
+def _with_targets(
+    cases: Sequence[Case], plan: FederationPlan, quarantined: list[Quarantined]
+) -> list[tuple[Case, int | None]]:
+    """Each case with its class, in classification; who has none is quarantined."""
+    if plan.task.name != "classification":
+        return [(case, None) for case in cases]
+    from eucaim_fl.cohorts.labels import read_class  # here, because it brings what decodes files
 
-    A case that can't be used is quarantined, logged with its place on the local log `eucaim_fl.site`, and the others go
-    on. Tensors are prepared now, not during training; a second call for the same files and plan reads only the cache.
-    Raises CohortError if the folder or its tables are missing, no case can be used, fewer patients than
-    `release.minimum_patients` would train, or the cache can't be written.
-    """
-    cache = Cache(site.cache_folder())
-    manifest = _manifest(site, cache)
-    chosen, without_label = _select(manifest, plan)
-    quarantined = [*manifest.quarantined, *without_label]
-    preparation, task = preprocessing_key(plan), plan.task
-    usable: list[PreparedCase] = []
-    contents: list[str] = []
-    for case in chosen:
-
-        def make(case: Case = case) -> Prepared:
-            return prepare(case, plan)
-
+    kept: list[tuple[Case, int | None]] = []
+    for case in cases:
         try:
-            target = read_class(case, task) if task.name == "classification" else None
-            content = cache.content(case)
-            entry = cache.obtain(combine(content, preparation), make)
-        except CohortError:
-            raise
+            kept.append((case, read_class(case, plan.task)))
         except DataError as error:
             quarantined.append(Quarantined.because(case.patient, error))
-            continue
-        except Exception as error:  # noqa: BLE001  one odd file must not cost the site its other patients
-            unforeseen = UnreadableFileError(
-                "A case can't be read for an unforeseen reason.", local_detail=f"{case.image[0]}: {error!r}"
-            )
-            quarantined.append(Quarantined.because(case.patient, unforeseen))
-            continue
-        usable.append(PreparedCase(case.patient, target, entry))
-        contents.append(combine(content, str(target)))
-    cache.save()
+    return kept
+
+
+def _log(quarantined: Sequence[Quarantined]) -> None:
+    from eucaim_fl.cohorts.deidentification.names import masked
+
     for bad in quarantined:
-        _LOG.warning("Quarantined: %s %s patient %s, %s", bad.code, bad.reason, bad.patient, bad.local_detail)
-    if not usable:
+        _LOG.warning("Quarantined: %s %s patient %s, %s", bad.code, bad.reason, masked(bad.patient), bad.local_detail)
+
+
+def open_cohort(site: SiteFile, plan: FederationPlan, *, tell: Callable[[int, int], object] | None = None) -> Cohort:
+    """Open a site's cohort for a plan: find the cases, choose the plan's, prepare each through the cache, split.
+
+    A case that can't be used is quarantined, logged with its place on the local log `eucaim_fl.site`, and the others go
+    on; so is a patient whose files can still name a person, who has not consented, or whose images lie under another
+    patient too. Tensors are prepared now, not during training; a second call for the same files and plan reads only the
+    cache. Patients are split before those who may not be used are taken out, so a withdrawal moves nobody else; of
+    these patients files are compared, never prepared. tell: called with the number of cases that are ready, and of all.
+    Raises CohortError if the folder or its tables are missing, no case can be used, fewer patients than
+    `release.minimum_patients` would train, or the cache can't be written or has no room; ConsentError if the consent
+    table can't be trusted.
+    """
+    limit = site.cache.limit_gb
+    cache = Cache(site.cache_folder(), None if limit is None else int(limit * _GB))
+    manifest, consent = read_manifest(site), read_consent(site)
+    identified = _identified(manifest.cases, site)
+    selection = select([case for case in manifest.cases if case.patient not in identified], plan)
+    quarantined = [*manifest.quarantined, *identified.values()]
+    quarantined += [Quarantined(one.patient, one.code, one.reason, one.local_detail) for one in selection.left_out]
+    chosen = _with_targets(selection.cases, plan, quarantined)
+    refused = {one.patient: one for one in consent.refused(case.patient for case, _ in chosen)}
+    allowed = [case for case, _ in chosen if case.patient not in refused]
+    outcomes = iter(prepare_all(allowed, plan, cache, readers=site.compute.readers, tell=tell))
+    known = iter(recall_all([case for case, _ in chosen if case.patient in refused], plan, cache))
+    cache.save()
+    found: list[_Found] = []
+    for case, target in chosen:
+        outcome = next(known if case.patient in refused else outcomes)
+        if outcome.error is None:
+            found.append(_Found(case, target, outcome))
+        elif case.patient not in refused:
+            quarantined.append(Quarantined.because(case.patient, outcome.error))
+    twice = _twice(found)
+    found = [one for one in found if one.case.patient not in twice]
+    quarantined = [one for one in quarantined if one.patient not in refused]
+    quarantined += [*(one for patient, one in twice.items() if patient not in refused), *refused.values()]
+    _log(quarantined)
+    return _split(found, set(refused), site, plan, quarantined)
+
+
+def _split(
+    found: Sequence[_Found],
+    refused: Collection[str],
+    site: SiteFile,
+    plan: FederationPlan,
+    quarantined: Sequence[Quarantined],
+) -> Cohort:
+    strata = {one.case.patient: "" if one.target is None else f"{one.target:03d}" for one in found}
+    parts = split_patients(strata, plan.data.split, plan.split_seed(), site.name)
+    member = {patient: name for name, patients in parts.items() for patient in patients}
+    splits: dict[SplitName, list[PreparedCase]] = {"train": [], "validation": [], "test": []}
+    for one in found:
+        if one.outcome.entry is not None and one.case.patient not in refused:
+            splits[member[one.case.patient]].append(PreparedCase(one.case.patient, one.target, one.outcome.entry))
+    cohort = Cohort(
+        site.name,
+        {name: tuple(cases) for name, cases in splits.items()},
+        tuple(quarantined),
+        combine(*sorted(combine(one.outcome.content, str(one.target)) for one in found)),
+    )
+    if not any(splits.values()):
         raise CohortError(
             "No case of the cohort can be used"
             + (f" ({', '.join(sorted({q.code for q in quarantined}))})." if quarantined else " for this plan."),
             fix="The site's local log names each case and what is wrong with it.",
             local_detail=str(site.cohort_folder()),
         )
-    strata = {case.patient: "" if case.target is None else f"{case.target:03d}" for case in usable}
-    splits = split_patients(strata, plan.data.split, plan.split_seed(), site.name)
-    if len(splits["train"]) < site.release.minimum_patients:
+    if cohort.patients("train") < site.release.minimum_patients:
         raise CohortError(
             "Fewer patients would train than the site's minimum.",
             fix=f"release.minimum_patients in the site file is {site.release.minimum_patients}.",
-            local_detail=f"{len(splits['train'])} training patients, {len(quarantined)} quarantined cases",
+            local_detail=f"{cohort.patients('train')} training patients, {len(quarantined)} quarantined cases",
         )
-    members = {patient: name for name, patients in splits.items() for patient in patients}
-    names: tuple[SplitName, ...] = ("train", "validation", "test")
-    return Cohort(
-        site.name,
-        {name: tuple(case for case in usable if members[case.patient] == name) for name in names},
-        tuple(quarantined),
-        combine(*sorted(contents)),
-    )
+    return cohort

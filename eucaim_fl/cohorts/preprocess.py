@@ -7,29 +7,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from eucaim_fl.cohorts.manifest import Case
-from eucaim_fl.cohorts.volume import LARGEST_VOLUME_BYTES, Volume
+from eucaim_fl.cohorts.volume import LARGEST_VOLUME_BYTES, Affine, Volume
 from eucaim_fl.config import DataConfig, IntensityConfig
 from eucaim_fl.errors import SeriesError
 from eucaim_fl.plan import FederationPlan
 
-__all__ = ["FOREGROUND_SAMPLES", "Prepared", "prepare", "preprocessing_key", "summarize_label"]
+__all__ = ["FOREGROUND_SAMPLES", "Prepared", "onto_grid", "prepare", "preprocessing_key", "summarize_label"]
 
 FOREGROUND_SAMPLES = 256
 """Largest number of labelled voxels kept per case for drawing patches around them."""
+
+BoolArray = npt.NDArray[np.bool_]
+_LEAST_OVERLAP = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """One case on the plan's grid.
 
-    image: float32, shape (1, I, J, K), axes as in `data.orientation`. label: uint8, shape (I, J, K), or None.
+    image: float32, shape (C, I, J, K), channels in the plan's order, axes as in `data.orientation`.
+    label: uint8, shape (I, J, K), or None.
     target: class index in classification, else None. spacing_mm: along I, J, K.
     foreground_slices: the K that hold a label. foreground_voxels: int64, shape (n, 3), a fixed sample of labelled
     voxels with equal shares for each label value.
@@ -44,12 +49,18 @@ class Prepared:
 
 
 def preprocessing_key(plan: FederationPlan) -> str:
-    """SHA-256 over the parts of a plan that decide what `prepare` makes of a file: grid, intensities, label names.
+    """SHA-256 over the parts of a plan that decide what `prepare` makes of files.
 
-    The split, the modality (which selects cases) and the classes (which come from tables) change no tensor.
+    These are grid, intensities and number of channels; in segmentation also the labels' names and whether labels may be
+    resampled. The split, the classes (which come from tables), the modality and the channels' rules (which choose the
+    files) change no tensor of the same files.
     """
-    parts: dict[str, Any] = plan.data.model_dump(mode="json", exclude={"split", "modality"})
-    parts["labels"] = list(plan.task.labels) if plan.task.name == "segmentation" else None
+    grid = {"orientation", "spacing_mm", "size_voxels", "intensity"}
+    parts: dict[str, Any] = plan.data.model_dump(mode="json", include=grid)
+    parts["channels"] = plan.data.number_of_channels()
+    if plan.task.name == "segmentation":
+        parts["labels"] = list(plan.task.labels)
+        parts["labels_on_other_grid"] = plan.data.labels_on_other_grid
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -70,7 +81,7 @@ def summarize_label(label: npt.NDArray[np.uint8]) -> tuple[tuple[int, ...], npt.
 
 def _check_size(volume: Volume, data: DataConfig) -> None:
     """Refuse a grid that would not fit, before anything is allocated. Axes may swap, so the finest spacing counts."""
-    ratio = 1.0
+    ratio = float(data.number_of_channels())
     for wanted in data.spacing_mm:
         ratio *= 1.0 if wanted is None else max(max(volume.spacing_mm) / wanted, 1.0)
     if ratio * volume.array.size * 4 > LARGEST_VOLUME_BYTES:
@@ -79,27 +90,30 @@ def _check_size(volume: Volume, data: DataConfig) -> None:
         )
 
 
-def _normalise(image: Any, intensity: IntensityConfig) -> Any:
-    """Intensities as `IntensityConfig` says. An image of one value becomes 0 (percentile, zscore)."""
+def _scaling(values: npt.NDArray[np.float32], intensity: IntensityConfig) -> Callable[[Any], Any]:
+    """What brings intensities to where `IntensityConfig` wants them, by the statistics of `values`.
+
+    An image of one value becomes 0 (percentile, zscore).
+    """
     from monai.transforms import NormalizeIntensity, ScaleIntensityRange
 
     low, high = intensity.low, intensity.high
     if intensity.kind == "zscore":
-        values = image.numpy()[image.numpy() != 0].astype(np.float64)
-        mean, deviation = (float(values.mean()), float(values.std())) if values.size else (0.0, 0.0)
-        return NormalizeIntensity(subtrahend=mean, divisor=deviation or 1.0)(image)
+        counted = values[values != 0].astype(np.float64)
+        mean, deviation = (float(counted.mean()), float(counted.std())) if counted.size else (0.0, 0.0)
+        return cast("Callable[[Any], Any]", NormalizeIntensity(subtrahend=mean, divisor=deviation or 1.0))
     if intensity.kind == "percentile":
-        low, high = (float(v) for v in np.percentile(image.numpy(), [low, high]))
+        low, high = (float(v) for v in np.percentile(values, [low, high]))
         if high <= low:
-            return image * 0.0
-    return ScaleIntensityRange(a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)(image)
+            return lambda image: image * 0.0
+    return cast("Callable[[Any], Any]", ScaleIntensityRange(a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True))
 
 
 def _read(case: Case) -> Volume:
     if case.image_format == "dicom":
         from eucaim_fl.cohorts.dicom import read_series
 
-        return read_series(case.image)
+        return read_series(case.image, stack=case.stack)
     from eucaim_fl.cohorts.nifti import read_nifti
 
     if len(case.image) != 1:
@@ -107,28 +121,96 @@ def _read(case: Case) -> Volume:
     return read_nifti(case.image[0])
 
 
+def _read_upright(case: Case, plan: FederationPlan) -> tuple[Volume, npt.NDArray[np.uint8] | None]:
+    """The first channel's image and its label, if the task has one; slices that lean are put upright."""
+    from eucaim_fl.cohorts.labels import read_label
+    from eucaim_fl.cohorts.labels.grids import resampled
+    from eucaim_fl.cohorts.volume import is_sheared, straighten
+
+    volume, label = _read(case), None
+    if plan.task.name == "segmentation":
+        resample = plan.data.labels_on_other_grid == "resample"
+        label = read_label(case, volume, plan.task.labels, resample=resample)
+    if not is_sheared(volume):
+        return volume, label
+    upright = straighten(volume)
+    if label is not None:
+        label = resampled(label, volume.affine, upright, str(case.image[0].parent))
+    return upright, label
+
+
+def _same_frame_of_reference(case: Case, other: Case) -> None:
+    stated = {c.facts.frame_of_reference for c in (case, other) if c.facts is not None} - {""}
+    if len(stated) > 1:
+        raise SeriesError(
+            "The channels of a patient have different frames of reference, so their positions can't be compared.",
+            fix="Register them before, or leave one out.",
+            local_detail=f"series {case.series} and {other.series}",
+        )
+
+
+def onto_grid(volume: Volume, shape: Sequence[int], affine: Affine) -> tuple[npt.NDArray[np.float32], BoolArray]:
+    """An image on another grid by stated position: values (interpolated linearly), and where the image covers the grid.
+
+    shape, affine: of the grid, index → RAS+ mm. A voxel is covered if its centre lies in a voxel of the image, so up to
+    half of one beyond the outer centres; there, and where nothing is covered, the value at the edge is continued.
+    """
+    from scipy import ndimage
+
+    to_image = np.linalg.inv(volume.affine) @ affine
+    place: dict[str, Any] = {"matrix": to_image[:3, :3], "offset": to_image[:3, 3], "output_shape": tuple(shape)}
+    values = ndimage.affine_transform(volume.array, order=1, mode="nearest", output=np.float32, **place)
+    inside = ndimage.affine_transform(
+        np.ones(volume.shape, np.uint8), order=0, mode="grid-constant", cval=0, output=np.uint8, **place
+    )
+    return values, inside.astype(bool)
+
+
+def _channel(case: Case, like: Any, kept: BoolArray, data: DataConfig) -> npt.NDArray[np.float32]:
+    """A further channel, (I, J, K), on the grid of `like`, a MetaTensor (1, I, J, K). kept: what isn't padding."""
+    import torch
+
+    volume = _read(case)
+    values, covered = onto_grid(volume, like.shape[1:], np.asarray(like.affine, dtype=np.float64))
+    if np.count_nonzero(covered & kept) < _LEAST_OVERLAP * np.count_nonzero(kept):
+        raise SeriesError(
+            "The channels of a patient show different places: one covers less than half of the first.",
+            local_detail=f"series {case.series}",
+        )
+    scale = _scaling(volume.array, data.intensity)
+    filling = float(scale(torch.from_numpy(volume.array)).min()) if data.intensity.kind == "zscore" else 0.0
+    scaled: npt.NDArray[np.float32] = np.asarray(scale(torch.from_numpy(values)).numpy(), dtype=np.float32)
+    return np.where(covered, scaled, np.float32(filling))
+
+
 def prepare(case: Case, plan: FederationPlan) -> Prepared:
     """Read one case and bring it to the plan's grid and intensities.
 
-    In this order: orientation (axes permuted and flipped), spacing (image linear, label nearest neighbour; axes with
-    null keep their own), intensities, crop or pad around the centre. What is padded is 0 after `window` and
-    `percentile`, the image's minimum after `zscore`, and background in the label.
+    The first channel in this order: orientation (axes permuted and flipped), spacing (image linear, label nearest
+    neighbour; axes with null keep their own), intensities, crop or pad around the centre. What is padded is 0 after
+    `window` and `percentile`, the image's minimum after `zscore`, and background in the label.
+    Further channels are interpolated linearly onto the resulting grid by their stated position; their intensities are
+    scaled by the statistics of their own whole image, and what they do not cover is filled like padding.
+    An image of slices that lean (gantry tilt) is put upright first, and its label with it (nearest neighbour).
     Raises SeriesError, LabelError or UnreadableFileError if the files form no volume, the label doesn't fit, or a file
-    can't be read; SeriesError also if the result would be too large.
+    can't be read; SeriesError also if the result would be too large, a channel is missing, states another frame of
+    reference than the first, or covers less than half of what the plan keeps of it.
     """
-    from eucaim_fl.cohorts.labels import read_class, read_label
+    from eucaim_fl.cohorts.labels import read_class
 
-    task = plan.task
-    target = read_class(case, task) if task.name == "classification" else None
-    volume = _read(case)
-    label = read_label(case, volume, task.labels) if task.name == "segmentation" else None
-    _check_size(volume, plan.data)
+    data = plan.data
+    if len(case.further) != data.number_of_channels() - 1:
+        raise SeriesError("A channel of a patient is missing.", local_detail=case.series)
+    for other in case.further:
+        _same_frame_of_reference(case, other)
+    target = read_class(case, plan.task) if plan.task.name == "classification" else None
+    volume, label = _read_upright(case, plan)
+    _check_size(volume, data)
 
     import torch
     from monai.data import MetaTensor
     from monai.transforms import Orientation, ResizeWithPadOrCrop, Spacing
 
-    data = plan.data
     affine = torch.from_numpy(volume.affine.copy())
     image = MetaTensor(torch.from_numpy(np.ascontiguousarray(volume.array))[None], affine=affine)
     mask = None if label is None else MetaTensor(torch.from_numpy(label)[None], affine=affine)
@@ -141,13 +223,18 @@ def prepare(case: Case, plan: FederationPlan) -> Prepared:
         image = resample(image, mode="bilinear")
         mask = None if mask is None else resample(mask, mode="nearest")
     spacing = np.linalg.norm(np.asarray(image.affine, dtype=np.float64)[:3, :3], axis=0)
-    image = _normalise(image, data.intensity)
+    image = _scaling(image.numpy(), data.intensity)(image)
+    kept = torch.ones(image.shape, dtype=torch.uint8)
     if any(n is not None for n in data.size_voxels):
         size = [n or own for n, own in zip(data.size_voxels, image.shape[1:], strict=True)]
         filling = float(image.min()) if data.intensity.kind == "zscore" else 0.0
         image = ResizeWithPadOrCrop(spatial_size=size, value=filling)(image)
         mask = None if mask is None else ResizeWithPadOrCrop(spatial_size=size)(mask)
-    pixels = np.ascontiguousarray(image.numpy(), dtype=np.float32)
+        kept = ResizeWithPadOrCrop(spatial_size=size)(kept) if case.further else kept
+    first = np.ascontiguousarray(image.numpy(), dtype=np.float32)
+    own = np.asarray(kept[0]).astype(bool)
+    others = [_channel(other, image, own, data)[None] for other in case.further]
+    pixels = np.concatenate([first, *others]) if others else first
     i, j, k = (round(float(mm), 6) for mm in spacing)
     if mask is None:
         return Prepared(pixels, None, target, (i, j, k))

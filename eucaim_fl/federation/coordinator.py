@@ -235,7 +235,7 @@ class Coordinator:
             except ReplyError:
                 continue
             now = self._announced[site]
-            same = (report.patients, report.cohort_sha256) == (now.patients, now.cohort_sha256)
+            same = report.cohort_sha256 == now.cohort_sha256 and report.patients <= now.patients
             if report.plan_sha256 == self._plan.sha256() and same:
                 current.reports[site], current.updates[site] = report, file
                 size = file.path.stat().st_size

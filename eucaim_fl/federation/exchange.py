@@ -152,7 +152,8 @@ def _check(target: str, question: Question, announced: Mapping[str, tuple[int, s
         return
     if report.site != target:
         raise ReplyError("The reply bears another site's name.")
-    if report.patients < 1 or (report.patients, report.cohort_sha256) != announced.get(target):
+    patients, cohort = announced.get(target, (0, ""))
+    if not 1 <= report.patients <= patients or report.cohort_sha256 != cohort:  # fewer: consent may be withdrawn
         raise ReplyError("The patients are not those that the site announced: its cohort has changed.")
     if question.kind == "round" and not reply.update:
         raise ReplyError("The reply holds no update.")

@@ -6,6 +6,7 @@ site file; it can be thrown away at any time without changing a result.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,22 +18,26 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from eucaim_fl.arrays import Array, Arrays
+from eucaim_fl.arrays import Array, Arrays, arrays_sha256
 from eucaim_fl.cohorts.cohort import Cohort, open_cohort
-from eucaim_fl.errors import NotFiniteError, PlanError, SiteFileError
+from eucaim_fl.cohorts.consent import read_consent
+from eucaim_fl.errors import CohortError, NotFiniteError, PlanError, SiteFileError
 from eucaim_fl.models.networks import array_specs, build, get_arrays, set_arrays
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import ArraySpec, SiteMetrics, SplitName
 from eucaim_fl.seeding import derive_seed
 from eucaim_fl.site.disclosure import without_few
+from eucaim_fl.site.lineage import Lineage, Use
 from eucaim_fl.site.report import MetricsRecord, SiteReport
 from eucaim_fl.sitefile import ReleaseConfig, SiteFile, load_site_file
 from eucaim_fl.training.evaluation import evaluate, previews
 from eucaim_fl.training.loop import train_round
 
-__all__ = ["Answer", "SiteNode", "initial_arrays", "network_image_size"]
+__all__ = ["Answer", "SiteNode", "initial_arrays", "network_for", "network_image_size"]
 
+_LOG = logging.getLogger("eucaim_fl.site")
 _PICTURES_PER_SITE = 3
+_SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,23 @@ def network_image_size(plan: FederationPlan) -> tuple[int, ...] | None:
     return None if None in size else tuple(int(n) for n in size if n is not None)
 
 
+def network_for(plan: FederationPlan, seed: int) -> nn.Module:
+    """The plan's network with fresh weights: its input has the plan's channels and image size.
+
+    Raises RecipeError if the model doesn't fit.
+    """
+    return build(
+        plan.model,
+        plan.task,
+        in_channels=plan.data.number_of_channels(),
+        seed=seed,
+        image_size=network_image_size(plan),
+    )
+
+
 def initial_arrays(plan: FederationPlan) -> tuple[tuple[ArraySpec, ...], Arrays]:
     """The model's arrays before the first round; they follow from the plan alone."""
-    network = build(
-        plan.model, plan.task, seed=derive_seed(plan.seed, "initial weights"), image_size=network_image_size(plan)
-    )
+    network = network_for(plan, derive_seed(plan.seed, "initial weights"))
     return array_specs(network), get_arrays(network)
 
 
@@ -64,7 +81,7 @@ def initial_arrays(plan: FederationPlan) -> tuple[tuple[ArraySpec, ...], Arrays]
 def _network(plan_json: str, device: str) -> tuple[nn.Module, tuple[ArraySpec, ...]]:
     """One network a process, shared by the sites it works for: every answer sets all of its arrays first."""
     plan = read_plan(plan_json)
-    network = build(plan.model, plan.task, seed=0, image_size=network_image_size(plan)).to(device)
+    network = network_for(plan, 0).to(device)
     return network, array_specs(network)
 
 
@@ -85,6 +102,7 @@ class SiteNode:
             raise SiteFileError("The site file asks for a GPU, but there is none.", fix="Set compute.device to cpu.")
         torch.use_deterministic_algorithms(True, warn_only=True)
         self.cohort: Cohort = open_cohort(self.site, plan)
+        self._lineage = Lineage(self.site.records_folder())
         self._plan_json = plan.canonical_json()
         self.prepare_seconds = time.perf_counter() - started
 
@@ -113,9 +131,10 @@ class SiteNode:
         """Evaluate the arriving weights on the validation patients, then train one round from them.
 
         Raises PlanError if the arrays are not the plan's network's; NotFiniteError if training
-        diverges.
+        diverges; CohortError if consent was withdrawn and too few patients are left.
         """
         started = time.perf_counter()
+        self._ask_for_consent()
         network, _ = self._network()
         set_arrays(network, arriving)
         metrics = [self._measure("validation")]
@@ -126,20 +145,45 @@ class SiteNode:
             derive_seed(self.plan.seed, "training", self.site.name, number),
         )
         update = _difference(get_arrays(network), arriving)
+        self._record("round", number, arriving, ("train", "validation"))
         report = self._report("round", number, metrics, seconds=time.perf_counter() - started)
         return Answer(report.model_copy(update={"train_loss": outcome.loss, "steps": outcome.steps}), update)
 
     def final(self, number: int, weights: Mapping[str, Array]) -> Answer:
         """Evaluate the final weights on validation and test patients; pictures only of data that may be shown."""
         started = time.perf_counter()
+        self._ask_for_consent()
         network, _ = self._network()
         set_arrays(network, weights)
         metrics = [self._measure("validation"), self._measure("test")]
         pictures = None
         if self.release.data_is in ("public", "synthetic"):
             pictures = previews(network, self.cohort.cases("test"), self.plan, _PICTURES_PER_SITE)
+        self._record("final", number, weights, ("validation", "test"))
         report = self._report("final", number, metrics, seconds=time.perf_counter() - started)
         return Answer(report.model_copy(update={"shares_pictures": pictures is not None}), {}, pictures)
+
+    def _ask_for_consent(self) -> None:
+        """Leave out patients who have withdrawn since; whoever consents anew comes back when the cohort is opened.
+
+        Raises ConsentError if the table can't be trusted; CohortError if too few patients are left to train.
+        """
+        here = {case.patient for name in _SPLITS for case in self.cohort.cases(name)}
+        refused = {one.patient for one in read_consent(self.site).refused(here)}
+        if not refused:
+            return
+        self.cohort = self.cohort.without(refused)
+        _LOG.warning("Consent was withdrawn: patients that are used no longer: %d", len(refused))
+        if self.cohort.patients("train") < self.release.minimum_patients:
+            raise CohortError(
+                "Fewer patients would train than the site's minimum, since consent was withdrawn.",
+                fix=f"release.minimum_patients in the site file is {self.release.minimum_patients}.",
+            )
+
+    def _record(self, kind: str, number: int, arriving: Mapping[str, Array], splits: tuple[Use, ...]) -> None:
+        """Note at the site who was used, before anything leaves. Raises JournalError if it can't be written."""
+        used = {name: {case.patient for case in self.cohort.cases(name)} for name in splits}
+        self._lineage.record((self.plan.sha256(), self.plan.name), (kind, number), arrays_sha256(arriving), used)
 
     def _measure(self, split: SplitName) -> SiteMetrics:
         """Metrics of one split, or the reason why they stay here."""

@@ -28,7 +28,7 @@ def loss(training: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
 def training_example(
     case: PreparedCase, plan: FederationPlan, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """One image (1, *spatial) and its class (); a 2-D network gets a random slice along the third axis."""
+    """One image (C, *spatial) and its class (); a 2-D network gets a random slice along the third axis."""
     if case.target is None:
         raise ValueError("a case without class was selected for training")
     image: NDArray[Any] = case.image()
@@ -42,7 +42,7 @@ def training_example(
 
 
 def _inputs(case: PreparedCase, plan: FederationPlan) -> NDArray[np.float32]:
-    """What the network sees of a case: (slices, 1, *spatial) for a 2-D network, else (1, 1, *spatial)."""
+    """What the network sees of a case: (slices, C, *spatial) for a 2-D network, else (1, C, *spatial)."""
     image = case.image()
     inputs = np.moveaxis(image, 3, 0) if plan.task.spatial_dims == 2 else image[None]
     size = plan.training.patch_voxels
@@ -92,7 +92,10 @@ def predict(network: nn.Module, case: PreparedCase, plan: FederationPlan) -> NDA
 
 
 def preview(case: PreparedCase, prediction: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The middle slice as a grey picture (H, W, 3) with a frame: blue if the likeliest class is right, else orange."""
+    """The first channel's middle slice as a grey picture (H, W, 3) with a frame.
+
+    The frame is blue if the likeliest class is right, else orange.
+    """
     image = np.asarray(case.image())[0]
     right = int(np.argmax(prediction)) == case.target
     return picture(image[..., image.shape[2] // 2], frame=TRUTH_COLOUR if right else PREDICTION_COLOUR)

@@ -38,7 +38,7 @@ def loss(training: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
 def training_example(
     case: PreparedCase, plan: FederationPlan, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """One slice or patch of a case: image (1, *spatial) and classes (1, *spatial).
+    """One slice or patch of a case: image (C, *spatial) and classes (1, *spatial).
 
     With probability `training.foreground_share` it holds a labelled voxel (if the case has any). 2-D networks get
     slices along the third axis.
@@ -95,7 +95,7 @@ def predictions(network: nn.Module, cases: Iterable[PreparedCase], plan: Federat
 
 
 def preview(case: PreparedCase, prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) of the slice with most label: truth outlined in blue, prediction in orange.
+    """A picture (H, W, 3) of the first channel's slice with most label: truth outlined in blue, prediction in orange.
 
     For RAS arrays the view is the radiologists' own: anterior up, the patient's right on the left.
     """

@@ -64,10 +64,11 @@ def log_network(
     from eucaim_fl.models.networks import build, set_arrays
 
     size = _image_size(plan)
-    network = build(plan.model, plan.task, in_channels=1, image_size=size)
+    network = build(plan.model, plan.task, in_channels=plan.data.number_of_channels(), image_size=size)
     set_arrays(network, arrays)
     network.eval()
-    example = _example(plan.seed, size or _FALLBACK_SIZE[plan.task.spatial_dims])
+    spatial = size or _FALLBACK_SIZE[plan.task.spatial_dims]
+    example = _example(plan.seed, (plan.data.number_of_channels(), *spatial))
     with torch.no_grad():
         output = network(torch.from_numpy(example)).numpy()
     float32 = np.dtype("float32")
@@ -115,10 +116,10 @@ def _image_size(plan: FederationPlan) -> tuple[int, ...] | None:
     return size if len(size) == plan.task.spatial_dims else None
 
 
-def _example(seed: int, size: tuple[int, ...]) -> NDArray[np.float32]:
-    """Two images of quarter steps from 0 to 1: exact in float32 and short in the JSON that MLflow keeps.
+def _example(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Two images (channels, *spatial) of quarter steps from 0 to 1: exact in float32, short in the JSON of MLflow.
 
     Two, because a batch of one would be exported as the only batch size.
     """
     rng = generator(seed, "input example")
-    return (rng.integers(0, 5, size=(2, 1, *size)) / 4).astype(np.float32)
+    return (rng.integers(0, 5, size=(2, *shape)) / 4).astype(np.float32)

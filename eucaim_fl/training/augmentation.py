@@ -23,9 +23,10 @@ Example = tuple[NDArray[np.float32], NDArray[Any]]
 def augmenter(config: AugmentationConfig, spatial_dims: int, seed: int) -> Callable[[Example], Example]:
     """A function that changes one example after the other, the same sequence for the same seed.
 
-    Examples are image (1, *spatial) and label: an array of the same grid (1, *spatial), changed alike, or a class ()
-    that stays. flip: each axis with that probability. rotate90: a quarter turn in the first two axes.
-    scale_intensity, shift_intensity: uniform in ± the value. noise_std: largest standard deviation of Gaussian noise.
+    Examples are image (C, *spatial), all channels changed alike but for noise, and label: an array of the same grid
+    (1, *spatial), changed alike, or a class () that stays. flip: each axis with that probability. rotate90: a quarter
+    turn in the first two axes. scale_intensity, shift_intensity: uniform in ± the value. noise_std: largest
+    standard deviation of Gaussian noise.
     """
     both, image = ["image", "label"], ["image"]
     steps: list[Any] = []

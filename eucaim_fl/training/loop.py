@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import queue
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +25,10 @@ from eucaim_fl.training.augmentation import augmenter
 from eucaim_fl.training.objective import penalty_for
 
 __all__ = ["TrainingOutcome", "batches", "steps_of_a_round", "train_round"]
+
+
+_Batch = tuple[Tensor, Tensor]
+_BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ def steps_of_a_round(plan: FederationPlan, cases: int) -> int:
 def batches(
     cases: Sequence[PreparedCase], plan: FederationPlan, seed: int, steps: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Training batches of one round: images (B, 1, *spatial) float32 and targets (B, …).
+    """Training batches of one round: images (B, C, *spatial) float32 and targets (B, …).
 
     Cases are visited in seeded permutations, each case once before any comes again; which slice or patch, and how it
     is changed, follows from the seed. Images of one batch must have one shape (the plan's grid or patch).
@@ -64,6 +71,49 @@ def batches(
             images.append(image)
             targets.append(target)
         yield torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets))
+
+
+@contextmanager
+def _ahead(items: Iterator[_Batch]) -> Iterator[Iterator[_Batch]]:
+    """The same items in the same order, made in a background thread while the caller works on earlier ones.
+
+    What the thread raises is raised to the caller in the item's place. The thread has ended when the context has.
+    """
+    ready: queue.Queue[_Batch | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
+    leaving = threading.Event()
+
+    def make() -> None:
+        try:
+            for item in items:
+                ready.put(item)
+                if leaving.is_set():
+                    return
+            ready.put(None)
+        except BaseException as problem:  # noqa: BLE001 - raised again where the item is asked for
+            ready.put(problem)
+
+    def give() -> Iterator[_Batch]:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    thread = threading.Thread(target=make, name="batches", daemon=True)
+    thread.start()
+    try:
+        yield give()
+    finally:
+        leaving.set()
+        while thread.is_alive():
+            try:
+                ready.get_nowait()  # it may wait for room
+            except queue.Empty:
+                thread.join(0.005)
+
+
+def _made_in_time(items: Iterator[_Batch], device: torch.device) -> AbstractContextManager[Iterator[_Batch]]:
+    """Ahead of time where a GPU leaves the processor idle; else one by one, for two threads would share a core."""
+    return nullcontext(items) if device.type == "cpu" else _ahead(items)
 
 
 def _optimizer(config: LocalOptimizerConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -89,10 +139,13 @@ def train_round(network: nn.Module, cases: Sequence[PreparedCase], plan: Federat
     steps = steps_of_a_round(plan, len(cases))
     total = 0.0
     network.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        _made_in_time(batches(cases, plan, seed, steps), device) as waiting,
+    ):
         generator_of_device = torch.cuda if device.type == "cuda" else torch.default_generator
         generator_of_device.manual_seed(derive_seed(seed, "torch"))
-        for step, (images, targets) in enumerate(batches(cases, plan, seed, steps), start=1):
+        for step, (images, targets) in enumerate(waiting, start=1):
             optimizer.zero_grad(set_to_none=True)
             loss = measure(network(images.to(device)), targets.to(device))
             loss.backward()

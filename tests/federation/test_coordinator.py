@@ -202,6 +202,18 @@ class TestFaultySites:
         assert by_round[3]["b"].status == "took_part"
         assert end.weights["w"].tolist() == [6.0] * 3  # rounds 1 and 3: mean of 1, 2, 3; round 2: mean of 1 and 3
 
+    def test_a_site_whose_patients_withdrew_consent_counts_with_those_who_are_left(self, fakes, make_federation):
+        plan, journal, state = make_federation("ab", rounds=3)
+        _, end = run(
+            fakes,
+            plan,
+            journal,
+            state,
+            spoiled(plan, fakes, rewritten('"patients":10,"quarantined"', '"patients":5,"quarantined"')),
+        )
+        assert [{p.site: p.patients for p in r.participation}["b"] for r in end.records] == [10, 5, 10, 10]
+        assert end.weights["w"].tolist() == pytest.approx([1.5 + (10 * 1 + 5 * 2) / 15 + 1.5] * 3)
+
     def test_a_silent_site_is_given_up_so_that_its_process_can_be_ended(self, fakes, make_federation):
         plan, journal, state = make_federation("abc", rounds=2, federation={"round_deadline_s": 0.2})
         grid, _ = run(fakes, plan, journal, state, spoiled(plan, fakes, lambda message, reply: None))

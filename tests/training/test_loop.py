@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from eucaim_fl.config import ClassificationConfig, SegmentationConfig
 from eucaim_fl.errors import NotFiniteError
 from eucaim_fl.models.networks import build, get_arrays, set_arrays
 from eucaim_fl.plan import FederationPlan
+from eucaim_fl.training import loop
 from eucaim_fl.training.loop import batches, steps_of_a_round, train_round
 
 Plans = Callable[..., FederationPlan]
@@ -257,3 +260,62 @@ class TestTrainRound:
         )
         with pytest.raises(NotFiniteError, match="not finite at local step 2"):
             train_round(Runaway(1e19), numbered[:1], plan, 0)
+
+
+class TestAhead:
+    """Batches that are made in a background thread while a GPU trains; here without one."""
+
+    @pytest.fixture
+    def always(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loop, "_made_in_time", lambda items, _device: loop._ahead(items))
+
+    @staticmethod
+    def makers() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name == "batches"]
+
+    def test_the_result_is_the_same_to_the_bit(
+        self, plan_for: Plans, cases: list[PreparedCase], request: pytest.FixtureRequest
+    ) -> None:
+        plan = plan_for(training={"local_steps": 12, "augmentation": {"noise_std": 0.1, "rotate90": 0.5}})
+        before = arrays_sha256(trained(plan, cases, 0))
+        request.getfixturevalue("always")
+        assert arrays_sha256(trained(plan, cases, 0)) == before
+        assert not self.makers()
+
+    def test_order_and_number_stay_and_no_more_than_a_few_are_made_ahead(self) -> None:
+        made: list[int] = []
+
+        def numbers() -> Iterator[Any]:
+            for number in range(20):
+                made.append(number)
+                yield number
+
+        with loop._ahead(numbers()) as items:
+            for count, item in enumerate(items):
+                assert item == count
+                assert len(made) <= count + 5
+        assert made == list(range(20))
+
+    def test_what_the_thread_raises_surfaces_and_the_thread_ends(
+        self, always: None, plan_for: Plans, numbered: Any
+    ) -> None:
+        bare = [PreparedCase("p", None, replace(numbered[0].entry, label_path=None))]
+        plan = plan_for()
+        with pytest.raises(ValueError, match="case without label"):
+            train_round(network_of(plan), bare, plan, 0)
+        assert not self.makers()
+
+    def test_the_thread_ends_when_training_does_not_go_on(
+        self, always: None, plan_for: Plans, cases: list[PreparedCase]
+    ) -> None:
+        plan = plan_for(training={"local_steps": 1000, "optimizer": {"name": "sgd", "lr": 1e30}})
+        with pytest.raises(NotFiniteError, match="not finite at local step 2"):
+            train_round(network_of(plan), cases, plan, 0)
+        assert not self.makers()
+
+    def test_a_gpu_is_what_it_is_for(self) -> None:
+        items = iter([])
+        with loop._made_in_time(items, torch.device("cpu")) as same:
+            assert same is items
+        with loop._made_in_time(items, torch.device("cuda")) as other:
+            assert other is not items

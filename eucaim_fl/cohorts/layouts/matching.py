@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -186,6 +186,7 @@ def match(place: Place, patient: str, members: Sequence[Member], clinical: Mappi
                 modality=image.stack.modality,
                 stack=image.stack.stack,
                 facts=image.stack,
+                label_identifiers=dict(sum((Counter(label.stack.identifiers) for label in own), Counter())),
             )
         )
 

@@ -55,6 +55,7 @@ def _case(place: Place, row: Row, image: SeriesFacts, label: SeriesFacts | None,
         modality=image.modality,
         stack=image.stack,
         facts=image,
+        label_identifiers={} if label is None else label.identifiers,
     )
 
 
