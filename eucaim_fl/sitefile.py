@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt
 
 from eucaim_fl.config import SITE_NAME, Config, parse
 from eucaim_fl.errors import SiteFileError
@@ -27,7 +27,19 @@ __all__ = [
 
 
 DATA_VARIABLE = "EUCAIM_FL_DATA"
+_LONGEST_PATH, _LONGEST_STEP = 2048, 255
 Layout = Literal["eucaim_tier3", "upv_index", "nifti_csv", "xnat", "bids", "folder_csv"]
+
+
+def _possible(path: Path) -> Path:
+    """The path, if a file system could have it."""
+    raw = os.fsencode(path)
+    if b"\0" in raw or len(raw) > _LONGEST_PATH or any(len(step) > _LONGEST_STEP for step in raw.split(b"/")):
+        raise ValueError("no file can be called so: it is too long, or holds a zero byte")
+    return path
+
+
+_Place = Annotated[Path, AfterValidator(_possible)]
 
 
 class CohortConfig(Config):
@@ -42,9 +54,9 @@ class CohortConfig(Config):
     """
 
     layout: Layout
-    folder: Path
+    folder: _Place
     columns: dict[str, str] = Field(default_factory=dict)
-    links: tuple[Path, ...] = ()
+    links: tuple[_Place, ...] = ()
     body_parts: tuple[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9 ]{1,15}$")], ...] = ()
     words: tuple[Annotated[str, Field(pattern=r"^[a-z0-9]{1,32}$")], ...] = ()
 
@@ -69,7 +81,7 @@ class ConsentConfig(Config):
     purposes: a patient takes part if one of these was consented to; empty takes any.
     """
 
-    table: Path | None = None
+    table: _Place | None = None
     purposes: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
 
 
@@ -80,7 +92,7 @@ class CacheConfig(Config):
     is removed (10⁹ bytes); None sets no limit.
     """
 
-    folder: Path | None = None
+    folder: _Place | None = None
     limit_gb: Annotated[float, Field(gt=0)] | None = None
 
 
@@ -154,13 +166,14 @@ def data_root() -> Path:
 def load_site_file(path: Path) -> SiteFile:
     """Read and check one site file.
 
-    Raises SiteFileError if it is missing, no plain YAML mapping, or has unknown or wrong keys.
+    Raises SiteFileError if it is missing, no plain YAML mapping, has unknown or wrong keys, or puts the cache or the
+    records into the cohort's folder, which is only read.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SiteFileError("The site file is missing.", fix="Check its name.", local_detail=str(path)) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+    except (OSError, UnicodeDecodeError, RecursionError, ValueError, yaml.YAMLError) as problem:
         raise SiteFileError(
             "The site file can't be read as YAML.",
             fix="It must be plain YAML without tags.",
@@ -169,10 +182,19 @@ def load_site_file(path: Path) -> SiteFile:
     if not isinstance(values, dict):
         raise SiteFileError("The site file holds no mapping of keys to values.", local_detail=str(path))
     try:
-        return parse(SiteFile, values, "The site file", SiteFileError)
+        site = parse(SiteFile, values, "The site file", SiteFileError)
     except SiteFileError as problem:  # what it says may leave the site as a refusal: keys and values stay here
         raise SiteFileError(
             "The site file has unknown or wrong keys.",
             fix=problem.fix,
             local_detail=" ".join(filter(None, (f"{path}:", problem.message, problem.local_detail))),
         ) from None
+    cohort = site.cohort_folder().resolve()
+    for folder in (site.cache_folder(), site.records_folder()):
+        if folder.resolve().is_relative_to(cohort):
+            raise SiteFileError(
+                "The site's cache, or its records beside it, would lie inside the cohort's folder.",
+                fix="Set cache.folder to a place outside the cohort; the cohort is only read.",
+                local_detail=f"{path}: {folder}",
+            )
+    return site

@@ -106,11 +106,11 @@ class _Lines:
 
 def print_report(console: Console, report: CheckReport) -> None:
     """The report as tables; at most ten patients with each finding, with identifiers masked."""
-    from eucaim_fl.site.check_report import sections
+    from eucaim_fl.site.check_report import sections, shown
 
     console.print(_headline(report))
     counts = [f"{value:,} {name.replace('_', ' ')}" for name, value in report.counts.items()]
-    kinds = [f"{count:,} {name or 'of no stated modality'}" for name, count in report.modalities.items()]
+    kinds = [f"{count:,} {shown(name) or 'of no stated modality'}" for name, count in report.modalities.items()]
     console.print(Text(" · ".join([*counts, *kinds]), style="dim"))
     if report.set_aside or report.dropped:
         console.print(_aside(report))
@@ -128,9 +128,11 @@ def print_report(console: Console, report: CheckReport) -> None:
 
 
 def _headline(report: CheckReport) -> Text:
+    from eucaim_fl.site.check_report import printable
+
     usable = len(report.usable)
     text = Text.assemble(
-        (report.title or report.site, "bold"), f": {usable} of {report.patients} patients can be used. "
+        (printable(report.title or report.site), "bold"), f": {usable} of {report.patients} patients can be used. "
     )
     if report.can_train:
         return text.append("This cohort can take part.", style="bold green")
@@ -179,8 +181,10 @@ def _findings(section: Section) -> Table:
 
 
 def _columns(report: CheckReport) -> Table:
+    from eucaim_fl.site.check_report import shown
+
     table = _table("Clinical columns", ("column", 2), ("missing", 0), ("values", 4))
     for c in report.columns:
-        values = ", ".join(f"{value} {count}" for value, count in c.classes) or f"{c.distinct} different"
-        table.add_row(Text(c.name), f"{100 * c.missing_share:.0f} %", Text(values))
+        values = ", ".join(f"{shown(value)} {count}" for value, count in c.classes) or f"{c.distinct} different"
+        table.add_row(Text(shown(c.name)), f"{100 * c.missing_share:.0f} %", Text(values))
     return table

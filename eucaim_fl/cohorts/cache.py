@@ -29,7 +29,7 @@ from eucaim_fl.errors import DataError, LabelError, SeriesError, UnreadableFileE
 
 __all__ = ["CACHE_VERSION", "Cache", "Entry", "State", "combine"]
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Raised when the same files and plan would give other tensors, or entries are written in another way."""
 
 _REFUSED_FOR_S = 86_400.0
@@ -43,7 +43,7 @@ class Entry:
     """A prepared case on disk; see `Prepared`. label_path is None where there is no label.
 
     channels: SHA-256 of each channel's values, "" for one that holds a single value. lease: as long as it lives, no
-    opening removes the files to make room.
+    opening removes the files to make room. text: whether the image seems to hold written text.
     """
 
     image_path: Path
@@ -53,6 +53,7 @@ class Entry:
     foreground_voxels: npt.NDArray[np.int64]
     channels: tuple[str, ...] = ()
     lease: Lease | None = None
+    text: bool = False
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,7 @@ class Cache:
             "foreground_slices": list(prepared.foreground_slices),
             "foreground_voxels": prepared.foreground_voxels.ravel().tolist(),
             "channels": [_channel_digest(channel) for channel in prepared.image],
+            "text": prepared.text,
         }
         self._files.write(f"{name}.json", [json.dumps(about).encode()])
         self._files.count(name)
@@ -264,6 +266,7 @@ class Cache:
             np.array(about["foreground_voxels"], dtype=np.int64).reshape(-1, 3),
             tuple(str(digest) for digest in about["channels"]),
             self._files.lease,
+            bool(about["text"]),
         )
 
     def _store(self, name: str, array: npt.NDArray[Any]) -> dict[str, Any]:

@@ -121,9 +121,24 @@ def _identified(cases: Sequence[Case], site: SiteFile) -> dict[str, Quarantined]
         counts.update({} if case.facts is None else case.facts.identifiers)
         rule = blocks(counts, site.deidentification)
         if rule and case.patient not in blocked:
-            reason = f"Files of this patient can still name a person (rule {rule})."
-            blocked[case.patient] = Quarantined(case.patient, IdentifierError.code, reason)
+            blocked[case.patient] = Quarantined.because(case.patient, _identifier_error(rule))
     return blocked
+
+
+def _with_text(found: Sequence[_Found], site: SiteFile) -> dict[str, Quarantined]:
+    """Patients whose images seem to hold written text, as far as the site's policy minds."""
+    from eucaim_fl.cohorts.deidentification.burned_in import TEXT_SEEN
+    from eucaim_fl.cohorts.deidentification.policy import blocks
+
+    if not blocks({TEXT_SEEN: 1}, site.deidentification):
+        return {}
+    seen = {one.case.patient for one in found if one.outcome.entry is not None and one.outcome.entry.text}
+    return {patient: Quarantined.because(patient, _identifier_error(TEXT_SEEN)) for patient in sorted(seen)}
+
+
+def _identifier_error(rule: str) -> IdentifierError:
+    """Why a patient's files can't be used."""
+    return IdentifierError(f"Files of this patient can still name a person (rule {rule}).")
 
 
 def _twice(found: Sequence[_Found]) -> dict[str, Quarantined]:
@@ -197,10 +212,10 @@ def open_cohort(site: SiteFile, plan: FederationPlan, *, tell: Callable[[int, in
             found.append(_Found(case, target, outcome))
         elif case.patient not in refused:
             quarantined.append(Quarantined.because(case.patient, outcome.error))
-    twice = _twice(found)
-    found = [one for one in found if one.case.patient not in twice]
+    after = _with_text(found, site) | _twice(found)
+    found = [one for one in found if one.case.patient not in after]
     quarantined = [one for one in quarantined if one.patient not in refused]
-    quarantined += [*(one for patient, one in twice.items() if patient not in refused), *refused.values()]
+    quarantined += [*(one for patient, one in after.items() if patient not in refused), *refused.values()]
     _log(quarantined)
     return _split(found, set(refused), site, plan, quarantined)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from eucaim_fl.cohorts.bounded import read_bounded
 from eucaim_fl.cohorts.manifest import Quarantined
 from eucaim_fl.errors import ConsentError
 from eucaim_fl.sitefile import SiteFile
@@ -102,7 +103,7 @@ def read_consent(site: SiteFile) -> Consent:
     path = site.cohort_folder() / site.consent.table
     try:
         now = path.stat()
-    except OSError as problem:
+    except (OSError, ValueError) as problem:
         raise _unreadable(path, problem) from None
     signature = (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
     return _read(path, signature, site.consent.purposes, datetime.datetime.now(datetime.UTC).date())
@@ -119,9 +120,8 @@ def _unreadable(path: Path, problem: object) -> ConsentError:
 @lru_cache(maxsize=16)
 def _read(path: Path, signature: tuple[int, ...], purposes: tuple[str, ...], today: datetime.date) -> Consent:
     try:
-        if signature[0] > _LARGEST_TABLE_BYTES:
-            raise ValueError("too large")
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
+        content = read_bounded(path, _LARGEST_TABLE_BYTES)
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
         names = [name.strip() for name in reader.fieldnames or ()]
         if not set(_COLUMNS) <= set(names) or len(set(names)) != len(names):
             raise ValueError(f"its columns must be {', '.join(_COLUMNS)}")

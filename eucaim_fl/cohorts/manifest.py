@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from eucaim_fl.cohorts.codes import COLUMN_ALIASES, is_sex_column, plain_word
+from eucaim_fl.cohorts.deidentification.names import masked
 from eucaim_fl.cohorts.facts import SeriesFacts
 from eucaim_fl.cohorts.findings import Finding
 from eucaim_fl.errors import CohortError, DataError, EucaimError
@@ -111,7 +112,7 @@ def read_manifest(site: SiteFile, *, tell: Callable[[int, int | None], None] | N
             "The cohort is empty.", fix="Check cohort.layout and cohort.folder.", local_detail=str(folder)
         )
     for column, cells in sorted(found.notes.unplaced.items()):
-        _LOG.info("Codes without a place: %d cells of the column %.80r.", cells, column)
+        _LOG.info("Codes without a place: %d cells of the column %.80r.", cells, masked(column))
     cases, shared = _one_patient_each(found.cases, found.notes)
     return Manifest(
         site.name,

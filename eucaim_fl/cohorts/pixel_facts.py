@@ -24,9 +24,6 @@ __all__ = [
     "volume_sha256",
 ]
 
-_OFTEN_WITH_TEXT = frozenset({"US", "SC", "DX", "MG", "OT", "ES", "XA", "RF", "CR"})
-_MOST_SLICES_FOR_TEXT = 8
-
 
 @dataclass(frozen=True)
 class LabelFacts:
@@ -137,6 +134,7 @@ def read_pixel_facts(case: Case) -> PixelFacts:
     Raises SeriesError or UnreadableFileError if the files form no volume, hold values that are no numbers, or can't be
     read.
     """
+    from eucaim_fl.cohorts.deidentification.burned_in import text_in_volume
     from eucaim_fl.cohorts.label_names import read_every_label
     from eucaim_fl.cohorts.thumbnail import png_base64, slice_picture
 
@@ -152,7 +150,7 @@ def read_pixel_facts(case: Case) -> PixelFacts:
         except Exception:  # noqa: BLE001 - a foreign label can make its reader raise anything
             facts |= {"label_code": LabelError.code, "label_reason": "A label can't be read for an unforeseen reason."}
     return PixelFacts(
-        **facts, text=_has_text(volume, case.modality), thumbnail=png_base64(slice_picture(volume, label))
+        **facts, text=text_in_volume(volume.array, case.modality), thumbnail=png_base64(slice_picture(volume, label))
     )
 
 
@@ -211,16 +209,6 @@ def _statistics(volume: Volume) -> dict[str, Any]:
         "shape": volume.shape,
         "spacing_mm": tuple(round(mm, 6) for mm in volume.spacing_mm),
     }
-
-
-def _has_text(volume: Volume, modality: str) -> bool:
-    """Whether one of a few slices seems to hold written text; more of them where machines often write into images."""
-    from eucaim_fl.cohorts.deidentification.burned_in import text_in_pixels
-
-    slices = volume.shape[2]
-    wanted = _MOST_SLICES_FOR_TEXT if modality in _OFTEN_WITH_TEXT else 3
-    chosen = sorted({round(n * (slices - 1) / (wanted - 1)) for n in range(wanted)})
-    return any(bool(text_in_pixels(np.ascontiguousarray(volume.array[:, :, k].T))) for k in chosen)
 
 
 def _shown_name(name: str, value: int) -> str:

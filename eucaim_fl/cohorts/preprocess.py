@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from eucaim_fl.cohorts.deidentification.burned_in import text_in_volume
 from eucaim_fl.cohorts.manifest import Case
 from eucaim_fl.cohorts.volume import LARGEST_VOLUME_BYTES, Affine, Volume
 from eucaim_fl.config import DataConfig, IntensityConfig
@@ -37,7 +38,7 @@ class Prepared:
     label: uint8, shape (I, J, K), or None.
     target: class index in classification, else None. spacing_mm: along I, J, K.
     foreground_slices: the K that hold a label. foreground_voxels: int64, shape (n, 3), a fixed sample of labelled
-    voxels with equal shares for each label value.
+    voxels with equal shares for each label value. text: whether a channel's image seems to hold written text.
     """
 
     image: npt.NDArray[np.float32]
@@ -46,6 +47,7 @@ class Prepared:
     spacing_mm: tuple[float, float, float]
     foreground_slices: tuple[int, ...] = ()
     foreground_voxels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), np.int64))
+    text: bool = False
 
 
 def preprocessing_key(plan: FederationPlan) -> str:
@@ -166,8 +168,11 @@ def onto_grid(volume: Volume, shape: Sequence[int], affine: Affine) -> tuple[npt
     return values, inside.astype(bool)
 
 
-def _channel(case: Case, like: Any, kept: BoolArray, data: DataConfig) -> npt.NDArray[np.float32]:
-    """A further channel, (I, J, K), on the grid of `like`, a MetaTensor (1, I, J, K). kept: what isn't padding."""
+def _channel(case: Case, like: Any, kept: BoolArray, data: DataConfig) -> tuple[npt.NDArray[np.float32], bool]:
+    """A further channel, (I, J, K), on the grid of `like`, a MetaTensor (1, I, J, K), and whether it shows text.
+
+    kept: what isn't padding.
+    """
     import torch
 
     volume = _read(case)
@@ -180,7 +185,7 @@ def _channel(case: Case, like: Any, kept: BoolArray, data: DataConfig) -> npt.ND
     scale = _scaling(volume.array, data.intensity)
     filling = float(scale(torch.from_numpy(volume.array)).min()) if data.intensity.kind == "zscore" else 0.0
     scaled: npt.NDArray[np.float32] = np.asarray(scale(torch.from_numpy(values)).numpy(), dtype=np.float32)
-    return np.where(covered, scaled, np.float32(filling))
+    return np.where(covered, scaled, np.float32(filling)), text_in_volume(volume.array, case.modality)
 
 
 def prepare(case: Case, plan: FederationPlan) -> Prepared:
@@ -206,6 +211,7 @@ def prepare(case: Case, plan: FederationPlan) -> Prepared:
     target = read_class(case, plan.task) if plan.task.name == "classification" else None
     volume, label = _read_upright(case, plan)
     _check_size(volume, data)
+    seen = text_in_volume(volume.array, case.modality)
 
     import torch
     from monai.data import MetaTensor
@@ -233,10 +239,11 @@ def prepare(case: Case, plan: FederationPlan) -> Prepared:
         kept = ResizeWithPadOrCrop(spatial_size=size)(kept) if case.further else kept
     first = np.ascontiguousarray(image.numpy(), dtype=np.float32)
     own = np.asarray(kept[0]).astype(bool)
-    others = [_channel(other, image, own, data)[None] for other in case.further]
-    pixels = np.concatenate([first, *others]) if others else first
+    others = [_channel(other, image, own, data) for other in case.further]
+    pixels = np.concatenate([first, *(channel[None] for channel, _ in others)]) if others else first
+    text = seen or any(shows for _, shows in others)
     i, j, k = (round(float(mm), 6) for mm in spacing)
     if mask is None:
-        return Prepared(pixels, None, target, (i, j, k))
+        return Prepared(pixels, None, target, (i, j, k), text=text)
     final = np.ascontiguousarray(mask.numpy()[0].round(), dtype=np.uint8)
-    return Prepared(pixels, final, target, (i, j, k), *summarize_label(final))
+    return Prepared(pixels, final, target, (i, j, k), *summarize_label(final), text=text)

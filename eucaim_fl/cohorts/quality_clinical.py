@@ -7,18 +7,27 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from eucaim_fl.cohorts.codes.vocabulary import WORDS
+from eucaim_fl.cohorts.deidentification.names import masked
 from eucaim_fl.cohorts.deidentification.tables import identifiers_in_values, is_identifying_column
+from eucaim_fl.cohorts.deidentification.vocabulary import CLINICAL_WORDS, LAYOUT_WORDS
+from eucaim_fl.cohorts.deidentification.words import is_imaging_word, tokens
 from eucaim_fl.cohorts.findings import Finding, merge
 from eucaim_fl.cohorts.manifest import Case
 from eucaim_fl.cohorts.quality import Rule
 
-__all__ = ["CLINICAL_RULES", "Column", "clinical_columns", "clinical_findings"]
+__all__ = ["CLINICAL_RULES", "NOT_SHOWN", "Column", "clinical_columns", "clinical_findings"]
 
 _MOST_CLASSES = 10
 _SMALL_CLASS = 5
 _MISSING_SHARE = 0.2
 _OLDEST = 120.0
+NOT_SHOWN = "(not shown)"
+"""In the place of a class that could be a person's name."""
+_SHORT = 3
+_LETTERS = re.compile(r"[^\W\d_]+")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _KEYS = frozenset({"patient_id", "dataset_id"})
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -26,9 +35,10 @@ _YEARS = frozenset({"", "y", "a", "year", "years"})
 
 CLINICAL_RULES: Mapping[str, Rule] = {
     "two_splits": Rule(
-        "blocks",
+        "warns",
         "Patients who stand in two splits in the column split.",
-        "Give every patient one split; otherwise a model is tested on patients it was trained with.",
+        "Give every patient one split. Runs here divide patients on their own; whoever uses the column would test on "
+        "patients that were trained with.",
     ),
     "values_differ": Rule(
         "warns",
@@ -65,8 +75,9 @@ class Column:
 
     known, missing: patients with and without a value. distinct: number of different values. classes: value → patients,
     the most frequent first,
-    for columns of at most 10 values that can name nobody; for this machine's eyes only. plain: whether the name
-    looks like one (letters, digits, underscores), so that it may be shown elsewhere.
+    for columns of at most 10 values that can name nobody; for this machine's eyes only. A value with a word that isn't
+    known stands there as `NOT_SHOWN`, more than once if there are several. plain: whether the name
+    looks like one (letters, digits, underscores; in lower case, or of known words), so that it may be shown elsewhere.
     """
 
     name: str
@@ -115,7 +126,7 @@ def clinical_columns(cases: Sequence[Case]) -> tuple[Column, ...]:
             len(patients) - known[name],
             len(values),
             _classes(name, {spelled[value]: count for value, count in values.items()}, known[name]),
-            _NAME.fullmatch(name) is not None,
+            _NAME.fullmatch(name) is not None and (name.islower() or _is_plain(name)) and masked(name) == name,
         )
         for name, values in sorted(counts.items())
     )
@@ -128,7 +139,23 @@ def _classes(name: str, values: Mapping[str, int], known: int) -> tuple[tuple[st
         return ()
     if all(map(_DAY.fullmatch, values)) or any(identifiers_in_values([(name, value)]) for value in values):
         return ()
-    return tuple(sorted(values.items(), key=lambda item: (-item[1], item[0])))
+    shown = [(value if _is_plain(value) else NOT_SHOWN, count) for value, count in values.items()]
+    return tuple(sorted(shown, key=lambda item: (-item[1], item[0])))
+
+
+def _is_plain(text: str) -> bool:
+    """Whether every word of a text is one of medicine, imaging, tables or the vocabulary of codes: a name of one word
+    alone can't be told from any other word."""
+    return all(len(word) < _SHORT or _is_known(word) for word in _LETTERS.findall(" ".join(tokens(text))))
+
+
+def _is_known(word: str) -> bool:
+    return word in CLINICAL_WORDS or word in LAYOUT_WORDS or word in _words_of_codes() or is_imaging_word(word)
+
+
+@lru_cache(maxsize=1)
+def _words_of_codes() -> frozenset[str]:
+    return frozenset(word for words in WORDS.values() for text in words.values() for word in tokens(text))
 
 
 def clinical_findings(cases: Sequence[Case]) -> tuple[Finding, ...]:

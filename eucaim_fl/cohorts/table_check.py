@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eucaim_fl.cohorts.bounded import read_bounded
 from eucaim_fl.cohorts.codes import looks_coded
 from eucaim_fl.cohorts.deidentification.policy import to_findings
 from eucaim_fl.cohorts.deidentification.tables import identifiers_in_table, identifiers_in_values
@@ -64,7 +65,7 @@ def column_breaches(path: Path) -> tuple[ColumnBreach, ...]:
     is the layout's business, which says so.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text = read_bounded(path, _LARGEST_BYTES).decode("utf-8-sig", errors="replace")
         found = _in_json(json.loads(text)) if path.suffix.lower() == ".json" else _in_csv(text, path)
     except (OSError, ValueError, RecursionError, csv.Error):
         return ()

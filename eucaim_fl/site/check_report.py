@@ -26,6 +26,7 @@ __all__ = [
     "render_html",
     "sections",
     "severity_word",
+    "shown",
     "to_json",
     "write_page",
 ]
@@ -136,12 +137,18 @@ def amount(finding: Finding) -> str:
     return f"{finding.count:,} {unit}"
 
 
-def named(patients: Sequence[str], most: int = SHOWN_PATIENTS) -> str:
-    """A few patients for this machine's eyes, with identifiers masked: `P1, P2 and 3 more`."""
+def shown(text: str) -> str:
+    """A stored text, such as a column's name, for this machine's eyes: masked if it looks like a person's name or
+    number, and without what could steer a terminal."""
     from eucaim_fl.cohorts.deidentification.names import masked
 
-    shown = ", ".join(printable(masked(patient)) for patient in patients[:most])
-    return f"{shown} and {len(patients) - most} more" if len(patients) > most else shown
+    return printable(masked(text))
+
+
+def named(patients: Sequence[str], most: int = SHOWN_PATIENTS) -> str:
+    """A few patients for this machine's eyes, with identifiers masked: `P1, P2 and 3 more`."""
+    few = ", ".join(shown(patient) for patient in patients[:most])
+    return f"{few} and {len(patients) - most} more" if len(patients) > most else few
 
 
 def printable(text: str) -> str:
@@ -204,6 +211,7 @@ def render_html(report: CheckReport) -> str:
         sections=sections(report),
         word=severity_word,
         named=named,
+        shown=shown,
         amount=amount,
         percent=lambda share: f"{100 * share:.0f} %" if share == 0 or share >= 0.01 else "< 1 %",
         colours=["rgb({}, {}, {})".format(*rgb) for rgb in OUTLINES_RGB],
@@ -225,7 +233,7 @@ def write_page(text: str, path: Path, cohort: Path) -> None:
     temporary = ""
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".check.", suffix=".part")  # 0600 by itself
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as stream:
             stream.write(text)
         Path(temporary).replace(target)
     except OSError as problem:

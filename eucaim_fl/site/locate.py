@@ -50,7 +50,7 @@ def locate(site: SiteFile, rule: str, *, pixels: bool = True, tell: Tell | None 
         lines = _files(site, rule, say)
     else:
         lines = _patients(site, rule, pixels, say)
-    return (printable(os.fsencode(line).decode("utf-8", "replace")) for line in lines)
+    return (printable(line) for line in lines)
 
 
 def _files(site: SiteFile, rule: str, tell: Tell) -> Iterator[str]:

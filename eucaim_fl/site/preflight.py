@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from eucaim_fl.cohorts.consent import Consent, read_consent
+from eucaim_fl.cohorts.deidentification.burned_in import TEXT_SEEN
 from eucaim_fl.cohorts.deidentification.policy import blocks, to_findings
 from eucaim_fl.cohorts.deidentification.rules import RULES as IDENTIFIER_RULES
 from eucaim_fl.cohorts.findings import Finding, merge
@@ -27,7 +28,6 @@ Tell = Callable[[str, int, int | None], None]
 """What is being done, how much of it is done, and of how much (None: nobody knows yet)."""
 
 _NOBODY = "\0"
-_TEXT_SEEN = "deid.burned_in_seen"
 _LABEL_RULES = {code: Rule("warns", says, do) for code, (says, do) in LABEL_PROBLEMS.items()}
 _PICTURES = 24
 _TRAINING_SHARE = 0.6
@@ -153,7 +153,7 @@ def _after_pixels(
         for one, pixels in read
         if pixels.code
     ]
-    text = [(one.case.patient, {_TEXT_SEEN: 1}) for one, pixels in read if pixels.text]
+    text = [(one.case.patient, {TEXT_SEEN: 1}) for one, pixels in read if pixels.text]
     identified = list(_identified(site, text))
     out = {one.patient for one in identified}
     left = [one for one, pixels in read if not pixels.code and one.case.patient not in out]

@@ -4,7 +4,10 @@ import dataclasses
 import logging
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -15,6 +18,7 @@ from eucaim_fl.cohorts.cohort import Cohort, open_cohort
 from eucaim_fl.cohorts.facts import SeriesFacts
 from eucaim_fl.cohorts.manifest import Case, Manifest
 from eucaim_fl.errors import CohortError, ConsentError
+from eucaim_fl.sitefile import DeidentificationConfig
 
 SPLITS = ("train", "validation", "test")
 GRADE = {"name": "classification", "target": "grade", "classes": ("low", "high")}
@@ -444,3 +448,35 @@ class TestProgress:
         for _ in range(2):
             open_cohort(tiny.site(tmp_path), tiny.plan(), tell=lambda *numbers: told.append(numbers))
         assert told == [(0, 3), (1, 3), (2, 3), (3, 3), (3, 3)]
+
+
+class TestTextInPixels:
+    def written(self, tmp_path: Path) -> None:
+        """Four patients' images, one of which has text burned in."""
+        from PIL import Image, ImageDraw
+
+        (tmp_path / "cohort").mkdir()
+        rows = ["patient_id,image,label"]
+        for number in range(4):
+            picture = Image.new("L", (160, 160), 40 + number)
+            if number == 2:
+                ImageDraw.Draw(picture).text((8, 8), "ROSSI MARIA 1953", fill=250)
+            plane = np.asarray(picture, dtype=np.int16).T
+            label = np.zeros((160, 160, 3), np.uint8)
+            label[80:90, 80:90, 1] = 1
+            nib.save(nib.Nifti1Image(np.stack([plane] * 3, axis=-1), np.eye(4)), tmp_path / "cohort" / f"P{number}.nii")
+            nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "cohort" / f"P{number}_label.nii")
+            rows.append(f"P{number},P{number}.nii,P{number}_label.nii")
+        (tmp_path / "cohort" / "clinical.csv").write_text("\n".join(rows) + "\n")
+
+    def test_a_patient_whose_image_shows_text_is_not_used(self, tiny: SimpleNamespace, tmp_path: Path) -> None:
+        self.written(tmp_path)
+        cohort = open_cohort(tiny.site(tmp_path), tiny.plan())
+        assert [(q.patient, q.code) for q in cohort.quarantined] == [("P2", "EFL205")]
+        again = open_cohort(tiny.site(tmp_path), tiny.plan())
+        assert again.fingerprint == cohort.fingerprint
+
+    def test_unless_the_site_s_policy_does_not_mind(self, tiny: SimpleNamespace, tmp_path: Path) -> None:
+        self.written(tmp_path)
+        lenient = tiny.site(tmp_path).model_copy(update={"deidentification": DeidentificationConfig(block="nothing")})
+        assert open_cohort(lenient, tiny.plan()).quarantined == ()

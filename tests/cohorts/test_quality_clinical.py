@@ -31,10 +31,10 @@ class TestClinicalFindings:
         assert found(classes(low=10, high=4)) == {"small_class": (1, ())}
         assert found(classes(low=10, high=5)) == {}
 
-    def test_a_patient_in_two_splits_is_blocked(self):
+    def test_a_patient_in_two_splits_is_worth_a_look(self):
         cases = [case("A", 1, split="train"), case("A", 2, split="test"), case("B", split="train")]
         (finding,) = [f for f in clinical_findings(cases) if f.rule == "quality.two_splits"]
-        assert (finding.severity, finding.subjects) == ("blocks", ("A",))
+        assert (finding.severity, finding.subjects) == ("warns", ("A",))
 
     def test_a_patient_of_two_classes_is_contradictory(self):
         cases = [*classes(low=10, high=10), case("P0", 2, grade="high")]

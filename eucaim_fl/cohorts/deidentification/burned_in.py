@@ -9,7 +9,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["text_in_pixels"]
+__all__ = ["TEXT_SEEN", "text_in_pixels", "text_in_volume"]
+
+TEXT_SEEN = "deid.burned_in_seen"
+"""The rule that text in pixels breaks."""
+_OFTEN_WITH_TEXT = frozenset({"US", "SC", "DX", "MG", "OT", "ES", "XA", "RF", "CR"})
+_SLICES, _MORE_SLICES = 3, 8
 
 _LARGEST_SIDE = 1024
 _WIDEST_STROKE = 9
@@ -35,6 +40,17 @@ def text_in_pixels(plane: npt.NDArray[np.number]) -> bool:
     if plane.ndim != 2 or min(plane.shape) < 16:
         return False
     return any(_shows_text(part) for part in _parts(plane))
+
+
+def text_in_volume(volume: npt.NDArray[np.number], modality: str = "") -> bool:
+    """Whether one of a few slices of an image (I, J, K) seems to show text, K running over slices.
+
+    Looked at are the first, the last and one between; eight where machines often write into images (ultrasound,
+    captures, radiographs). modality: as DICOM states it.
+    """
+    wanted = _MORE_SLICES if modality in _OFTEN_WITH_TEXT else _SLICES
+    chosen = sorted({round(n * (volume.shape[2] - 1) / (wanted - 1)) for n in range(wanted)})
+    return any(text_in_pixels(np.ascontiguousarray(volume[:, :, k].T)) for k in chosen)
 
 
 def _parts(plane: npt.NDArray[np.number]) -> list[npt.NDArray[np.number]]:

@@ -25,7 +25,7 @@ _LED = re.compile(
 )
 _KERNEL = re.compile(r"(?:b|bf|bl|br|bv|c|d|e|fl|h|hc|hf|hn|hp|hr|hv|i|j|q|qr|sa|t|u|ur|ub|uc|fc|fr)\d{1,3}[fhmsdu]?")
 _FIVE_DIGITS = re.compile(r"\d{5}")
-_NUMBERS = re.compile(r"(?<![^\W_])\d+(?:[\s./,;:_()+-]{1,3}\d+)+(?![^\W_])")
+_NUMBERS = re.compile(r"(?<![^\W_])\d+(?:[\W_]{1,3}\d+)+(?![^\W_])")
 
 
 def _folded(text: str, longest: int = _LONGEST) -> str:

@@ -174,11 +174,16 @@ class Store:
         path = self.folder / "key"
         try:
             if not path.exists():
-                path.touch(mode=0o600)
                 write_atomically(path, secrets.token_hex(32).encode())
                 path.chmod(0o600)
             key = bytes.fromhex(path.read_text("ascii"))
-        except (OSError, ValueError, JournalError) as problem:
+        except JournalError as problem:
+            raise CohortError(
+                "The index's key can't be written.",
+                fix="Check free space and permissions of the cache's folder.",
+                local_detail=problem.local_detail,
+            ) from None
+        except (OSError, ValueError) as problem:
             raise CohortError(
                 "The index's key can't be read or written.",
                 fix="Remove the index's folder; the next scan makes it anew.",

@@ -22,12 +22,14 @@ _OWN_COLUMNS = ("patient_id", "image", "label")
 
 def _claims(place: Place, found: Findings) -> Iterator[tuple[Row, str, str]]:
     """Rows with the paths of their image and label ("" if there is none); what can't be used is quarantined."""
-    for row in read_table(place.folder / "clinical.csv", ["patient_id", "image"], found.notes).rows:
+    rows = read_table(place.folder / "clinical.csv", ["patient_id", "image"], found.notes).rows
+    for number, row in enumerate(rows, start=1):
         patient = row.get("patient_id", "")
         try:
             if not patient or "image" not in row:
                 found.notes.note("layout.rows_without_patient", 1, patient)
-                raise DataError("A row of the cohort's table names no patient or no image.", local_detail=str(row))
+                detail = f"row {number} below the header, not counting empty ones"
+                raise DataError("A row of the cohort's table names no patient or no image.", local_detail=detail)
             yield row, place.claim(row["image"]), place.claim(row["label"]) if "label" in row else ""
         except DataError as error:
             found.quarantined.append(Quarantined.because(patient, error))

@@ -9,6 +9,7 @@ from typing import Any
 
 from eucaim_fl.cohorts.deidentification.words import plain_words
 from eucaim_fl.cohorts.facts import SeriesFacts
+from eucaim_fl.cohorts.index.terms import modality as known_modality
 from eucaim_fl.cohorts.layouts.notes import Notebook
 from eucaim_fl.cohorts.layouts.places import Place
 from eucaim_fl.cohorts.layouts.tables import read_json
@@ -17,7 +18,6 @@ from eucaim_fl.errors import CohortError, DataError
 __all__ = ["described_by_bids", "described_by_dicom_json", "stem"]
 
 _LARGEST_BYTES = 16 * 1024 * 1024
-_MODALITY = re.compile(r"[A-Z]{2,16}")
 _UID = re.compile(r"[0-9][0-9.]{0,63}")
 
 
@@ -55,7 +55,7 @@ def _replaced(place: Place, stack: SeriesFacts, modality: str, description: str,
     words = plain_words(" ".join(filter(None, (stack.description, description))), place.words)
     return replace(
         stack,
-        modality=modality if _MODALITY.fullmatch(modality) else stack.modality,
+        modality=known_modality(modality) or stack.modality,
         description=" ".join(dict.fromkeys(words.split())),
         series_uid=series_uid if _UID.fullmatch(series_uid) else stack.series_uid,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eucaim_fl.cohorts.bounded import read_bounded
 from eucaim_fl.cohorts.codes import COLUMN_ALIASES, looks_coded, place
 from eucaim_fl.cohorts.layouts.notes import Notebook
 from eucaim_fl.errors import CohortError
@@ -34,17 +35,13 @@ class Table:
 
 def _bytes(path: Path, largest: int) -> bytes:
     try:
-        with path.open("rb") as stream:
-            content = stream.read(largest + 1)
-        if len(content) > largest:
-            raise ValueError("too large")
+        return read_bounded(path, largest)
     except (OSError, ValueError) as problem:
         raise CohortError(
             "A table of the cohort is missing or can't be read.",
             fix="Check cohort.layout and the cohort's tables.",
             local_detail=f"{path}: {problem}",
         ) from None
-    return content
 
 
 def _text(path: Path, notes: Notebook) -> str:
@@ -124,7 +121,8 @@ def read_table(
 def read_json(path: Path, largest: int = LARGEST_TABLE_BYTES) -> Any:
     """A JSON file's value.
 
-    Raises CohortError if it is missing, larger than `largest` bytes, no JSON, or nested deeper than 32 levels.
+    Raises CohortError if it is missing, larger than `largest` bytes, no JSON, nested deeper than 32 levels, or has text
+    that is no Unicode (lone surrogates), which could be neither written nor printed later.
     """
     content = _bytes(path, largest)
     try:
@@ -140,6 +138,8 @@ def read_json(path: Path, largest: int = LARGEST_TABLE_BYTES) -> Any:
             ]
         if level:
             raise ValueError("nested too deeply")
+        if b"\\ud" in content.lower():
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as problem:
         raise CohortError("An index of the cohort is no valid JSON.", local_detail=f"{path}: {problem}") from None
     return value
