@@ -22,7 +22,8 @@ def identifiers_after_pixels(stream: BinaryIO, elements: Elements) -> dict[str, 
 
     stream: the open file. elements: its header, as `read_elements` gave it. Padding that isn't empty counts as a
     private element, and bytes that are no elements as `deid.trailing`. At most 1 MiB is read; most files end with their
-    pixels and cost one look at the size. Deflated files are not looked at: what follows their pixels lies inside the stream.
+    pixels and cost one look at the size. Deflated files are not looked at: what follows their pixels lies inside the
+    stream.
     Raises UnreadableFileError if the file can't be read.
     """
     pixels = elements.pixels

@@ -93,8 +93,9 @@ def plain_words(text: str, extra: Collection[str] = ()) -> str:
     >>> plain_words("AX T2 FLAIR  Müller 12.03.1953 b-800")
     'ax t2 flair b 800'
     """
-    return " ".join(
-        token
-        for token in _TOKEN.findall(_without_long_numbers(_folded(text)))
-        if token in extra or is_imaging_word(token)
-    )
+    kept, before = _folded(text), ""
+    while kept != before:  # numbers may come together only when what stood between them is gone
+        before = kept
+        found = _TOKEN.findall(_without_long_numbers(kept))
+        kept = " ".join(token for token in found if token in extra or is_imaging_word(token))
+    return kept
