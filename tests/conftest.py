@@ -139,3 +139,10 @@ def prepared_case(tmp_path: Path) -> Callable[..., PreparedCase]:
         return PreparedCase(patient, target, Entry(Path(f"{stem}-image.npy"), path, (2.0, 2.0, 4.0), slices, voxels))
 
     return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that asks for real data is no unit test."""
+    for item in items:
+        if {"shared_data", "conformance"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("realdata")

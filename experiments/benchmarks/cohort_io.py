@@ -9,8 +9,8 @@ series   volumes a second of CT series (64 slices of 256 x 256, uint16) in the f
          as it comes (ITK's reader), its PydicomReader, SimpleITK, and reading the bytes alone; 1 and 2 processes each.
 cached   an epoch over prepared cases (1 x 64 x 64 x 32, float32), every voxel touched, against `numpy.load` with a
          memory map of the same files.
-scale    the index at a million series: the real series of the NCI Imaging Data Commons (`idc-index-data`) brought into
-         the index's form; peak memory while it is built, and cohort queries.
+scale    cohort queries over the real series of the NCI Imaging Data Commons (`idc-index-data`, a million) brought into
+         the index's form, and bringing a million scanned files into an index; peak memory of both (index_scale.py).
 
 Every measurement repeats in turns (ours, theirs, ours, …) in one run and reports the median and the ratio of medians.
 The files were just written, so they come from the disk cache: what is compared is the work, not the disk.
@@ -23,7 +23,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -272,10 +271,13 @@ def _write_nifti_cohort(folder: Path, count: int) -> None:
 
 
 def measure_scale(root: Path, quick: bool) -> dict[str, Any]:
-    """Peak memory of building the index of a million series, and the time of cohort queries over it."""
-    command = [sys.executable, __file__, "--scale-in", str(root / "scale"), *(["--quick"] if quick else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    """Time and peak memory of cohort queries over a million series, and of building an index of a million files."""
+    found: dict[str, Any] = {}
+    for step, place in (("idc", "idc"), ("queries", "idc"), *(() if quick else (("files", "files"),))):
+        command = [sys.executable, str(Path(__file__).with_name("index_scale.py")), step, str(root / place)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found[step] = json.loads(done.stdout.splitlines()[-1])
+    del found["idc"]
     return found
 
 
@@ -285,10 +287,6 @@ MEASUREMENTS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "cached": measure_cached,
     "scale": measure_scale,
 }
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -18,7 +18,10 @@ from eucaim_fl.sitefile import SiteFile
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("EUCAIM_FL_SHARED_DATA") or ROOT.parent / "shared" / "data")
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}; set EUCAIM_FL_SHARED_DATA")
+pytestmark = [
+    pytest.mark.realdata,
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}; set EUCAIM_FL_SHARED_DATA"),
+]
 
 
 def series(part: str) -> list[Path]:

@@ -29,9 +29,10 @@ DATA = Path(os.environ.get("EUCAIM_FL_SHARED_DATA") or ROOT.parent / "shared" / 
 FOLDERS = ("dicom_conformance", "prostatex")
 BAG = "pydicom/src/pydicom/data/test_files"  # one folder with many encodings of a few images: each file is a series
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-pytestmark = pytest.mark.skipif(
-    not (DATA / FOLDERS[0]).is_dir(), reason=f"no real data at {DATA}; set EUCAIM_FL_SHARED_DATA"
-)
+pytestmark = [
+    pytest.mark.realdata,
+    pytest.mark.skipif(not (DATA / FOLDERS[0]).is_dir(), reason=f"no real data at {DATA}; set EUCAIM_FL_SHARED_DATA"),
+]
 
 SEVERAL_FRAMES = "states no position for its frames"
 REFUSED = {

@@ -24,7 +24,7 @@ _MOST_FRAGMENTS = 20_000
 _OF_PIXELS = re.compile(r"Image Storage|^Segmentation Storage|Label Map Segmentation Storage")
 _SHORT_HEADER = "A file ends before its header does."
 _SHORT_PIXELS = "A file ends before its pixel data does."
-_NO_PIXELS = "An image file holds no pixel data."
+_NO_PIXELS = "A file of an image or label holds no pixel data."
 
 
 class NotDicomError(ValueError):

@@ -11,7 +11,6 @@ from eucaim_fl.errors import CohortError
 
 __all__ = ["CohortQuery", "below_folder", "conditions"]
 
-_TEXTS = ("description", "protocol", "sequence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +85,7 @@ def conditions(query: CohortQuery) -> tuple[str, list[Any]]:
             last.ljust(8, "9"),
         )
     for word in query.words:
-        near = " OR ".join(f"contains({column}, ?)" for column in _TEXTS)  # quick, and leaves few rows for the rest
-        whole = "contains(concat(' ', " + ", ' ', ".join(_TEXTS) + ", ' '), ?)"
-        add(f"(({near}) AND {whole})", *[word.lower()] * len(_TEXTS), f" {word.lower()} ")
+        add("contains(words, ?)", f" {word.lower()} ")
     if query.usable is not None:
         add("code = ''" if query.usable else "code <> ''")
     return " AND ".join(parts) or "true", values

@@ -16,7 +16,7 @@ __all__ = ["FILE_NAMES", "SERIES_NAMES", "checked", "file_facts", "folder_of", "
 
 FILE_NAMES = tuple(field.name for field in dataclasses.fields(FileFacts))
 """Columns that `file_facts` takes, in this order."""
-SERIES_NAMES = tuple(SERIES_COLUMNS)
+SERIES_NAMES = tuple(name for name in SERIES_COLUMNS if name != "words")
 """Columns that `series_facts` takes, in this order."""
 _LONGEST_TEXT, _LONGEST_LIST = 4096, 100_000
 _FILE_LISTS = frozenset(name for name, kind in FILE_COLUMNS.items() if kind.startswith("list"))
@@ -94,6 +94,7 @@ def series_row(facts: SeriesFacts) -> Mapping[str, Any]:
     skip = len(facts.folder) + 1 if facts.folder else 0
     row["files"] = "/".join(path[skip:] for path in facts.files)
     row["identifiers"] = json.dumps(dict(facts.identifiers), sort_keys=True)
+    row["words"] = f" {' '.join(filter(None, (facts.description, facts.protocol, facts.sequence)))} "
     return row
 
 

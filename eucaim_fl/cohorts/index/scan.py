@@ -70,8 +70,11 @@ def update_index(
     byte of every file, and count those whose content differs from what is known as changed.
     Whatever a file does ends in its worker process. A scan that was interrupted, even killed, goes on behind what it
     had written; the former index holds until the new one is complete.
-    Raises CohortError if the folder is missing, another scan is under way, or the index can't be written.
+    Raises CohortError if the folder is missing, another scan is under way, or the index is damaged or can't be written.
     """
+    import duckdb
+    import pyarrow as pa
+
     store = Store(site.index_folder(), settings_of(site))
     store.create()
     with contextlib.ExitStack() as stack:
@@ -87,6 +90,12 @@ def update_index(
         except JournalError as problem:
             raise CohortError(
                 "The index can't be written.", fix=problem.fix, local_detail=problem.local_detail
+            ) from None
+        except (duckdb.Error, pa.ArrowException) as problem:  # what it says may quote rows
+            raise CohortError(
+                "The index is damaged, or there is no space for it.",
+                fix="Check free space. If that is not it, remove the index's folder; the next scan makes it anew.",
+                local_detail=f"{store.folder}: {type(problem).__name__}",
             ) from None
         except OSError as problem:
             raise CohortError(

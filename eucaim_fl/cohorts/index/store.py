@@ -65,8 +65,9 @@ def _columns(facts: type[FileFacts | SeriesFacts]) -> dict[str, str]:
 FILE_COLUMNS = {"folder": "string", "name_key": "string", **_columns(FileFacts), "inode": "uint64", "whole": "string"}
 """Columns of a version's files: the fields of `FileFacts`, the folder, a keyed hash of the true path, and the SHA-256
 of the whole file once known."""
-SERIES_COLUMNS = {**_columns(SeriesFacts), "files": "string"}
-"""Columns of a version's stacks: the fields of `SeriesFacts`; files without their folder, joined by slashes."""
+SERIES_COLUMNS = {**_columns(SeriesFacts), "files": "string", "words": "string"}
+"""Columns of a version's stacks: the fields of `SeriesFacts` (files without their folder, joined by slashes), and the
+words of description, protocol and sequence, each between spaces, so that one look finds them."""
 LISTING_COLUMNS = {
     name: FILE_COLUMNS[name]
     for name in (

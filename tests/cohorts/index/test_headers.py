@@ -177,7 +177,7 @@ class TestBrokenDicom:
         ds = pydicom.dcmread(path)
         del ds.PixelData
         ds.save_as(path)
-        assert self.reason(path) == "An image file holds no pixel data."
+        assert self.reason(path) == "A file of an image or label holds no pixel data."
 
     def test_compressed_pixel_data_that_ends_early_is_noticed(self, tiny: SimpleNamespace, home: Path) -> None:
         path = one_slice(tiny, home)

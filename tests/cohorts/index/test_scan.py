@@ -350,3 +350,14 @@ class TestRealProcesses:
         assert counts(cohort.scan()) == {"files": 4, "new": 4, "unreadable": 1, "series": 2}
         with contextlib.suppress(OSError):
             close()
+
+
+class TestDamage:
+    @pytest.mark.parametrize("table", ["files.parquet", "series.parquet"])
+    def test_a_table_that_is_no_parquet_is_told_with_what_to_do(self, cohort: Any, table: str) -> None:
+        cohort.series("P1/S1")
+        cohort.scan()
+        (path,) = cohort.index_folder.glob(f"v-*/{table}")
+        path.write_bytes(b"nothing")
+        with pytest.raises(CohortError, match=r"index is damaged.*remove the index's folder"):
+            update_index(cohort.site())

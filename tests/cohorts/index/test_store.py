@@ -7,14 +7,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from eucaim_fl.cohorts.facts import FileFacts, SeriesFacts
+from eucaim_fl.cohorts.index import store as stores
 from eucaim_fl.cohorts.index.store import FILE_COLUMNS, SERIES_COLUMNS, Store, connect, keyed, literal, write_rows
-from eucaim_fl.errors import CohortError
+from eucaim_fl.errors import CohortError, JournalError
 
 
 class TestColumns:
     def test_every_fact_has_one(self) -> None:
         assert set(FileFacts.__slots__) <= set(FILE_COLUMNS)
-        assert set(SeriesFacts.__slots__) == set(SERIES_COLUMNS)
+        assert {*SeriesFacts.__slots__, "words"} == set(SERIES_COLUMNS)
 
     def test_numbers_and_lists_are_no_texts(self) -> None:
         assert FILE_COLUMNS["position"] == "list<float64>"
@@ -95,3 +96,18 @@ class TestStore:
 
     def test_settings_make_a_difference(self, tmp_path: Path) -> None:
         assert Store(tmp_path, {"a": 1}).made_with != Store(tmp_path, {"a": 2}).made_with
+
+
+class TestKeyOnAFullDisk:
+    def test_no_empty_key_is_left_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = Store(tmp_path / "index", {})
+        store.create()
+
+        def full(*_: object, **__: object) -> None:
+            raise JournalError("The disk is full.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stores, "write_atomically", full)
+            with pytest.raises(CohortError, match="key can't be written"):
+                store.key()
+        assert len(store.key()) == 32

@@ -146,6 +146,7 @@ class TestRates:
         assert false == 0
         assert found >= 0.9 * there
 
+    @pytest.mark.realdata
     def test_on_real_lung_nodules(self):
         root = os.environ.get("EUCAIM_FL_SHARED_DATA") or Path(__file__).parents[4] / "shared" / "data"
         archive = Path(root) / "lidc_nodules" / "lidc_nodules_51.npz"
