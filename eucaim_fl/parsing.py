@@ -66,12 +66,15 @@ def parse(model: type[C], values: object, what: str, error: type[ConfigError] = 
                 faults.append(f"unknown key '{place}'")
                 fixes.append(suggestion(key, _known_keys(model, item["loc"][:-1])))
             else:
-                shown = repr(item["input"])
-                got = "" if item["type"] == "missing" or len(shown) > 60 else f" (got {shown})"
+                plain = isinstance(item["input"], str | int | float | None)  # aliases can make a list endless to print
+                shown = repr(item["input"]) if plain else ""
+                got = "" if item["type"] == "missing" or not 0 < len(shown) <= 60 else f" (got {shown})"
                 if error is not RecipeError:
                     found.append(f"{place}:{got}" if got else "")
                     got = ""
                 message = item["msg"].removeprefix("Value error, ")
+                if SITE_NAME in message:
+                    message = "must be lower-case letters, digits, - and _, at most 63 of them"
                 faults.append(f"{place}: {message[0].lower()}{message[1:]}{got}")
         raise error(
             f"{what} is not valid: {'; '.join(faults)}.",

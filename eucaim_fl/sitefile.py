@@ -166,14 +166,20 @@ def data_root() -> Path:
 def load_site_file(path: Path) -> SiteFile:
     """Read and check one site file.
 
-    Raises SiteFileError if it is missing, no plain YAML mapping, has unknown or wrong keys, or puts the cache or the
-    records into the cohort's folder, which is only read.
+    Raises SiteFileError if it is missing, can't be read, no plain YAML mapping, has unknown or wrong keys, or puts the
+    cache or the records into the cohort's folder, which is only read.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SiteFileError("The site file is missing.", fix="Check its name.", local_detail=str(path)) from None
-    except (OSError, UnicodeDecodeError, RecursionError, ValueError, yaml.YAMLError) as problem:
+    except OSError as problem:
+        raise SiteFileError(
+            "The site file can't be read.",
+            fix="Name a YAML file that you may read, such as sites/a.yaml.",
+            local_detail=f"{path}: {problem.strerror}",
+        ) from None
+    except (UnicodeDecodeError, RecursionError, ValueError, yaml.YAMLError) as problem:
         raise SiteFileError(
             "The site file can't be read as YAML.",
             fix="It must be plain YAML without tags.",

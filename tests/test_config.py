@@ -64,8 +64,8 @@ class TestParse:
         ("place", "value", "complaint"),
         [
             ("rounds", 0, r"rounds: input should be greater than or equal to 1 \(got 0\)"),
-            ("name", "../x", "name: string should match pattern"),
-            ("name", "Tiny", "name: string should match pattern"),
+            ("name", "../x", "name: must be lower-case letters"),
+            ("name", "Tiny", "name: must be lower-case letters"),
             ("seed", -1, "seed: input should be greater than or equal to 0"),
             ("sites", [], "sites: tuple should have at least 1 item"),
             ("sites", ["a", "a"], "a site is named twice"),

@@ -47,7 +47,7 @@ class TestLoadSiteFile:
             (MINIMAL + "nmae: x", r"(?s)unknown key 'nmae'.*Did you mean 'name'\?"),
             (MINIMAL + "release: {minimum_patient: 3}", "Did you mean 'minimum_patients'"),
             (MINIMAL.replace("nifti_csv", "nifti"), "cohort.layout: input should be 'eucaim_tier3'"),
-            (MINIMAL.replace("north\n", "../north\n"), "name: string should match pattern"),
+            (MINIMAL.replace("north\n", "../north\n"), "name: must be lower-case letters"),
             (MINIMAL + "release: {minimum_patients: 0}", "release.minimum_patients: input should be greater than 0"),
             (MINIMAL + "compute: {device: tpu}", "compute.device: input should be 'cpu' or 'cuda'"),
             ("name: north", "cohort: field required"),
@@ -65,7 +65,7 @@ class TestLoadSiteFile:
             load_site_file(tmp_path / "a.yaml")
 
     def test_a_folder_is_no_site_file(self, tmp_path: Path) -> None:
-        with pytest.raises(SiteFileError, match="can't be read as YAML"):
+        with pytest.raises(SiteFileError, match=r"file can't be read\. Name a YAML file"):
             load_site_file(tmp_path)
 
     def test_a_value_of_the_hospital_stands_in_the_local_detail_only(self, written: Callable[[str], Path]) -> None:
@@ -98,3 +98,40 @@ class TestFolders:
         else:
             monkeypatch.setenv("EUCAIM_FL_DATA", value)
         assert self.site().cohort_folder() == tmp_path / "data" / "here"
+
+
+class TestPlaces:
+    @pytest.mark.parametrize("key", ["cohort", "consent", "cache", "links"])
+    @pytest.mark.parametrize("value", ["a\\0b", "a" * 256, "a/" * 2000])
+    def test_a_path_that_no_file_can_have_is_refused(
+        self, written: Callable[[str], Path], key: str, value: str
+    ) -> None:
+        place = {
+            "cohort": f'cohort: {{layout: nifti_csv, folder: "{value}"}}',
+            "links": f'cohort: {{layout: nifti_csv, folder: north, links: ["{value}"]}}',
+            "consent": f'cohort: {{layout: nifti_csv, folder: north}}\nconsent: {{table: "{value}"}}',
+            "cache": f'cohort: {{layout: nifti_csv, folder: north}}\ncache: {{folder: "{value}"}}',
+        }[key]
+        with pytest.raises(SiteFileError, match="unknown or wrong keys"):
+            load_site_file(written(f"name: north\n{place}\n"))
+
+    @pytest.mark.parametrize("cache", ["/srv/north", "/srv/north/cache", "/srv/north/../north/x"])
+    def test_the_cohort_is_only_read_so_no_cache_may_lie_in_it(
+        self, written: Callable[[str], Path], cache: str
+    ) -> None:
+        text = f"name: north\ncohort: {{layout: nifti_csv, folder: /srv/north}}\ncache: {{folder: {cache}}}\n"
+        with pytest.raises(SiteFileError, match="inside the cohort's folder"):
+            load_site_file(written(text))
+        assert (
+            load_site_file(written(text.replace(f"cache: {{folder: {cache}", "cache: {folder: /srv/cache"))).name
+            == "north"
+        )
+
+    def test_records_beside_the_cache_may_not_lie_in_it_either(self, written: Callable[[str], Path]) -> None:
+        text = "name: n\ncohort: {layout: nifti_csv, folder: /srv/c.records}\ncache: {folder: /srv/c}\n"
+        with pytest.raises(SiteFileError, match="inside the cohort's folder"):
+            load_site_file(written(text))
+
+    def test_yaml_that_is_nested_without_end_is_refused(self, written: Callable[[str], Path]) -> None:
+        with pytest.raises(SiteFileError, match="can't be read as YAML"):
+            load_site_file(written("[" * 5000))

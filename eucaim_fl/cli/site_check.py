@@ -109,7 +109,8 @@ def print_report(console: Console, report: CheckReport) -> None:
     from eucaim_fl.site.check_report import sections, shown
 
     console.print(_headline(report))
-    counts = [f"{value:,} {name.replace('_', ' ')}" for name, value in report.counts.items()]
+    words = {name: name.replace("_", " ") for name in report.counts}
+    counts = [f"{n:,} {words[name].removesuffix('s') if n == 1 else words[name]}" for name, n in report.counts.items()]
     kinds = [f"{count:,} {shown(name) or 'of no stated modality'}" for name, count in report.modalities.items()]
     console.print(Text(" · ".join([*counts, *kinds]), style="dim"))
     if report.set_aside or report.dropped:
@@ -125,6 +126,8 @@ def print_report(console: Console, report: CheckReport) -> None:
     console.print(Text.assemble("\n", ("Consent", "bold"), f": {text}"))
     if not report.pixels_read:
         console.print("Pixels were not read; run without --no-pixels to find more.", style="dim")
+    console.print()
+    console.print(_headline(report))  # again: of a long report only the end is on the screen
 
 
 def _headline(report: CheckReport) -> Text:
@@ -151,7 +154,7 @@ def _table(title: str, *columns: tuple[str, int]) -> Table:
 
 
 def _aside(report: CheckReport) -> Table:
-    from eucaim_fl.site.check_report import named
+    from eucaim_fl.site.check_report import ADVICE, named
 
     table = _table("Set aside", ("how many", 0), ("why", 3), ("what to do", 2))
     for group in report.set_aside:
@@ -160,9 +163,9 @@ def _aside(report: CheckReport) -> Table:
         table.add_row(f"{count:,} {'patient' if count == 1 else 'patients'}", why, Text(group.do))
     for code, reason, images in report.dropped:
         table.add_row(
-            f"{images:,} {'image' if images == 1 else 'images'}",
+            f"{images:,} series",
             Text.assemble(reason, (f" {code}", "dim")),
-            "Their patients have others.",
+            Text(f"{ADVICE.get(code, '')} Other images of these patients are used.".lstrip()),
         )
     return table
 

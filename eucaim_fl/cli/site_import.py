@@ -48,7 +48,7 @@ def _progress(console: Console) -> Iterator[Callable[[int, int | None], None]]:
 @click.argument("site_file", type=click.Path(path_type=Path))
 @click.option("--from", "kind", type=click.Choice(["folder", "dicomweb", "dicom"]), required=True, help="Where from.")
 @click.argument("source", required=False)
-@click.option("--modality", multiple=True, help="DICOM modality, such as MR; may be repeated.")
+@click.option("--modality", multiple=True, help="Such as MR; may be repeated. Labels are SEG or RTSTRUCT.")
 @click.option("--body-part", multiple=True, help="BodyPartExamined, such as PROSTATE; may be repeated.")
 @click.option("--from-date", type=_DAY, help="First study date, YYYY-MM-DD.")
 @click.option("--to-date", type=_DAY, help="Last study date, YYYY-MM-DD.")

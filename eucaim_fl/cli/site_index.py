@@ -15,7 +15,7 @@ __all__ = ["command"]
 @click.command("index", short_help="Read the headers of new and changed files.")
 @click.argument("site_file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--verify", is_flag=True, help="Read every header again, whatever size and time say.")
+@click.option("--verify", is_flag=True, help="Read every file in full again, whatever size and times say.")
 def command(site_file: Path, as_json: bool, verify: bool) -> None:
     """Bring the index of a cohort up to date. Checks and runs do so too; after large imports this saves them the wait.
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from eucaim_fl.errors import ConfigError
+
 __all__ = ["command"]
 
 
@@ -19,7 +21,8 @@ __all__ = ["command"]
 def command(site_file: Path, patients: tuple[str, ...], withdrawn: bool, as_json: bool) -> None:
     """List the runs that used patients of this site. The record lies at this site only, and this sends nothing.
 
-    A model's SHA-256 is that of its weights as `result.json` of the coordinator's run folder names them.
+    The round after the last one is the final evaluation. A model's SHA-256 is that of its weights as `result.json` of
+    the coordinator's run folder names them.
 
     \b
     Examples:
@@ -33,6 +36,11 @@ def command(site_file: Path, patients: tuple[str, ...], withdrawn: bool, as_json
 
     site = load_site_file(site_file)
     asked = None
+    if withdrawn and site.consent.table is None:
+        raise ConfigError(
+            "The site file names no consent table, so nobody is known to have withdrawn.",
+            fix="Set consent.table, or name patients with --patient.",
+        )
     if patients or withdrawn:
         asked = {*patients, *(read_consent(site).withdrawn if withdrawn else ())}
     found = Lineage(site.records_folder()).contributions(asked)
@@ -46,6 +54,7 @@ def command(site_file: Path, patients: tuple[str, ...], withdrawn: bool, as_json
         first, last = one.rounds
         what = {"train": "trained with", "validation": "validated on", "test": "tested on"}[one.use]
         rounds = f"round {first}" if first == last else f"rounds {first}–{last}"
+        rounds = "at the end" if one.use == "test" else rounds
         click.echo(
             f"{one.since[:16].replace('T', ' ')}  {one.name} ({one.plan_sha256[:12]})  {rounds}: {what} "
             f"{one.patients} {'patient' if one.patients == 1 else 'patients'}; last weights {one.model_sha256[:12]}"

@@ -174,10 +174,11 @@ def _with_targets(
 
 
 def _log(quarantined: Sequence[Quarantined]) -> None:
-    from eucaim_fl.cohorts.deidentification.names import masked
+    from eucaim_fl.cohorts.deidentification.names import masked, masked_detail
 
     for bad in quarantined:
-        _LOG.warning("Quarantined: %s %s patient %s, %s", bad.code, bad.reason, masked(bad.patient), bad.local_detail)
+        who, where = masked(bad.patient), masked_detail(bad.local_detail)
+        _LOG.warning("Quarantined: %s %s patient %s, %s", bad.code, bad.reason, who, where)
 
 
 def open_cohort(site: SiteFile, plan: FederationPlan, *, tell: Callable[[int, int], object] | None = None) -> Cohort:

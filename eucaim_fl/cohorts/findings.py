@@ -17,8 +17,8 @@ class Finding:
 
     rule: short name, `check.rule` (lower case, digits, `_` and one dot), the same for ever. count: how many `unit`s
     it concerns. says: the fact, in plain words; do: what hospital IT can do about it. Both are fixed texts: they hold
-    no path, name, identifier or stored value. subjects: patients (as the cohort names them) that it concerns, for
-    this machine's terminal only; () where it concerns the cohort as a whole.
+    no path, name, identifier or stored value. subjects: patients (as the cohort names them) that it concerns, or
+    columns where the unit is columns or cells; for this machine's terminal only. () where nobody can be named.
     """
 
     rule: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -113,6 +113,8 @@ def read_manifest(site: SiteFile, *, tell: Callable[[int, int | None], None] | N
         )
     for column, cells in sorted(found.notes.unplaced.items()):
         _LOG.info("Codes without a place: %d cells of the column %.80r.", cells, masked(column))
+    for column in _absent(found.cases, site.cohort.columns):
+        found.notes.note("layout.columns_absent", 1, column)
     cases, shared = _one_patient_each(found.cases, found.notes)
     return Manifest(
         site.name,
@@ -144,6 +146,12 @@ def _one_patient_each(cases: Sequence[Case], notes: Notebook) -> tuple[list[Case
         elif kept.setdefault(case.image[0], case) is not case:
             notes.note("layout.duplicate_images", 1, case.patient)
     return list(kept.values()), shared
+
+
+def _absent(cases: Sequence[Case], columns: Iterable[str]) -> list[str]:
+    """Columns that the site file names, by their older names too, and that no case has a value in."""
+    there = {name for case in cases for name in case.clinical}
+    return [name for name in columns if name not in there and COLUMN_ALIASES.get(name, name) not in there]
 
 
 def _renamed(case: Case, columns: Mapping[str, str]) -> Case:

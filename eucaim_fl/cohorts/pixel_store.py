@@ -47,7 +47,8 @@ def _signatures(files: Iterable[Path]) -> list[str]:
 class PixelStore:
     """Facts by content in one SQLite file, readable by its owner only. Use it with `with`.
 
-    A file that is damaged, or of another version, is made again: it holds nothing that can't be read anew.
+    A file that is damaged, or of another version, is made again: it holds nothing that can't be read anew. A killed
+    process leaves it whole; a machine that loses power may not.
     Raises CohortError if the folder can't be made or written.
     """
 
@@ -69,6 +70,7 @@ class PixelStore:
         self._path.chmod(0o600)
         connection = sqlite3.connect(self._path, timeout=60.0)
         try:
+            connection.execute("PRAGMA synchronous = OFF")  # a flush for each stack would cost more than reading it
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version != STORE_VERSION:
                 connection.execute("DROP TABLE IF EXISTS facts")

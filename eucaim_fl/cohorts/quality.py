@@ -108,7 +108,8 @@ RULES: Mapping[str, Rule] = {
     "label_unreadable": Rule(
         "warns",
         "Labels that can't be used.",
-        "Mend or export them again; for a segmentation these patients are set aside.",
+        "`site locate SITE_FILE quality.label_unreadable` says why. Mend or export them again: a segmentation sets "
+        "these patients aside.",
     ),
 }
 """Rules of this module by the part of their name behind `quality.`"""

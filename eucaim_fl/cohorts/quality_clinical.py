@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from eucaim_fl.cohorts.codes.vocabulary import WORDS
 from eucaim_fl.cohorts.deidentification.names import masked
@@ -173,29 +174,28 @@ def clinical_findings(cases: Sequence[Case]) -> tuple[Finding, ...]:
             *_of_patients("two_splits", [p for p, values in patients.items() if len(values.get("split", ())) > 1]),
             *_of_patients("values_differ", differing),
             *_of_patients("impossible_age", [p for p, values in patients.items() if _odd_age(values)]),
-            *_of_columns("missing_values", sum(column.missing_share > _MISSING_SHARE for column in columns)),
+            *_of_columns("missing_values", [c.name for c in columns if c.missing_share > _MISSING_SHARE]),
             *_of_columns(
                 "small_class",
-                sum(len(c.classes) > 1 and min(n for _, n in c.classes) < _SMALL_CLASS for c in columns),
+                [c.name for c in columns if len(c.classes) > 1 and min(n for _, n in c.classes) < _SMALL_CLASS],
             ),
-            *_of_columns("one_value", sum(c.distinct == 1 and c.known >= _SMALL_CLASS for c in columns)),
+            *_of_columns("one_value", [c.name for c in columns if c.distinct == 1 and c.known >= _SMALL_CLASS]),
         ]
     )
 
 
 def _of_patients(name: str, patients: Sequence[str]) -> list[Finding]:
-    rule = CLINICAL_RULES[name]
-    subjects = tuple(sorted(patients))
-    return (
-        [Finding(f"quality.{name}", rule.severity, len(subjects), "patients", rule.says, rule.do, subjects)]
-        if subjects
-        else []
-    )
+    return _finding(name, "patients", patients)
 
 
-def _of_columns(name: str, count: int) -> list[Finding]:
+def _of_columns(name: str, columns: Sequence[str]) -> list[Finding]:
+    return _finding(name, "columns", columns)
+
+
+def _finding(name: str, unit: Literal["patients", "columns"], subjects: Sequence[str]) -> list[Finding]:
     rule = CLINICAL_RULES[name]
-    return [Finding(f"quality.{name}", rule.severity, count, "columns", rule.says, rule.do)] if count else []
+    who = tuple(sorted(subjects))
+    return [Finding(f"quality.{name}", rule.severity, len(who), unit, rule.says, rule.do, who)] if who else []
 
 
 def _odd_age(values: Mapping[str, set[str]]) -> bool:

@@ -15,9 +15,9 @@ from eucaim_fl.cohorts.codes import looks_coded
 from eucaim_fl.cohorts.deidentification.policy import to_findings
 from eucaim_fl.cohorts.deidentification.tables import identifiers_in_table, identifiers_in_values
 from eucaim_fl.cohorts.findings import Finding
-from eucaim_fl.sitefile import DeidentificationConfig
+from eucaim_fl.sitefile import DeidentificationConfig, SiteFile
 
-__all__ = ["ColumnBreach", "column_breaches", "table_files", "table_findings"]
+__all__ = ["ColumnBreach", "breaches_of", "column_breaches", "table_files", "table_findings"]
 
 _LARGEST_BYTES = 256 * 1024 * 1024
 _MOST_ROWS = 1_000_000
@@ -58,6 +58,16 @@ def _is_table(path: Path) -> bool:
         return path.is_file() and not path.is_symlink() and path.stat().st_size <= _LARGEST_BYTES
     except OSError:
         return False
+
+
+def breaches_of(site: SiteFile) -> tuple[ColumnBreach, ...]:
+    """What breaks a rule in all tables of a site. The days in the consent table's own columns must be there: they break
+    none.
+    """
+    folder, table = site.cohort_folder(), site.consent.table
+    consent = None if table is None else folder / table
+    found = [one for path in table_files(folder) for one in column_breaches(path)]
+    return tuple(one for one in found if not (one.file == consent and one.rule == "deid.table_date"))
 
 
 def column_breaches(path: Path) -> tuple[ColumnBreach, ...]:

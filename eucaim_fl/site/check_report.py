@@ -15,6 +15,7 @@ from eucaim_fl.cohorts.quality_clinical import Column
 from eucaim_fl.errors import SiteFileError
 
 __all__ = [
+    "ADVICE",
     "SHOWN_PATIENTS",
     "CheckReport",
     "Picture",
@@ -33,6 +34,17 @@ __all__ = [
 
 SHOWN_PATIENTS = 10
 """Patients that are named at most with one finding."""
+ADVICE: Mapping[str, str] = {
+    "EFL200": "Look at the tables: what they name must lie inside the cohort's folder.",
+    "EFL201": "Look at the cohort's tables and folders.",
+    "EFL202": "Export the series again, whole and in one piece.",
+    "EFL203": "Export the label again on the image's own voxels.",
+    "EFL204": "Copy the files again from the archive; they are damaged, or no images.",
+    "EFL205": "De-identify or rename the files. `site locate SITE_FILE RULE`, with a rule named under "
+    "De-identification, names them.",
+    "EFL206": "Nothing, unless the consent table is wrong. `site lineage --withdrawn` lists past runs.",
+}
+"""What hospital IT can do about what is set aside, by its code."""
 _SCHEMA = 1
 _MODALITY = re.compile(r"[A-Z]{2,16}")
 _WORDS: Mapping[Severity, str] = {"blocks": "blocks", "warns": "look at", "informs": "for information"}
@@ -211,6 +223,7 @@ def render_html(report: CheckReport) -> str:
         sections=sections(report),
         word=severity_word,
         named=named,
+        advice=ADVICE,
         shown=shown,
         amount=amount,
         percent=lambda share: f"{100 * share:.0f} %" if share == 0 or share >= 0.01 else "< 1 %",

@@ -13,10 +13,10 @@ from eucaim_fl.cohorts.layouts import LAYOUTS, Place
 from eucaim_fl.cohorts.layouts.notes import RULES as LAYOUT_RULES
 from eucaim_fl.cohorts.quality import RULES as IMAGE_RULES
 from eucaim_fl.cohorts.quality_clinical import CLINICAL_RULES
-from eucaim_fl.cohorts.table_check import column_breaches, table_files
+from eucaim_fl.cohorts.table_check import breaches_of
 from eucaim_fl.errors import ConfigError
 from eucaim_fl.registry import suggestion
-from eucaim_fl.site.check_report import printable
+from eucaim_fl.site.check_report import amount, printable
 from eucaim_fl.site.preflight import Tell, examine
 from eucaim_fl.sitefile import SiteFile
 
@@ -85,14 +85,14 @@ def _files(site: SiteFile, rule: str, tell: Tell) -> Iterator[str]:
 
 def _tables(site: SiteFile, rule: str) -> Iterator[str]:
     """Tables and columns that break a rule, and how often."""
-    for path in table_files(site.cohort_folder()):
-        for one in column_breaches(path):
-            if one.rule == rule:
-                yield f"{path}  column {one.column}: {one.times}"
+    for one in breaches_of(site):
+        if one.rule == rule:
+            yield f"{one.file}  column {one.column}: {one.times}"
 
 
 def _patients(site: SiteFile, rule: str, pixels: bool, tell: Tell) -> Iterator[str]:
-    """Patients that a finding or a code concerns, with where their images lie."""
+    """Patients that a finding or a code concerns, with where their images lie; columns; or how many there are, if the
+    finding names none of them."""
     seen = examine(site, pixels=pixels and not rule.startswith("layout."), tell=tell)
     for bad in seen.refused:
         if rule == bad.code:
@@ -105,5 +105,7 @@ def _patients(site: SiteFile, rule: str, pixels: bool, tell: Tell) -> Iterator[s
     folders: dict[str, list[Path]] = {}
     for case in seen.manifest.cases:
         folders.setdefault(case.patient, []).append(case.image[0] if len(case.image) == 1 else case.image[0].parent)
-    for patient in sorted({p for finding in seen.found if finding.rule == rule for p in finding.subjects}):
+    findings = [finding for finding in seen.found if finding.rule == rule]
+    yield from (f"{amount(one)}; which ones is not known" for one in findings if not one.subjects)
+    for patient in sorted({p for finding in findings for p in finding.subjects}):
         yield "  ".join([patient, *dict.fromkeys(str(folder) for folder in folders.get(patient, ()))])

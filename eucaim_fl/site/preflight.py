@@ -17,9 +17,9 @@ from eucaim_fl.cohorts.manifest import Case, Manifest, Quarantined, read_manifes
 from eucaim_fl.cohorts.pixel_pass import known_pixels, read_pixels
 from eucaim_fl.cohorts.quality import Examined, Rule, image_findings
 from eucaim_fl.cohorts.quality_clinical import clinical_columns, clinical_findings
-from eucaim_fl.cohorts.table_check import column_breaches, table_files, table_findings
+from eucaim_fl.cohorts.table_check import breaches_of, table_findings
 from eucaim_fl.errors import DataError, IdentifierError
-from eucaim_fl.site.check_report import CheckReport, Picture, SetAside
+from eucaim_fl.site.check_report import ADVICE, CheckReport, Picture, SetAside
 from eucaim_fl.sitefile import SiteFile
 
 __all__ = ["Examination", "Tell", "check", "examine"]
@@ -31,15 +31,6 @@ _NOBODY = "\0"
 _LABEL_RULES = {code: Rule("warns", says, do) for code, (says, do) in LABEL_PROBLEMS.items()}
 _PICTURES = 24
 _TRAINING_SHARE = 0.6
-_ADVICE = {
-    "EFL200": "Look at the tables: what they name must lie inside the cohort's folder.",
-    "EFL201": "Look at the cohort's tables and folders.",
-    "EFL202": "Export the series again, whole and in one piece.",
-    "EFL203": "Export the label again on the image's own voxels.",
-    "EFL204": "Copy the files again from the archive; they are damaged, or no images.",
-    "EFL205": "De-identify the files again, or rename them. On a terminal, `site locate SITE_FILE EFL205` names them.",
-    "EFL206": "Nothing, unless the consent table is wrong. `site lineage --withdrawn` lists past runs.",
-}
 
 
 @dataclass(frozen=True)
@@ -85,8 +76,7 @@ def examine(site: SiteFile, *, pixels: bool = True, tell: Tell | None = None) ->
         facts = read_pixels(site, cases, lambda done, total: say("reading pixels", done, total))
         seen, unread, text = _after_pixels(site, [Examined(c, f) for c, f in zip(cases, facts, strict=True)])
         refused, found = [*refused, *unread], [*found, *text]
-    breaches = [one for path in table_files(site.cohort_folder()) for one in column_breaches(path)]
-    found += [*manifest.notes, *table_findings(breaches, site.deidentification)]
+    found += [*manifest.notes, *table_findings(breaches_of(site), site.deidentification)]
     others = [case for case in manifest.cases if not consent.allows(case.patient)]
     known = known_pixels(site, others) if others else []
     copies = [Examined(case, facts) for case, facts in zip(others, known, strict=True)]
@@ -207,7 +197,7 @@ def _set_aside(refused: Sequence[Quarantined], out: Set[str], advice: Mapping[st
             counted.add(one.patient)
             groups[one.code, one.reason].append(one.patient)
     return tuple(
-        SetAside(code, reason, tuple(sorted(patients)), advice.get(reason, _ADVICE.get(code, "")))
+        SetAside(code, reason, tuple(sorted(patients)), advice.get(reason, ADVICE.get(code, "")))
         for (code, reason), patients in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     )
 

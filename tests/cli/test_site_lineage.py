@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 from click.testing import CliRunner
 
 from eucaim_fl.cli.site_lineage import command
+from eucaim_fl.errors import ConfigError
 from eucaim_fl.site.lineage import Lineage
 from eucaim_fl.sitefile import load_site_file
 
@@ -35,6 +37,18 @@ class TestLineage:
         assert (found["patients"], found["rounds"], found["use"]) == (1, [1, 2], "train")
         none = CliRunner().invoke(command, [str(path), "--patient", "P9"], catch_exceptions=False)
         assert none.output == "No run used any of these patients.\n"
+
+    def test_a_test_is_at_the_end(self, hospital: Callable[..., Path]) -> None:
+        path = hospital("a")
+        Lineage(load_site_file(path).records_folder()).record(
+            ("a" * 64, "demo"), ("end", 3), "3" * 64, {"test": ["P1"]}
+        )
+        outcome = CliRunner().invoke(command, [str(path)], catch_exceptions=False)
+        assert "  at the end: tested on 1 patient;" in outcome.output
+
+    def test_without_a_consent_table_nobody_is_known_to_have_withdrawn(self, hospital: Callable[..., Path]) -> None:
+        with pytest.raises(ConfigError, match="no consent table"):
+            CliRunner().invoke(command, [str(hospital("a")), "--withdrawn"], catch_exceptions=False)
 
     def test_it_answers_for_all_who_have_withdrawn(self, hospital: Callable[..., Path]) -> None:
         path = hospital("a")

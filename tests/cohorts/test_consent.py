@@ -118,3 +118,17 @@ class TestReading:
         with pytest.raises(ConsentError, match="Mend the row") as caught:
             read_consent(site)
         assert caught.value.local_detail.endswith("consent.csv: line 3")
+
+
+class TestOddTables:
+    @pytest.mark.parametrize("kind", ["pipe", "device"])
+    def test_a_table_that_is_no_file_is_not_waited_for(self, tmp_path: Path, kind: str) -> None:
+        site = site_with(tmp_path, HEAD)
+        path = tmp_path / "cohort" / "consent.csv"
+        path.unlink()
+        if kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero")
+        with pytest.raises(ConsentError, match="missing or can't be read"):
+            read_consent(site)

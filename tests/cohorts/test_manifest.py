@@ -79,6 +79,12 @@ class TestReadManifest:
         manifest = read_manifest(tiny.site(tmp_path, columns={"gender": "birth_sex"}))
         assert [case.clinical for case in manifest.cases] == [{"birth_sex": "female"}]
 
+    def test_a_column_of_the_site_file_that_is_in_no_table_is_told(self, tiny, tmp_path):
+        tiny.nifti_cohort(tmp_path, 2, psa="{}".format)
+        manifest = read_manifest(tiny.site(tmp_path, columns={"psa": "psa_total", "agee": "age"}))
+        (note,) = manifest.notes
+        assert (note.rule, note.count, note.subjects) == ("layout.columns_absent", 1, ("agee",))
+
     def test_cases_come_in_the_order_of_patients(self, tiny, tmp_path):
         table = tiny.nifti_cohort(tmp_path, 4) / "clinical.csv"
         head, *rows = table.read_text().splitlines()

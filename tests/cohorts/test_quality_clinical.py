@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eucaim_fl.cohorts.manifest import Case
-from eucaim_fl.cohorts.quality_clinical import CLINICAL_RULES, clinical_columns, clinical_findings
+from eucaim_fl.cohorts.quality_clinical import CLINICAL_RULES, NOT_SHOWN, clinical_columns, clinical_findings
 
 
 def case(patient: str, number: int = 1, **clinical: str) -> Case:
@@ -28,7 +28,7 @@ class TestClinicalFindings:
         assert found(classes(low=10, high=10)) == {}
 
     def test_a_class_of_four_is_small(self):
-        assert found(classes(low=10, high=4)) == {"small_class": (1, ())}
+        assert found(classes(low=10, high=4)) == {"small_class": (1, ("grade",))}
         assert found(classes(low=10, high=5)) == {}
 
     def test_a_patient_in_two_splits_is_worth_a_look(self):
@@ -74,10 +74,10 @@ class TestClinicalFindings:
             return [case(f"P{n}", other=str(n), **({"psa": str(n)} if n < known else {})) for n in range(10)]
 
         assert found(cohort(8)) == {}
-        assert found(cohort(7)) == {"missing_values": (1, ())}
+        assert found(cohort(7)) == {"missing_values": (1, ("psa",))}
 
     def test_a_column_of_one_value_teaches_nothing(self):
-        assert found(classes(low=10)) == {"one_value": (1, ())}
+        assert found(classes(low=10)) == {"one_value": (1, ("grade",))}
 
     def test_texts_are_fixed(self):
         for finding in clinical_findings([case("A", age="-1", split="x"), case("A", 2, split="y")]):
@@ -110,3 +110,26 @@ class TestClinicalColumns:
     def test_a_name_with_spaces_is_not_plain(self):
         plain = {c.name: c.plain for c in clinical_columns([case("A", **{"age": "1", "Rossi, Maria": "x"})])}
         assert plain == {"age": True, "Rossi, Maria": False}
+
+
+class TestWhatMayBeShown:
+    def test_a_class_of_a_word_that_nobody_knows_could_be_a_name(self):
+        cases = [case(f"P{n}", reader=("Quintavalle", "none", "Squamous cell carcinoma")[n % 3]) for n in range(12)]
+        (column,) = clinical_columns(cases)
+        assert column.classes == ((NOT_SHOWN, 4), ("Squamous cell carcinoma", 4), ("none", 4))
+        assert column.distinct == 3
+
+    @pytest.mark.parametrize(
+        ("name", "plain"),
+        [
+            ("psa_total", True),
+            ("Age", True),
+            ("T", True),
+            ("Quintavalle", False),
+            ("Rossi_Maria", False),
+            ("a b", False),
+        ],
+    )
+    def test_a_columns_name_is_given_elsewhere_only_if_it_can_be_nobodys(self, name, plain):
+        (column,) = clinical_columns([case("P1", **{name: "1"})])
+        assert column.plain is plain

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from eucaim_fl.cohorts.table_check import ColumnBreach, column_breaches, table_files, table_findings
-from eucaim_fl.sitefile import DeidentificationConfig
+from eucaim_fl.cohorts.table_check import ColumnBreach, breaches_of, column_breaches, table_files, table_findings
+from eucaim_fl.sitefile import ConsentConfig, DeidentificationConfig
 
 
 class TestTableFiles:
@@ -26,6 +26,20 @@ class TestTableFiles:
         (tmp_path / "secret.csv").write_text("a")
         (tmp_path / "cohort" / "a.csv").symlink_to(tmp_path / "secret.csv")
         assert table_files(tmp_path / "cohort") == ()
+
+
+class TestBreachesOf:
+    def test_days_of_the_consent_table_are_as_they_must_be_and_those_of_others_are_not(self, tiny, tmp_path):
+        folder = tiny.nifti_cohort(tmp_path, 1)
+        for name in ("consent.csv", "other.csv"):
+            (folder / name).write_text("patient_id,status,date,purposes\nP0,withdrawn,2025-03-07,mail@example.org\n")
+        site = tiny.site(tmp_path)
+        site = site.model_copy(update={"consent": ConsentConfig(table="consent.csv")})
+        assert {(b.file.name, b.rule) for b in breaches_of(site)} == {
+            ("consent.csv", "deid.table_email"),
+            ("other.csv", "deid.table_email"),
+            ("other.csv", "deid.table_date"),
+        }
 
 
 class TestColumnBreaches:

@@ -22,6 +22,7 @@ from eucaim_fl.site.check_report import (
     render_html,
     sections,
     severity_word,
+    shown,
     to_json,
     write_page,
 )
@@ -185,3 +186,19 @@ class TestWritePage:
     def test_a_folder_that_is_not_there_is_an_error(self, tmp_path):
         with pytest.raises(SiteFileError, match="can't be written"):
             write_page("text", tmp_path / "missing" / "page.html", tmp_path / "cohort")
+
+
+class TestShown:
+    def test_what_looks_like_a_person_is_masked_and_what_steers_a_terminal_is_not_printed(self) -> None:
+        assert shown("Rossi, Maria").startswith("#")
+        assert shown("psa\x1b[31m\ud800") == "psa?[31m?"
+
+    def test_columns_modalities_and_names_of_labels_are_shown_so_on_the_page(self) -> None:
+        page = render_html(
+            report(
+                modalities={"Rossi Maria": 1},
+                columns=(Column("Bianchi Carlo", 2, 0, 1, (("Verdi Anna", 2),)),),
+                pictures=(Picture("P1", "Neri Luca", PNG, ("Gallo Sara",)),),
+            )
+        )
+        assert not {"Rossi", "Bianchi", "Verdi", "Neri", "Gallo"} & set(re.findall(r"\w+", page))

@@ -49,6 +49,15 @@ class TestLocate:
         (line,) = locate(place.site, "EFL204", pixels=False)
         assert line.startswith("PATIENT-003  A NIfTI file is empty, truncated or corrupt.")
 
+    def test_columns_of_a_rule_about_columns_are_named(self, place):
+        place.rows(lambda rows: [row.update(histology="ICDO3:0000/1") for row in rows])
+        assert list(locate(place.site, "codes.unplaced")) == ["histology"]
+        assert "histology" in list(locate(place.site, "quality.one_value"))
+
+    def test_what_has_no_name_is_counted(self, place):
+        place.rows(lambda rows: rows[0].update(patient_id=""))
+        assert list(locate(place.site, "layout.rows_without_patient")) == ["1 cell; which ones is not known"]
+
     def test_what_nothing_breaks_has_no_lines(self, place):
         assert list(locate(place.site, "deid.private")) == []
         assert list(locate(place.site, "quality.constant_image")) == []
@@ -72,3 +81,8 @@ class TestKnownRules:
         said = [f.rule for s in sections(check(place.site)) for f in s.findings if not f.rule.startswith("cohort.")]
         assert said
         assert set(said) <= known_rules()
+
+    def test_unprintable_letters_are_shown_as_question_marks(self, place):
+        place.rows(lambda rows: rows[0].update(image="images/\x1b[31m.nii.gz"))
+        (line,) = locate(place.site, "EFL204", pixels=False)
+        assert "images/?[31m.nii.gz" in line

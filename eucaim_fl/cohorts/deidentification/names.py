@@ -11,7 +11,7 @@ from eucaim_fl.cohorts.deidentification import patterns
 from eucaim_fl.cohorts.deidentification.vocabulary import CLINICAL_WORDS, LAYOUT_WORDS
 from eucaim_fl.cohorts.deidentification.words import is_imaging_word, tokens
 
-__all__ = ["identifiers_in_name", "looks_like_person", "masked"]
+__all__ = ["identifiers_in_name", "looks_like_person", "masked", "masked_detail"]
 
 _LONGEST_PATH = 4096
 _ENDING = re.compile(
@@ -20,6 +20,7 @@ _ENDING = re.compile(
 _LETTERS = re.compile(r"[^\W\d_]+")
 _CLAN = re.compile(r"(?:Mc|Mac|O|Di|De|La|Le|Van|Fitz)[A-Z][a-z]+")
 _JOINTS = frozenset(" _^,.-'")
+_STEPS = re.compile(r"([/'\"]+)")
 _SLASHED_DAY = re.compile(r"\d/\d")
 
 
@@ -112,3 +113,12 @@ def masked(name: str) -> str:
     if not identifiers_in_name(name):
         return name
     return "#" + hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def masked_detail(text: str) -> str:
+    """A local detail of an error for a log: every step of the paths in it is masked as `masked` does.
+
+    >>> masked_detail("/srv/cohort/Rossi_Maria/IM00001.dcm: truncated")
+    '/srv/cohort/#e596b942/IM00001.dcm: truncated'
+    """
+    return "".join(masked(part) for part in _STEPS.split(text))

@@ -31,7 +31,7 @@ class Rule:
 _ATTRIBUTES = "DICOM PS3.15 table E.1-1"
 _EUCAIM = "EUCAIM de-identification profile v5"
 _GDPR = "GDPR article 4(1)"
-_CLEAN = "De-identify these files again at their source, or remove them from the cohort."
+_CLEAN = "De-identify these files (`site import --deidentify` writes clean copies), or remove them from the cohort."
 _RENAME = "Rename these files and folders after the pseudonyms of their patients, or number them."
 _TABLE = "Remove this column or these values from the cohort's tables."
 _HEADER = "Clear these header fields, or write the images anew as NIfTI without them."

@@ -12,7 +12,6 @@ from eucaim_fl.errors import CohortError
 __all__ = ["CohortQuery", "below_folder", "conditions"]
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class CohortQuery:
     """Stacks that fit everything that is stated; what is empty or None does not matter.

@@ -15,6 +15,7 @@ __all__ = ["CohortQuery", "read_patients"]
 _LABELS = frozenset({"SEG", "RTSTRUCT"})
 _LARGEST_LIST_BYTES = 16 * 1024 * 1024
 _WILD = frozenset("*?\\")
+_PATHS = ("/", "./", "../", "~")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +90,16 @@ def _codes(text: str) -> tuple[str, ...]:
 def read_patients(values: Iterable[str]) -> frozenset[str]:
     """PatientIDs from the command line: each value is a text file with one ID a line, or IDs separated by commas.
 
-    Raises ImportFailedError if a file can't be read, is too large, or holds no ID.
+    Raises ImportFailedError if a file is missing (a value that begins as a path or ends in .txt or .csv names
+    one), can't be read, is too large, or holds no ID.
     """
     found: set[str] = set()
     for value in values:
         path = Path(value)
         try:
             is_file = path.is_file()
+            if not is_file and (value.startswith(_PATHS) or path.suffix.lower() in (".txt", ".csv")):
+                raise ValueError("no such file")
             if is_file and path.stat().st_size > _LARGEST_LIST_BYTES:
                 raise ValueError("too large")
             pieces = path.read_text(encoding="utf-8-sig").splitlines() if is_file else value.split(",")

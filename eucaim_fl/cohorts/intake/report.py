@@ -85,15 +85,26 @@ class ImportReport:
         rows = [
             f"found          {self.found}",
             f"already there  {self.already_there}",
-            f"{verb:<14} {self.brought_in} ({self.patients} patients, {self.series} series, "
-            f"{self.brought_in_bytes / 1e6:.1f} MB)",
+            f"{verb:<14} {self.brought_in}{self._whose()}",
         ]
         for title, counts in (("refused", self.refused), ("left", self.left)):
             rows.append(f"{title:<14} {sum(counts.values())}")
             rows.extend(f"  {count:>8}  {reason}" for reason, count in sorted(counts.items()))
         if self.new_rows:
             rows.append(f"{self.new_rows} rows added to the cohort's tables; clinical values are for you to fill in.")
+        if not self.found and self.problem is None:
+            rows.append("Nothing there fits what was asked for. Check patients, dates, modality and body part.")
         return rows
+
+    def _whose(self) -> str:
+        """Patients, series and size, as far as they are known: a dry run may not open the files."""
+        known = [
+            f"{count} {name if count == 1 else plural}"
+            for count, name, plural in ((self.patients, "patient", "patients"), (self.series, "series", "series"))
+            if count
+        ]
+        known += [f"{self.brought_in_bytes / 1e6:.1f} MB"] if self.brought_in_bytes else []
+        return f" ({', '.join(known)})" if known else ""
 
 
 class Tally:

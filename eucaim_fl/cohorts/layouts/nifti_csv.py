@@ -80,6 +80,7 @@ def find(place: Place, catalogue: Catalogue) -> Findings:
             )
             if image is not None:
                 error = LabelError("A label named in the cohort's table is missing.", local_detail=label_path)
+            error = place.absent(image_path if image is None else label_path, error)
             found.quarantined.append(Quarantined.because(patient, error))
         elif image.code or (label is not None and label.code):
             found.set_aside(patient, image if image.code or label is None else label)

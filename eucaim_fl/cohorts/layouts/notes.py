@@ -31,13 +31,19 @@ RULES: Mapping[str, Rule] = {
         "informs",
         "cells",
         "Values that look like codes are not in the vocabulary; they were kept as they are.",
-        "The site's local log names the columns. Check for typing errors, or tell the project which codes are missing.",
+        "Check these columns for typing errors, or tell the project which codes are missing.",
     ),
     "layout.aliases_used": Rule(
         "informs",
         "columns",
         "Columns have names of another version of the tables; they were read under the present names.",
         "Nothing must be done.",
+    ),
+    "layout.columns_absent": Rule(
+        "warns",
+        "columns",
+        "Columns that cohort.columns of the site file names are in no table, or empty.",
+        "Correct their names in the site file or in the table; plans find no values under the new names.",
     ),
     "layout.columns_unknown": Rule(
         "informs",
@@ -76,7 +82,10 @@ RULES: Mapping[str, Rule] = {
         "Add the missing images, or write the labels with references to them.",
     ),
     "layout.modality_differs": Rule(
-        "warns", "series", "The table names another modality than the images' headers; the headers count.", _TABLES
+        "warns",
+        "series",
+        "The table names another modality than the images' headers; the headers count.",
+        "Find out which is right, and correct the table or export the images again.",
     ),
     "layout.patients_listed_twice": Rule(
         "informs", "patients", "Patients have several rows in a clinical table; the first row counts.", _TABLES
@@ -128,8 +137,8 @@ class Notebook:
         self.unplaced: Counter[str] = Counter()
         """Column → cells whose code nobody could place. Names of columns stay on this machine."""
 
-    def note(self, rule: str, count: int = 1, patient: str = "") -> None:
-        """Add `count` to a rule. patient: whom it concerns; rules about patients count each of them once.
+    def note(self, rule: str, count: int = 1, subject: str = "") -> None:
+        """Add `count` to a rule. subject: the patient or column that it concerns; rules about patients count each once.
 
         Raises KeyError if there is no such rule.
         """
@@ -137,17 +146,18 @@ class Notebook:
             raise KeyError(rule)
         if count:
             self._counts[rule] += count
-            if patient:
-                self._subjects[rule].add(patient)
+            if subject:
+                self._subjects[rule].add(subject)
 
     def findings(self) -> tuple[Finding, ...]:
         """One finding a rule, sorted by rule."""
         counts = self._counts + Counter({"codes.unplaced": self.unplaced.total()})
+        subjects = {**self._subjects, "codes.unplaced": set(self.unplaced)}
         patients = {rule: len(who) for rule, who in self._subjects.items() if RULES[rule].unit == "patients"}
         return tuple(
             Finding(
                 rule, RULES[rule].severity, count, RULES[rule].unit, RULES[rule].says, RULES[rule].do,
-                tuple(sorted(self._subjects[rule])),
+                tuple(sorted(subjects.get(rule, ()))),
             )
             for rule, count in sorted({**counts, **patients}.items())
             if count

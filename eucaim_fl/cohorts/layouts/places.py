@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from eucaim_fl.errors import CohortError, DataError
+from eucaim_fl.cohorts.deidentification.names import identifiers_in_name
+from eucaim_fl.errors import CohortError, DataError, IdentifierError
 from eucaim_fl.sitefile import SiteFile
 
 __all__ = ["Place", "outermost"]
@@ -17,17 +18,20 @@ __all__ = ["Place", "outermost"]
 class Place:
     """A cohort's folder, and where links inside it may lead.
 
-    links: resolved absolute paths. words: the site's own words that descriptions of series may keep.
+    links: resolved absolute paths. words: the site's own words that descriptions of series may keep. blocks: whether
+    files whose names can name a person are set aside.
     """
 
     folder: Path
     links: tuple[Path, ...] = ()
     words: frozenset[str] = frozenset()
+    blocks: bool = True
 
     @classmethod
     def of(cls, site: SiteFile) -> Place:
         """The place that a site file names."""
-        return cls(site.cohort_folder(), site.link_folders(), frozenset(site.cohort.words))
+        blocks = site.deidentification.block != "nothing"
+        return cls(site.cohort_folder(), site.link_folders(), frozenset(site.cohort.words), blocks)
 
     @cached_property
     def _allowed(self) -> tuple[Path, ...]:
@@ -63,6 +67,14 @@ class Place:
     def path(self, relative: str) -> Path:
         """The absolute path of what `claim` gave."""
         return self.folder / relative
+
+    def absent(self, relative: str, otherwise: DataError) -> DataError:
+        """Why the index has nothing where a table says there is something: the index hides a name that can name a
+        person, else `otherwise`.
+        """
+        if self.blocks and identifiers_in_name(relative) and self.path(relative).exists():
+            return IdentifierError("A file's name can name a person.", local_detail=relative)
+        return otherwise
 
     def files(self, folder: str, files: Iterable[str]) -> tuple[Path, ...]:
         """Absolute paths of files directly in `folder`; there may be millions, so the folder is parsed once."""

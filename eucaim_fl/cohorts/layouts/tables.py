@@ -70,7 +70,7 @@ def _canonical(header: list[str], notes: Notebook) -> list[str]:
     for name in header:
         present = COLUMN_ALIASES.get(name, name)
         if present != name and present not in header:
-            notes.note("layout.aliases_used")
+            notes.note("layout.aliases_used", 1, name)
             names.append(present)
         else:
             names.append(name)
@@ -114,7 +114,11 @@ def read_table(
         raise CohortError("A table of the cohort is no valid CSV.", local_detail=f"{path}: {problem}") from None
     missing = sorted(set(required) - set(names))
     if missing:
-        raise CohortError(f"A table of the cohort lacks the columns {', '.join(missing)}.", local_detail=str(path))
+        raise CohortError(
+            f"A table of the cohort lacks the columns {', '.join(missing)}.",
+            fix="Name them so in the table's first line, and check cohort.layout.",
+            local_detail=str(path),
+        )
     return Table(tuple(name for name in names if name), tuple(rows))
 
 

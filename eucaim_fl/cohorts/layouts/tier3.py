@@ -81,6 +81,11 @@ def _first_rows(table: Table, notes: Notebook) -> dict[str, Row]:
     return first
 
 
+def _unknown(columns: set[str], notes: Notebook) -> None:
+    for column in columns - _KNOWN_COLUMNS:
+        notes.note("layout.columns_unknown", 1, column)
+
+
 def _join(clinical: dict[str, Row], table: str, rows: dict[str, Row], known: set[str]) -> set[str]:
     """Add a table's columns to the patients' values; returns the names that they got.
 
@@ -104,7 +109,7 @@ def _clinical(place: Place, view: Table, notes: Notebook) -> tuple[dict[str, Row
     clinical = _first_rows(view, notes)
     patients = set(clinical)
     known = set(view.columns)
-    notes.note("layout.columns_unknown", len(known - _KNOWN_COLUMNS))
+    _unknown(known, notes)
     found = {p.stem: p for p in _csv_files(place) if p.stem not in _NOT_OF_PATIENTS}
     for name in sorted(found, key=lambda n: (_TABLES.index(n) if n in _TABLES else len(_TABLES), n)):
         table = read_table(found[name], (), notes)
@@ -174,6 +179,7 @@ def _missing(place: Place, patient: str, key: _Key, found: Findings) -> None:
     error: DataError = UnreadableFileError("The folder of a series is missing.", local_detail=str(folder))
     if folder.is_dir():
         error = SeriesError("A series has no files.", local_detail=str(folder))
+    error = place.absent(place.claim_names(patient, *key, below=_IMAGES), error)
     found.quarantined.append(Quarantined.because(patient, error))
 
 
@@ -207,7 +213,7 @@ def find(place: Place, catalogue: Catalogue) -> Findings:
     """
     found = Findings()
     clinical_view, imaging_view = _views(place, found.notes)
-    found.notes.note("layout.columns_unknown", len(set(imaging_view.columns) - _KNOWN_COLUMNS))
+    _unknown(set(imaging_view.columns), found.notes)
     clinical, in_view = _clinical(place, clinical_view, found.notes)
     listed = _list(place, imaging_view, found)
     stacks = _gather(catalogue, listed, found)

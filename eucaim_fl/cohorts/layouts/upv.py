@@ -95,7 +95,8 @@ def _eforms(place: Place, notes: Notebook) -> dict[str, Row]:
             if present != name:
                 renamed.add(name)
             subjects[subject][present] = str(value).strip()
-    notes.note("layout.aliases_used", len(renamed))
+    for name in renamed:
+        notes.note("layout.aliases_used", 1, name)
     return {subject: in_words(row, notes) for subject, row in subjects.items()}
 
 
@@ -113,6 +114,7 @@ def _missing(place: Place, one: _Listed, found: Findings) -> None:
     error: DataError = UnreadableFileError("The folder of a series is missing.", local_detail=str(folder))
     if folder.is_dir():
         error = SeriesError("A series has no files.", local_detail=str(folder))
+    error = place.absent(one.folder, error)
     found.quarantined.append(Quarantined.because(one.patient, error))
 
 

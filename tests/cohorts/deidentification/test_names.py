@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eucaim_fl.cohorts.deidentification.names import identifiers_in_name, looks_like_person, masked
+from eucaim_fl.cohorts.deidentification.names import (
+    identifiers_in_name,
+    looks_like_person,
+    masked,
+    masked_detail,
+)
 
 HASH = hashlib.sha256(b"x").hexdigest()
 
@@ -105,3 +110,11 @@ class TestMasked:
 
     def test_a_mask_is_itself_no_finding(self) -> None:
         assert masked(masked("Rossi_Maria.dcm")) == masked("Rossi_Maria.dcm")
+
+
+class TestMaskedDetail:
+    def test_steps_of_paths_that_name_somebody_are_masked_and_the_rest_stays(self) -> None:
+        text = masked_detail("/srv/cohort: ('EUCAIM-00a1b2c3d4e5f607', '../Rossi_Maria'): 19530312")
+        assert text.startswith("/srv/cohort: ('EUCAIM-00a1b2c3d4e5f607', '../#")
+        assert "Rossi" not in text
+        assert "19530312" not in text

@@ -96,6 +96,12 @@ class TestReadPatients:
             read_patients([str(tmp_path / "secret.txt")])
         assert "secret" not in str(caught.value)
 
+    @pytest.mark.parametrize("value", ["/mnt/none", "./none", "patients.txt", "patients.CSV"])
+    def test_a_file_that_is_missing_is_no_patient(self, value: str) -> None:
+        with pytest.raises(ImportFailedError, match="can't be read"):
+            read_patients([value])
+        assert read_patients(["12/345"]) == {"12/345"}
+
     def test_an_empty_list_does_not_ask_for_everybody(self, tmp_path: Path) -> None:
         (tmp_path / "list.txt").write_text("\n")
         with pytest.raises(ImportFailedError, match="empty"):

@@ -40,10 +40,17 @@ class TestImportReport:
     def test_in_lines_each_reason_has_its_count(self) -> None:
         text = "\n".join(tally().report(new_rows=2).lines())
         assert "found          11" in text
-        assert "brought in     3 (1 patients, 2 series" in text
+        assert "brought in     3 (1 patient, 2 series" in text
         assert "       4  not asked for by the query" in text
         assert "2 rows added" in text
         assert "would be brought in 3" in "\n".join(tally().report(dry_run=True).lines())
+
+    def test_where_nothing_fits_it_says_so_and_names_no_zeros(self) -> None:
+        text = "\n".join(Tally().report(dry_run=True).lines())
+        assert "Nothing there fits what was asked for." in text
+        assert "patients)" not in text
+        stopped = Tally().report(problem=ImportFailedError("The archive can't be reached."))
+        assert "Nothing there fits" not in "\n".join(stopped.lines())
 
 
 class TestReason:

@@ -121,3 +121,11 @@ class TestLabels:
         result = found(*self.IMAGES, "derivatives/prep/sub-01/anat/sub-01_desc-norm_T2w.nii.gz")
         assert len(result.cases) == 2
         assert fake.notes(result) == {"layout.files_not_placed": 1}
+
+
+class TestSidecars:
+    def test_a_modality_that_dicom_does_not_know_could_be_a_name_and_is_left_out(self, tmp_path, found):
+        path = "sub-01/anat/sub-01_T2w.nii.gz"
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path.replace(".nii.gz", ".json")).write_text(json.dumps({"Modality": "ROSSI"}))
+        assert [case.modality for case in found(path).cases] == ["MR"]

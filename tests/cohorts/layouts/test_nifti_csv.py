@@ -100,3 +100,17 @@ class TestFind:
             (tmp_path / "clinical.csv").write_bytes(content)
         with pytest.raises(CohortError, match=words):
             find(Place(tmp_path), fake.catalogue())
+
+
+class TestWhatIsSaid:
+    def test_a_row_without_a_patient_is_told_by_its_number_and_not_quoted(self, cohort, found):
+        add(cohort, ",i/Rossi_Maria.nii.gz,,secret,")
+        (one,) = found().quarantined
+        assert one.local_detail.startswith("row 2 below the header")
+
+    def test_a_file_whose_name_is_hidden_is_not_called_missing(self, cohort, found):
+        (cohort / "i").mkdir()
+        (cohort / "i" / "Rossi_Maria.nii.gz").write_bytes(b"")
+        add(cohort, "P1,i/Rossi_Maria.nii.gz,,,")
+        (one,) = found().quarantined
+        assert (one.patient, one.code) == ("P1", "EFL205")

@@ -99,3 +99,14 @@ class TestFiles:
         relative = [f"{folder}/{name}".lstrip("/") for name in ("2.dcm", "1.dcm")]
         place = Place(tmp_path)
         assert place.files(folder, relative) == tuple(map(place.path, relative))
+
+
+class TestAbsent:
+    def test_a_name_that_the_index_hides_is_the_reason_and_not_that_a_file_is_missing(self, tmp_path):
+        (tmp_path / "Rossi_Maria").mkdir()
+        missing = DataError("A file is missing.")
+        found = Place(tmp_path).absent("Rossi_Maria", missing)
+        assert (found.code, found.message) == ("EFL205", "A file's name can name a person.")
+        assert Place(tmp_path).absent("Bianchi_Carlo", missing) is missing
+        assert Place(tmp_path).absent("P1", missing) is missing
+        assert Place(tmp_path, blocks=False).absent("Rossi_Maria", missing) is missing

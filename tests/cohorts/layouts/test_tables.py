@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -152,3 +153,18 @@ class TestInWords:
 
     def test_letters_mean_sex_in_columns_of_sex_alone(self, notes):
         assert in_words({"sex": "M", "stage": "M"}, notes) == {"sex": "male", "stage": "M"}
+
+
+class TestOddFiles:
+    def test_a_table_that_is_a_pipe_is_not_waited_for(self, tmp_path, notes):
+        os.mkfifo(tmp_path / "t.csv")
+        with pytest.raises(CohortError, match="missing or can't be read"):
+            read_table(tmp_path / "t.csv", [], notes)
+
+    def test_text_that_is_no_unicode_is_refused_and_pairs_are_not(self, tmp_path):
+        (tmp_path / "pair.json").write_text('["\\ud83d\\ude00"]')
+        assert read_json(tmp_path / "pair.json") == ["\U0001f600"]
+        for text in ('["\\ud800"]', '[{"\\uDFFF": 1}]'):
+            (tmp_path / "lone.json").write_text(text)
+            with pytest.raises(CohortError, match="no valid JSON"):
+                read_json(tmp_path / "lone.json")
