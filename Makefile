@@ -25,8 +25,8 @@ demo: $(STAMP)  ## Build four demo hospitals and train over them.
 test: $(STAMP)  ## Run the whole test suite.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-unit: $(STAMP)  ## Run the tests that need no processes, archive or real data.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not federated and not pacs and not realdata'
+unit: $(STAMP)  ## Run the tests of single parts: no processes, whole cohorts, archive or real data.
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not (federated or integration or pacs or realdata)'
 
 lint: $(STAMP)  ## Run the linters and the type checker.
 	$(BIN)/ruff check .

@@ -16,6 +16,8 @@ from eucaim_fl.compose import compose, resolve
 from eucaim_fl.config import parse
 from eucaim_fl.sitefile import SiteFile
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "experiments/README.md", "sites/README.md", "docker/README.md"]
 

@@ -18,6 +18,8 @@ from eucaim_fl.cli.prepare import ensure_prepared
 from eucaim_fl.errors import CohortError, RecipeError
 from eucaim_fl.plan import read_plan
 
+pytestmark = pytest.mark.integration
+
 
 def command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

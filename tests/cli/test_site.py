@@ -21,6 +21,8 @@ from eucaim_fl.cohorts.index import scan
 from eucaim_fl.errors import ConfigError, SiteFileError
 from eucaim_fl.site import locate
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch):

@@ -15,6 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from eucaim_fl.cli.site_import import command
 from eucaim_fl.errors import EucaimError
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def site_file(tmp_path: Path) -> Path:

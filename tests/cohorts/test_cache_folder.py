@@ -16,6 +16,8 @@ from eucaim_fl.cohorts.cache_folder import Folder, Lease
 from eucaim_fl.cohorts.preprocess import Prepared
 from eucaim_fl.errors import CohortError
 
+pytestmark = pytest.mark.integration
+
 VOXELS = 10_000
 ROOM = VOXELS * 4 + 1000  # one entry: its tensor, and less than 1000 bytes beside it
 

@@ -20,6 +20,8 @@ from eucaim_fl.cohorts.manifest import Case, Manifest
 from eucaim_fl.errors import CohortError, ConsentError
 from eucaim_fl.sitefile import DeidentificationConfig
 
+pytestmark = pytest.mark.integration
+
 SPLITS = ("train", "validation", "test")
 GRADE = {"name": "classification", "target": "grade", "classes": ("low", "high")}
 

@@ -13,6 +13,8 @@ from eucaim_fl.durable import exclusive
 from eucaim_fl.errors import CohortError, RunFolderBusyError
 from eucaim_fl.sitefile import SiteFile
 
+pytestmark = pytest.mark.integration
+
 
 def archive(folder: Path, **changes: Any) -> Path:
     """Nine nodules of eight scans, 6 voxels a side; nodule n has intensity n/10 throughout."""

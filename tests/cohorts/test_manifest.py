@@ -10,6 +10,8 @@ from eucaim_fl.cohorts import index
 from eucaim_fl.cohorts.manifest import Quarantined, read_manifest
 from eucaim_fl.errors import CohortError, LabelError
 
+pytestmark = pytest.mark.integration
+
 STORED = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 MASK = {"lesion": np.ones(STORED.shape, bool)}
 

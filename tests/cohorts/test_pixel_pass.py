@@ -15,6 +15,8 @@ from eucaim_fl.cohorts.pixel_facts import PixelFacts, examine, to_json
 from eucaim_fl.cohorts.pixel_pass import known_pixels, read_pixels
 from eucaim_fl.errors import CohortError, WorkerError
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def site(tmp_path, tiny):

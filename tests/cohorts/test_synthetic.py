@@ -15,6 +15,8 @@ from eucaim_fl.durable import exclusive
 from eucaim_fl.errors import CohortError, RunFolderBusyError
 from eucaim_fl.sitefile import SiteFile
 
+pytestmark = pytest.mark.integration
+
 
 def digests(folder: Path) -> dict[str, str]:
     return {

@@ -14,6 +14,8 @@ from eucaim_fl.federation import client_app
 from eucaim_fl.federation.messages import Refusal, instruction_content, read_reply, to_record
 from eucaim_fl.site.node import initial_arrays
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def ask(hospital, recipe):

@@ -12,7 +12,7 @@ from eucaim_fl.site.check_report import sections
 from eucaim_fl.site.locate import known_rules, locate
 from eucaim_fl.site.preflight import check
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("here")]
 
 
 def describe(place, number: int, text: bytes) -> None:

@@ -20,6 +20,8 @@ from eucaim_fl.site.lineage import Lineage
 from eucaim_fl.site.node import SiteNode, initial_arrays, network_image_size
 from eucaim_fl.training.loop import TrainingOutcome
 
+pytestmark = pytest.mark.integration
+
 Hospital = Callable[..., Path]
 Recipe = Callable[..., ExperimentConfig]
 CLASSES = ClassificationConfig(spatial_dims=2, target="malignant", classes=("0", "1"))

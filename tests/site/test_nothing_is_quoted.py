@@ -38,6 +38,8 @@ from eucaim_fl.site import locate
 from eucaim_fl.site.node import SiteNode, initial_arrays
 from eucaim_fl.sitefile import load_site_file
 
+pytestmark = pytest.mark.integration
+
 FIRST = ("Maria", "Hans", "Jurgen", "Ana", "Zoe", "Piotr", "Nikos", "Ingrid", "Luca", "Chloe")
 SURNAMES = tuple(
     begin + end

@@ -17,6 +17,8 @@ from eucaim_fl.site.check_report import CheckReport, to_json
 from eucaim_fl.site.preflight import check, examine
 from eucaim_fl.sitefile import load_site_file
 
+pytestmark = pytest.mark.integration
+
 
 def rules(report: CheckReport) -> dict[str, int]:
     return {finding.rule: finding.count for finding in report.findings}

@@ -23,6 +23,8 @@ from eucaim_fl.records import Participation, RoundRecord, SiteMetrics
 from eucaim_fl.tracking.address import tracking_uri
 from eucaim_fl.tracking.mlflow_tracker import MlflowTracker, replay, round_metrics
 
+pytestmark = pytest.mark.integration
+
 SIZE = (16, 16)
 
 

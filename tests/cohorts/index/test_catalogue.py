@@ -11,6 +11,8 @@ from eucaim_fl.cohorts.index import CohortQuery, open_index
 from eucaim_fl.cohorts.index.catalogue import Index, IndexCounts
 from eucaim_fl.errors import CohortError
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def index(cohort: Any) -> Index:

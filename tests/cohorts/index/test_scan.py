@@ -22,6 +22,8 @@ from eucaim_fl.cohorts.isolation import map_isolated as isolated
 from eucaim_fl.durable import exclusive
 from eucaim_fl.errors import CohortError
 
+pytestmark = pytest.mark.integration
+
 COUNTS = ("files", "new", "changed", "moved", "deleted", "unchanged", "unreadable", "series", "resumed")
 
 

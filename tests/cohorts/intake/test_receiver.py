@@ -23,6 +23,8 @@ from eucaim_fl.cohorts.intake.report import Outcome, Reason
 from eucaim_fl.errors import ImportFailedError
 from eucaim_fl.sitefile import SiteFile
 
+pytestmark = pytest.mark.integration
+
 
 def send(port: int, files: list[Path], *, caller: str = "MODALITY", called: str = "EUCAIM", **more: Any) -> list[int]:
     """Statuses that the receiver answers; [] if it doesn't take the association."""
