@@ -135,13 +135,13 @@ class TestDeidentify:
         site: SiteFile,
     ) -> None:
         pytest.importorskip("eucaim_fl.cohorts.deidentification.clean")
-        files = series("PID-4711", slices=2, PatientName="Doe^Jane", PatientBirthDate="19500607")
+        files = series("PID-4711-0815-QX", slices=2, PatientName="Doe^Jane", PatientBirthDate="19500607")
         report = run(bring(tmp_path / "source"), deidentify=True)
         assert (report.brought_in, report.refused, report.problem) == (2, {}, None)
         for place, raw in landed().items():
             assert place.startswith("imaging_data/EUCAIM-")
             assert b"Doe" not in raw
-            assert b"4711" not in raw
+            assert b"4711-0815-QX" not in raw
             header = pydicom.dcmread(site.cohort_folder() / place)
             assert header.SOPInstanceUID != pydicom.dcmread(files[0]).SOPInstanceUID
         again = run(bring(tmp_path / "source"), deidentify=True)
@@ -156,9 +156,9 @@ class TestDeidentify:
         landed: Callable[[], dict[str, bytes]],
         site: SiteFile,
     ) -> None:
-        series("PID-4711", 1, slices=1)
+        series("PID-4711-0815-QX", 1, slices=1)
         run(bring(tmp_path / "source"), deidentify=True)
-        series("PID-4711", 2, slices=1)
+        series("PID-4711-0815-QX", 2, slices=1)
         run(bring(tmp_path / "source"), deidentify=True)
         assert len(landed()) == 2
         assert len({place.split("/")[1] for place in landed()}) == 1
