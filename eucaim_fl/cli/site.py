@@ -36,7 +36,7 @@ class _Lazy(click.Group):
 
 @click.group("site", cls=_Lazy, short_help="For hospital IT: check, import, index; sends nothing.")
 def command() -> None:
-    """For hospital IT. All of this works on this machine alone and sends nothing.
+    """For hospital IT. Nothing of the cohort is sent; only `import` asks somebody, the archive that you name.
 
     Start with: eucaim-fl site check sites/a.yaml
     """

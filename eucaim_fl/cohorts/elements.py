@@ -39,7 +39,7 @@ __all__ = [
 
 LARGEST_HEADER_BYTES = 256 * 1024 * 1024
 """Of everything before the pixel data; an enhanced object of ten thousand frames has about 30 MB."""
-_LEAST_UNPACKED_BYTES, _LARGEST_RATIO = 256 * 1024 * 1024, 100
+_LEAST_UNPACKED_BYTES, _LARGEST_RATIO = 128 * 1024 * 1024, 32
 _FIRST_BYTES = 32 * 1024
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _UID = re.compile(r"[0-9.]{1,64}")
