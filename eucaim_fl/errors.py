@@ -4,7 +4,11 @@ EucaimError                     EFL000
 ├── ConfigError                 EFL100  what the researcher or the hospital wrote
 │   ├── RecipeError             EFL101  unknown or contradictory recipe, group, key or value
 │   ├── PlanError               EFL102  a plan that is malformed, altered or of another version
-│   └── SiteFileError           EFL103  a site file that can't be used
+│   ├── SiteFileError           EFL103  a site file that can't be used
+│   ├── PolicyError             EFL104  a policy that can't be used
+│   ├── PermitError             EFL105  a data permit that is malformed, altered, expired or another's
+│   ├── EnrolmentError          EFL106  an invitation or request that is malformed, altered or used up
+│   └── KeyFileError            EFL107  a key file that is missing, foreign, or readable by others
 ├── DataError                   EFL200  what lies in the cohort
 │   ├── CohortError             EFL201  folder missing, nothing usable in it, too few patients
 │   ├── SeriesError             EFL202  slices that form no volume
@@ -17,14 +21,23 @@ EucaimError                     EFL000
 │   ├── QuorumError             EFL301  too few sites answered a round
 │   ├── ReplyError              EFL302  a reply that doesn't fit the plan
 │   ├── WorkerError             EFL303  a site's process ended, or did not answer in time
-│   └── GateError               EFL304  the site's gate stopped a reply
+│   ├── GateError               EFL304  the site's gate stopped a reply
+│   ├── LinkError               EFL305  no connection between coordinator and site
+│   ├── SealError               EFL306  a message that is not signed by whom it claims to come from
+│   ├── NotAdmittedError        EFL307  the coordinator does not know, or no longer accepts, this site's key
+│   ├── PolicyRefusalError      EFL310  the site's policy refuses the plan
+│   ├── ApprovalPendingError    EFL311  a person at the site has to decide first
+│   └── OutsideHoursError       EFL312  the site's policy allows the plan at other hours
 ├── RunError                    EFL500  the run folder
 │   ├── RunFolderBusyError      EFL501  another process works in it
 │   ├── JournalError            EFL502  it can't be written, or what was written is damaged
 │   ├── RunNotFoundError        EFL503  there is no such run
 │   └── InterruptedRunError     EFL504  stopped by the user; resumable
-└── TrainingError               EFL600  local training
-    └── NotFiniteError          EFL601  loss or weights became NaN or infinite
+├── TrainingError               EFL600  local training
+│   └── NotFiniteError          EFL601  loss or weights became NaN or infinite
+└── ServiceError                EFL700  a process that runs for long: a site's client, a federation's servers
+    ├── AuditError              EFL701  the audit log can't be written, or was altered
+    └── ServiceStateError       EFL702  already running, not running, or not set up
 
 ``str(error)`` is safe outside the hospital: it never holds a path, a file name, or an identifier of a patient,
 study or series. Those go into ``local_detail``, which only the local log and terminal show.
@@ -33,10 +46,13 @@ study or series. Those go into ``local_detail``, which only the local log and te
 from __future__ import annotations
 
 __all__ = [
+    "ApprovalPendingError",
+    "AuditError",
     "CohortError",
     "ConfigError",
     "ConsentError",
     "DataError",
+    "EnrolmentError",
     "EucaimError",
     "FederationError",
     "GateError",
@@ -44,16 +60,26 @@ __all__ = [
     "ImportFailedError",
     "InterruptedRunError",
     "JournalError",
+    "KeyFileError",
     "LabelError",
+    "LinkError",
+    "NotAdmittedError",
     "NotFiniteError",
+    "OutsideHoursError",
+    "PermitError",
     "PlanError",
+    "PolicyError",
+    "PolicyRefusalError",
     "QuorumError",
     "RecipeError",
     "ReplyError",
     "RunError",
     "RunFolderBusyError",
     "RunNotFoundError",
+    "SealError",
     "SeriesError",
+    "ServiceError",
+    "ServiceStateError",
     "SiteFileError",
     "TrainingError",
     "UnreadableFileError",
@@ -107,6 +133,30 @@ class SiteFileError(ConfigError):
     """A site file that can't be used."""
 
     code = "EFL103"
+
+
+class PolicyError(ConfigError):
+    """A policy that can't be used."""
+
+    code = "EFL104"
+
+
+class PermitError(ConfigError):
+    """A data permit that is malformed, altered, expired or another's."""
+
+    code = "EFL105"
+
+
+class EnrolmentError(ConfigError):
+    """An invitation or a request that is malformed, altered or used up."""
+
+    code = "EFL106"
+
+
+class KeyFileError(ConfigError):
+    """A key file that is missing, foreign, or readable by others."""
+
+    code = "EFL107"
 
 
 class DataError(EucaimError):
@@ -187,6 +237,42 @@ class GateError(FederationError):
     code = "EFL304"
 
 
+class LinkError(FederationError):
+    """There is no connection between coordinator and site."""
+
+    code = "EFL305"
+
+
+class SealError(FederationError):
+    """A message that is not signed by whom it claims to come from."""
+
+    code = "EFL306"
+
+
+class NotAdmittedError(FederationError):
+    """The coordinator does not know, or no longer accepts, this site's key."""
+
+    code = "EFL307"
+
+
+class PolicyRefusalError(FederationError):
+    """The site's policy refuses the plan."""
+
+    code = "EFL310"
+
+
+class ApprovalPendingError(FederationError):
+    """A person at the site has to decide first; ask again later."""
+
+    code = "EFL311"
+
+
+class OutsideHoursError(FederationError):
+    """The site's policy allows the plan at other hours; ask again later."""
+
+    code = "EFL312"
+
+
 class RunError(EucaimError):
     """The run folder can't be used."""
 
@@ -227,3 +313,21 @@ class NotFiniteError(TrainingError):
     """Loss or weights became NaN or infinite."""
 
     code = "EFL601"
+
+
+class ServiceError(EucaimError):
+    """A process that runs for long can't go on."""
+
+    code = "EFL700"
+
+
+class AuditError(ServiceError):
+    """The audit log can't be written, or was altered."""
+
+    code = "EFL701"
+
+
+class ServiceStateError(ServiceError):
+    """A service already runs, does not run, or is not set up."""
+
+    code = "EFL702"
