@@ -66,8 +66,12 @@ def check_comparable(plan: FederationPlan, site_files: Mapping[str, Path]) -> No
     """Whether this recipe's data may be pooled, and its models compared step for step.
 
     Raises GateError if a site's data is confidential, RecipeError if rounds are measured in epochs (the number of steps
-    would differ) or the task has more than two classes.
+    would differ), the task has more than two classes, or the cohorts are not on this machine.
     """
+    if not site_files:
+        raise RecipeError(
+            "Local and pooled training need the cohorts on this machine.", fix="Compare with federation=local."
+        )
     for name, path in site_files.items():
         if load_site_file(path).release.data_is == "confidential":
             raise GateError(

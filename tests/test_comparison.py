@@ -113,3 +113,8 @@ class TestCheckComparable:
         config = recipe([path]).model_dump() | {"task": task, "model": {"name": "small_cnn"}}
         with pytest.raises(RecipeError, match="two classes"):
             check_comparable(resolve(type(recipe([path])).model_validate(config)).plan, {"a": path})
+
+    def test_hospitals_whose_cohorts_are_elsewhere_are_refused(self, hospital, recipe):
+        path = hospital("a")
+        with pytest.raises(RecipeError, match="cohorts on this machine"):
+            check_comparable(resolve(recipe([path])).plan, {})
