@@ -2,63 +2,188 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from eucaim_fl.arrays import Array
+from eucaim_fl.errors import ReplyError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec
-from eucaim_fl.site.disclosure import small_class
-from eucaim_fl.site.node import Answer
-from eucaim_fl.site.report import MetricsRecord, allowed_metrics
+from eucaim_fl.site.disclosure import base_name, rounded, small_class
+from eucaim_fl.site.report import MetricsRecord, SiteReport, allowed_metrics
 from eucaim_fl.sitefile import ReleaseConfig
+from eucaim_fl.validation.pooling import check_metrics
 
-__all__ = ["refusals"]
+__all__ = ["GateBounds", "Outgoing", "default_bounds", "refusals", "update_norm"]
+
+_LARGEST_NORM = 1e9
+_LARGEST_BYTES = 8 * 2**30
+_WITHHELD = ("", "too_few_patients")
+_LARGEST_PICTURES = 3
 
 
-def refusals(
-    answer: Answer, plan: FederationPlan, specs: Sequence[ArraySpec], release: ReleaseConfig
-) -> tuple[str, ...]:
+class Outgoing(Protocol):
+    """What a site is about to say: its report, its update (local − arriving), its pictures."""
+
+    @property
+    def report(self) -> SiteReport:
+        """Words and numbers."""
+
+    @property
+    def update(self) -> Mapping[str, Array]:
+        """The arrays; empty if nothing was trained."""
+
+    @property
+    def pictures(self) -> NDArray[np.uint8] | None:
+        """Shape (n, H, W, 3); None without."""
+
+
+@dataclass(frozen=True)
+class GateBounds:
+    """What an answer may hold; the stricter of site file and policy (see `policy_decision.bounds`).
+
+    minimum_patients: of training. minimum_metric_patients: behind every figure.
+    metrics: names without label or class (`disclosure.base_name`); None takes the plan's own list.
+    largest_norm: L2 norm of the whole update (see `update_norm`). largest_bytes: arrays, report and pictures together.
+    digits: decimal places of figures, see `disclosure.rounded`; None does not look.
+    """
+
+    minimum_patients: int
+    minimum_metric_patients: int
+    metrics: frozenset[str] | None
+    largest_norm: float
+    largest_bytes: int
+    digits: int | None
+    pictures: bool
+    score_histograms: bool
+
+
+def default_bounds(release: ReleaseConfig) -> GateBounds:
+    """What the site file alone allows, where no policy speaks: runs on one machine."""
+    return GateBounds(
+        minimum_patients=release.minimum_patients,
+        minimum_metric_patients=release.minimum_metric_patients,
+        metrics=None,
+        largest_norm=_LARGEST_NORM,
+        largest_bytes=_LARGEST_BYTES,
+        digits=None,
+        pictures=release.data_is != "confidential",
+        score_histograms=release.score_histograms,
+    )
+
+
+def refusals(answer: Outgoing, plan: FederationPlan, specs: Sequence[ArraySpec], bounds: GateBounds) -> tuple[str, ...]:
     """Reasons why an answer must not leave; empty if it may.
 
-    Looked at: the update's names, shapes, types and finiteness; the number of training patients; the metrics' names
-    and numbers of patients; score histograms and pictures, which the site file must permit. The reasons name arrays of
-    the plan's own network at most, so they are safe to send.
+    Looked at: the report's form, plan and site; the update's names, shapes, types, finiteness and norm, and that it
+    is one of a round; all bytes; the number of training patients; the metrics' names, possible values, decimal places
+    and numbers of patients; score histograms and pictures, which must be permitted. The reasons name arrays of the
+    plan's own network at most, so they are safe to send.
     """
-    return (*_update(answer.update, specs), *_people(answer, release), *_metrics(answer, plan, release))
+    form = _form(answer.report, plan)
+    if form:  # nothing else in it can be relied on
+        return tuple(form)
+    return (
+        *_update(answer, specs, bounds),
+        *_size(answer, bounds),
+        *_people(answer.report, bounds),
+        *_metrics(answer.report, plan, bounds),
+        *_pictures(answer.pictures, bounds),
+    )
 
 
-def _update(update: Mapping[str, Array], specs: Sequence[ArraySpec]) -> list[str]:
+def update_norm(update: Mapping[str, Array]) -> float:
+    """L2 norm of an update over all its floating arrays together, in float64; 0 without any.
+
+    Counters (whole numbers) are new values, not differences, and do not count. No copy of an array is made. NaN or
+    infinite if a value is, or if the squares overflow.
+    """
+    return math.sqrt(sum(_squares(array) for array in update.values() if _floating(array)))
+
+
+def _floating(array: Array) -> bool:
+    return bool(np.issubdtype(array.dtype, np.floating))
+
+
+def _squares(array: Array) -> float:
+    """Sum of squares in float64, in pieces of 64 Ki numbers."""
+    pieces: Any = np.nditer(
+        array,
+        flags=["external_loop", "buffered", "zerosize_ok"],
+        op_dtypes=[np.dtype(np.float64)],
+        casting="unsafe",
+        buffersize=2**16,
+    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(sum(float(np.dot(piece, piece)) for piece in pieces))
+
+
+def _form(report: SiteReport, plan: FederationPlan) -> list[str]:
+    """Whether the report is the strict record, whose only free words are the names of site and metrics."""
+    try:  # a record that was copied with changes was not checked again
+        same = SiteReport.model_validate(report.model_dump(warnings="none")) == report
+    except (ValidationError, TypeError, ValueError, RecursionError):
+        same = False
+    if not same:
+        return ["a report of another form than was agreed"]
+    reasons = []
+    if report.plan_sha256 != plan.sha256() or report.site not in plan.sites:
+        reasons.append("a report about another plan or site")
+    if any(metrics.withheld not in _WITHHELD for metrics in report.metrics):
+        reasons.append("a reason for withholding that is not on the list")
+    return reasons
+
+
+def _update(answer: Outgoing, specs: Sequence[ArraySpec], bounds: GateBounds) -> list[str]:
+    update = answer.update
     if not update:
         return []
+    if answer.report.kind != "round":
+        return ["an update that was not asked for"]
     expected = {spec.name: spec for spec in specs}
     if set(update) != set(expected):
         return ["the update holds other arrays than the plan's network"]
     reasons = []
+    total = 0.0
     for name, spec in expected.items():
         array = update[name]
         if array.shape != spec.shape or array.dtype.name != spec.dtype:
             reasons.append(f"array '{name}' has another shape or type than the plan's network")
-        elif np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            reasons.append(f"array '{name}' is not finite")
+        elif _floating(array):
+            squares = _squares(array)
+            total += squares
+            if not math.isfinite(squares) and not np.isfinite(array).all():
+                reasons.append(f"array '{name}' is not finite")
+    if not reasons and not math.sqrt(total) <= bounds.largest_norm:
+        reasons.append("an update that is longer (L2 norm) than this site permits")
     return reasons
 
 
-def _people(answer: Answer, release: ReleaseConfig) -> list[str]:
-    reasons = []
-    if answer.report.patients < release.minimum_patients:
+def _size(answer: Outgoing, bounds: GateBounds) -> list[str]:
+    arrays = sum(array.nbytes for array in answer.update.values())
+    pictures = 0 if answer.pictures is None else answer.pictures.nbytes
+    size = arrays + pictures + len(answer.report.model_dump_json().encode())
+    return ["more bytes than this site permits"] if size > bounds.largest_bytes else []
+
+
+def _people(report: SiteReport, bounds: GateBounds) -> list[str]:
+    reasons, least = [], bounds.minimum_metric_patients
+    if report.patients < bounds.minimum_patients:
         reasons.append("fewer training patients than the site's minimum")
-    if any(0 < m.patients < release.minimum_metric_patients for m in answer.report.metrics):
+    if any(0 < m.patients < least for m in report.metrics):
         reasons.append("a metric over fewer patients than the site's minimum")
-    if any(0 < people < release.minimum_metric_patients for m in answer.report.metrics for people in _defined(m)):
+    if any(0 < people < least for m in report.metrics for people in _defined(m)):
         reasons.append("a metric that is defined for fewer patients than the site's minimum")
-    if any(small_class(m.plain(), release.minimum_metric_patients) for m in answer.report.metrics):
+    if any(small_class(m.plain(), least) for m in report.metrics):
         reasons.append("figures by class with fewer patients of a class than the site's minimum")
-    if any((m.values or m.sums) and m.patients == 0 for m in answer.report.metrics):
+    if any((m.values or m.sums) and m.patients == 0 for m in report.metrics):
         reasons.append("a metric without patients")
-    if answer.pictures is not None and release.data_is == "confidential":
-        reasons.append("pictures of confidential data")
     return reasons
 
 
@@ -67,9 +192,35 @@ def _defined(metrics: MetricsRecord) -> list[float]:
     return [sums[0] for name, sums in metrics.sums.items() if sums and name != "confusion" and "scores_" not in name]
 
 
-def _metrics(answer: Answer, plan: FederationPlan, release: ReleaseConfig) -> list[str]:
-    names = {name for m in answer.report.metrics for name in (*m.values, *m.sums)}
-    reasons = [] if names <= allowed_metrics(plan) else ["a metric that is not on the list"]
-    if not release.score_histograms and any(name.startswith("scores_") for name in names):
-        reasons.append("score histograms, which the site file does not permit")
+def _metrics(report: SiteReport, plan: FederationPlan, bounds: GateBounds) -> list[str]:
+    names = {name for m in report.metrics for name in (*m.values, *m.sums)}
+    bases = {base_name(name) for name in names}
+    reasons = []
+    if not names <= allowed_metrics(plan) or (bounds.metrics is not None and not bases <= bounds.metrics):
+        reasons.append("a metric that is not on the list")
+    if "scores" in bases and not bounds.score_histograms:
+        reasons.append("score histograms, which this site does not permit")
+    if not all(_possible(m, plan) for m in report.metrics):
+        reasons.append("figures that no patients can have")
+    elif rounded(report, bounds.digits) != report:
+        reasons.append("figures with more decimal places than this site permits")
     return reasons
+
+
+def _possible(metrics: MetricsRecord, plan: FederationPlan) -> bool:
+    """Whether sums have the agreed length and counts are whole numbers of these patients: they carry nothing else."""
+    classes = len(plan.task.classes) if plan.task.name == "classification" else None
+    try:
+        check_metrics(metrics.plain(), classes=classes)
+    except ReplyError:
+        return False
+    return True
+
+
+def _pictures(pictures: NDArray[np.uint8] | None, bounds: GateBounds) -> list[str]:
+    if pictures is None:
+        return []
+    if not bounds.pictures:
+        return ["pictures, which this site does not permit"]
+    small = pictures.dtype == np.uint8 and pictures.ndim == 4 and pictures.shape[-1] == 3
+    return [] if small and len(pictures) <= _LARGEST_PICTURES else ["pictures of another form than was agreed"]

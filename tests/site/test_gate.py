@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
+import math
+import re
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from eucaim_fl.arrays import Arrays
 from eucaim_fl.config import ClassificationConfig, SegmentationConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec
-from eucaim_fl.site.gate import refusals
+from eucaim_fl.site.disclosure import rounded
+from eucaim_fl.site.gate import default_bounds, refusals, update_norm
 from eucaim_fl.site.node import Answer
 from eucaim_fl.site.report import SiteReport
 from eucaim_fl.sitefile import ReleaseConfig
 
 SPECS = (ArraySpec("steps", (), "int64", False), ArraySpec("weight", (2, 3), "float32", True))
-OPEN = ReleaseConfig(data_is="public", score_histograms=True)
-STRICT = ReleaseConfig()
+OPEN = default_bounds(ReleaseConfig(data_is="public", score_histograms=True))
+STRICT = default_bounds(ReleaseConfig())
 CLASSES = ClassificationConfig(target="malignant", classes=("no", "yes"))
+DICE = {"values": {"dice": 0.5}, "sums": {"dice": (5.0, 2.5, 1.25)}}
+CLASSIFIED = {
+    "patients": 10,
+    "values": {"auc": 0.5, "balanced_accuracy": 0.5, "brier": 0.5},
+    "sums": {
+        "confusion": (3.0, 2.0, 2.0, 3.0),
+        "scores_1_negative": (5.0, *(0.0,) * 100),
+        "scores_1_positive": (*(0.0,) * 100, 5.0),
+        "brier": (10.0, 5.0, 2.5),
+    },
+}
+PICTURES = np.zeros((1, 2, 2, 3), np.uint8)
 
 
 def update(**changes: Any) -> Arrays:
     return {"steps": np.array(3), "weight": np.ones((2, 3), np.float32), **changes}
 
 
-def answer(training: int = 10, pictures: Any = None, **metrics: Any) -> Answer:
+def answer(plan: FederationPlan, training: int = 10, pictures: Any = None, **metrics: Any) -> Answer:
     """An answer with an update of ten training patients, and metrics over five validation patients."""
-    measured = {"split": "validation", "patients": 5, "values": {"dice": 0.5}, "sums": {"dice": (5.0, 2.5, 1.25)}}
+    measured = {"split": "validation", "patients": 5, **DICE}
     report = SiteReport.model_validate(
         {
             "kind": "round",
             "site": "a",
-            "plan_sha256": "0" * 64,
+            "plan_sha256": plan.sha256(),
             "cohort_sha256": "1" * 64,
             "round": 1,
             "patients": training,
@@ -45,39 +63,78 @@ def answer(training: int = 10, pictures: Any = None, **metrics: Any) -> Answer:
     return Answer(report, update(), pictures)
 
 
+def changed(good: Answer, **changes: Any) -> Answer:
+    """The answer with a report that was changed without being checked."""
+    return replace(good, report=good.report.model_copy(update=changes))
+
+
 @pytest.fixture
 def plan(plan_for: Callable[..., FederationPlan]) -> FederationPlan:
     return plan_for()
 
 
+@pytest.fixture
+def classification(plan_for: Callable[..., FederationPlan]) -> FederationPlan:
+    return plan_for(CLASSES)
+
+
 class TestAGoodAnswer:
     def test_it_passes(self, plan: FederationPlan) -> None:
-        assert refusals(answer(), plan, SPECS, STRICT) == ()
+        assert refusals(answer(plan), plan, SPECS, STRICT) == ()
 
     def test_an_answer_without_update_passes(self, plan: FederationPlan) -> None:
-        assert refusals(replace(answer(), update={}), plan, SPECS, STRICT) == ()
+        assert refusals(replace(answer(plan), update={}), plan, SPECS, STRICT) == ()
 
     def test_withheld_metrics_pass(self, plan: FederationPlan) -> None:
-        good = answer(values={}, sums={}, withheld="too_few_patients")
+        good = answer(plan, patients=0, values={}, sums={}, withheld="too_few_patients")
         assert refusals(good, plan, SPECS, STRICT) == ()
 
-    def test_every_metric_of_the_tasks_passes(self, plan_for: Callable[..., FederationPlan]) -> None:
-        labels = SegmentationConfig(labels=("liver", "lesion"))
+    def test_every_metric_of_the_tasks_passes(
+        self, plan_for: Callable[..., FederationPlan], classification: FederationPlan
+    ) -> None:
+        labels = plan_for(SegmentationConfig(labels=("liver", "lesion")))
         seen = {f"{kind}{end}": 0.5 for kind in ("dice", "hd95_mm") for end in ("", "_liver", "_lesion")}
-        assert refusals(answer(values=seen), plan_for(labels), SPECS, STRICT) == ()
-        values = {"auc": 0.5, "balanced_accuracy": 0.5, "brier": 0.1}
-        sums = {"confusion": (5.0,), "scores_1_negative": (9.0,), "scores_1_positive": (4.0,), "brier": (9.0,)}
-        assert refusals(answer(values=values, sums=sums), plan_for(CLASSES), SPECS, OPEN) == ()
+        assert refusals(answer(labels, values=seen), labels, SPECS, STRICT) == ()
+        assert refusals(answer(classification, **CLASSIFIED), classification, SPECS, OPEN) == ()
 
     @pytest.mark.parametrize("data_is", ["public", "synthetic"])
     def test_pictures_of_data_that_may_be_shown_pass(self, plan: FederationPlan, data_is: Any) -> None:
-        good = answer(pictures=np.zeros((1, 2, 2, 3), np.uint8))
-        assert refusals(good, plan, SPECS, ReleaseConfig(data_is=data_is)) == ()
+        bounds = default_bounds(ReleaseConfig(data_is=data_is))
+        assert refusals(answer(plan, pictures=PICTURES), plan, SPECS, bounds) == ()
+
+
+class TestTheReport:
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"site": "Doe^John"},
+            {"kind": "anything at all"},
+            {"patients": "ten"},
+            {"patients": -1},
+            {"train_loss": math.nan},
+            {"cohort_sha256": "/data/cohort"},
+            {"metrics": ("free text",)},
+            {"seconds": "a path"},
+        ],
+    )
+    def test_one_that_was_changed_behind_the_models_back_is_refused(
+        self, plan: FederationPlan, changes: dict[str, Any]
+    ) -> None:
+        reasons = refusals(changed(answer(plan), **changes), plan, SPECS, OPEN)
+        assert reasons == ("a report of another form than was agreed",)
+
+    @pytest.mark.parametrize("changes", [{"site": "doe-john"}, {"plan_sha256": "2" * 64}])
+    def test_one_about_another_site_or_plan_is_refused(self, plan: FederationPlan, changes: dict[str, Any]) -> None:
+        assert refusals(changed(answer(plan), **changes), plan, SPECS, OPEN) == ("a report about another plan or site",)
+
+    def test_a_reason_for_withholding_is_one_of_the_list(self, plan: FederationPlan) -> None:
+        bad = answer(plan, patients=0, values={}, sums={}, withheld="john_doe_has_a_tumour")
+        assert refusals(bad, plan, SPECS, OPEN) == ("a reason for withholding that is not on the list",)
 
 
 class TestTheUpdate:
     @pytest.mark.parametrize(
-        ("changed", "reason"),
+        ("arrays", "reason"),
         [
             ({"steps": np.array(3)}, "other arrays than"),
             (update(patient_007=np.zeros(1)), "other arrays than"),
@@ -90,31 +147,79 @@ class TestTheUpdate:
             (update(weight=np.full((2, 3), -np.inf, np.float32)), "'weight' is not finite"),
         ],
     )
-    def test_what_is_not_the_plans_is_refused(self, plan: FederationPlan, changed: Arrays, reason: str) -> None:
-        reasons = refusals(replace(answer(), update=changed), plan, SPECS, STRICT)
+    def test_what_is_not_the_plans_is_refused(self, plan: FederationPlan, arrays: Arrays, reason: str) -> None:
+        reasons = refusals(replace(answer(plan), update=arrays), plan, SPECS, STRICT)
         assert len(reasons) == 1
         assert reason in reasons[0]
         assert "007" not in reasons[0]
 
+    @pytest.mark.parametrize("kind", ["hello", "final"])
+    def test_one_that_nobody_asked_for_is_refused(self, plan: FederationPlan, kind: str) -> None:
+        assert refusals(changed(answer(plan), kind=kind), plan, SPECS, STRICT) == ("an update that was not asked for",)
+
+
+class TestTheNorm:
+    """Six ones: L2 norm √6 = 2.449…; the counter of steps does not count."""
+
+    @pytest.mark.parametrize(("largest", "passes"), [(2.45, True), (2.44, False), (0.0, False)])
+    def test_a_longer_update_is_refused(self, plan: FederationPlan, largest: float, passes: bool) -> None:
+        reasons = refusals(answer(plan), plan, SPECS, replace(STRICT, largest_norm=largest))
+        assert reasons == (() if passes else ("an update that is longer (L2 norm) than this site permits",))
+
+    def test_it_is_that_of_all_arrays_together(self) -> None:
+        arrays = {"a": np.array([3.0], np.float32), "b": np.array(4.0), "c": np.array([99]), "d": np.zeros((0, 2))}
+        assert update_norm(arrays) == 5.0
+        assert update_norm({}) == 0.0
+
+    def test_it_needs_no_order_in_memory_and_no_copy(self) -> None:
+        array = np.full((2000, 1000), 2.0, np.float32).T[:, ::2]
+        tracemalloc.start()
+        try:
+            assert update_norm({"a": array}) == pytest.approx(2000.0)
+            assert tracemalloc.get_traced_memory()[1] < 2 * 2**20
+        finally:
+            tracemalloc.stop()
+
+    def test_one_that_overflows_is_refused(self, plan: FederationPlan) -> None:
+        specs = (ArraySpec("weight", (2,), "float64", True),)
+        huge = replace(answer(plan), update={"weight": np.full(2, 1e200)})
+        assert update_norm(huge.update) == math.inf
+        assert len(refusals(huge, plan, specs, STRICT)) == 1
+
+
+class TestBytes:
+    def test_arrays_report_and_pictures_count_together(self, plan: FederationPlan) -> None:
+        full = answer(plan, pictures=PICTURES)
+        size = 8 + 24 + 12 + len(full.report.model_dump_json())
+        assert refusals(full, plan, SPECS, replace(OPEN, largest_bytes=size)) == ()
+        reasons = refusals(full, plan, SPECS, replace(OPEN, largest_bytes=size - 1))
+        assert reasons == ("more bytes than this site permits",)
+
 
 class TestPeople:
     def test_too_few_training_patients_are_refused(self, plan: FederationPlan) -> None:
-        assert refusals(answer(training=9), plan, SPECS, STRICT) == ("fewer training patients than the site's minimum",)
+        reasons = refusals(answer(plan, training=9), plan, SPECS, STRICT)
+        assert reasons == ("fewer training patients than the site's minimum",)
 
     @pytest.mark.parametrize("patients", [1, 4])
     def test_a_metric_over_too_few_patients_is_refused(self, plan: FederationPlan, patients: int) -> None:
-        reasons = refusals(answer(patients=patients), plan, SPECS, STRICT)
+        reasons = refusals(answer(plan, patients=patients, sums={}), plan, SPECS, STRICT)
         assert reasons == ("a metric over fewer patients than the site's minimum",)
 
-    @pytest.mark.parametrize("empty", [{"sums": {}}, {"values": {}}])
+    @pytest.mark.parametrize("empty", [{"sums": {}}, {"values": {}, "sums": {"dice": (0.0, 0.0, 0.0)}}])
     def test_a_metric_without_patients_is_refused(self, plan: FederationPlan, empty: dict[str, Any]) -> None:
-        bad = answer(patients=0, **empty)
+        bad = answer(plan, patients=0, **empty)
         assert refusals(bad, plan, SPECS, STRICT) == ("a metric without patients",)
+
+    def test_figures_by_class_with_a_class_of_few_are_refused(self, classification: FederationPlan) -> None:
+        few = answer(classification, patients=8, values={"auc": 0.5}, sums={"confusion": (5.0, 0.0, 1.0, 2.0)})
+        reasons = refusals(few, classification, SPECS, STRICT)
+        assert reasons == ("figures by class with fewer patients of a class than the site's minimum",)
 
 
 class TestDefined:
     def test_a_mean_that_is_defined_for_too_few_patients_is_refused(self, plan: FederationPlan) -> None:
-        reasons = refusals(answer(values={"dice": 0.5}, sums={"dice": (2.0, 1.0, 0.5)}), plan, SPECS, STRICT)
+        reasons = refusals(answer(plan, values={"dice": 0.5}, sums={"dice": (2.0, 1.0, 0.5)}), plan, SPECS, STRICT)
         assert reasons == ("a metric that is defined for fewer patients than the site's minimum",)
 
 
@@ -124,32 +229,162 @@ class TestMetrics:
     def test_a_name_that_the_task_does_not_have_is_refused_and_not_repeated(
         self, plan: FederationPlan, name: str, kind: str
     ) -> None:
-        bad = answer(**{kind: {name: 0.5 if kind == "values" else (9.0,)}})
-        assert refusals(bad, plan, SPECS, OPEN) == ("a metric that is not on the list",)
+        bad = answer(plan, **{kind: {name: 0.5 if kind == "values" else (5.0, 2.5, 1.25)}})
+        reasons = refusals(bad, plan, SPECS, OPEN)
+        assert reasons[0] == "a metric that is not on the list"
+        assert not re.search("007|doe", " ".join(reasons))
 
     @pytest.mark.parametrize("name", ["dice", "scores_2_positive"])
     def test_a_classification_sends_no_dice_and_no_class_that_it_does_not_have(
-        self, plan_for: Callable[..., FederationPlan], name: str
+        self, classification: FederationPlan, name: str
     ) -> None:
-        bad = answer(values={}, sums={name: (9.0,)})
-        assert refusals(bad, plan_for(CLASSES), SPECS, OPEN) == ("a metric that is not on the list",)
+        numbers = (5.0, 2.5, 1.25) if name == "dice" else (5.0, *(0.0,) * 100)
+        bad = answer(classification, values={}, sums={name: numbers})
+        assert refusals(bad, classification, SPECS, OPEN) == ("a metric that is not on the list",)
 
-    def test_histograms_need_the_site_files_leave(self, plan_for: Callable[..., FederationPlan]) -> None:
-        shy = answer(values={}, sums={"scores_1_positive": (9.0,)})
-        assert refusals(shy, plan_for(CLASSES), SPECS, OPEN) == ()
-        reasons = refusals(shy, plan_for(CLASSES), SPECS, STRICT)
-        assert reasons == ("score histograms, which the site file does not permit",)
+    def test_a_name_that_the_policy_does_not_list_is_refused(self, plan: FederationPlan) -> None:
+        assert refusals(answer(plan), plan, SPECS, replace(OPEN, metrics=frozenset({"dice"}))) == ()
+        for listed in (frozenset[str](), frozenset({"hd95_mm"})):
+            reasons = refusals(answer(plan), plan, SPECS, replace(OPEN, metrics=listed))
+            assert reasons == ("a metric that is not on the list",)
+
+    def test_a_label_goes_with_its_metric(self, plan: FederationPlan) -> None:
+        by_label = answer(plan, values={"dice_lesion": 0.5})
+        assert refusals(by_label, plan, SPECS, replace(OPEN, metrics=frozenset({"dice"}))) == ()
+
+    def test_histograms_need_the_sites_leave(self, classification: FederationPlan) -> None:
+        shy = answer(classification, **CLASSIFIED)
+        assert refusals(shy, classification, SPECS, OPEN) == ()
+        reasons = refusals(shy, classification, SPECS, STRICT)
+        assert reasons == ("score histograms, which this site does not permit",)
+
+    @pytest.mark.parametrize(
+        "sums",
+        [
+            {"dice": (5.0, 2.5, 1.25, *(0.123,) * 4000)},
+            {"dice": (5.0, 2.5, 0.1)},
+            {"dice": (6.0, 3.0, 1.5)},
+            {"dice": (4.5, 2.5, 1.5)},
+        ],
+    )
+    def test_sums_that_hold_something_else_are_refused(self, plan: FederationPlan, sums: dict[str, Any]) -> None:
+        open_to_few = replace(OPEN, minimum_metric_patients=1)
+        assert refusals(answer(plan, sums=sums), plan, SPECS, open_to_few) == ("figures that no patients can have",)
+
+    def test_counts_that_are_no_counts_are_refused(self, classification: FederationPlan) -> None:
+        bad = answer(classification, patients=10, values={}, sums={"confusion": (5.25, 0.0, 0.0, 4.75)})
+        open_to_few = replace(OPEN, minimum_metric_patients=1)
+        assert refusals(bad, classification, SPECS, open_to_few) == ("figures that no patients can have",)
+
+
+class TestDecimals:
+    """Of 0.5 one decimal place is enough; the rounded mean of squares 0.25 needs two."""
+
+    REASON = ("figures with more decimal places than this site permits",)
+
+    @pytest.mark.parametrize(
+        "metrics",
+        [
+            {"values": {"dice": 0.5001}},
+            {"sums": {"dice": (5.0, 2.5005, 1.5)}},
+            {"sums": {"dice": (5.0, 2.5, 1.2505)}},
+        ],
+    )
+    def test_more_than_the_policy_names_are_refused(self, plan: FederationPlan, metrics: dict[str, Any]) -> None:
+        bounds = replace(OPEN, digits=3)
+        assert refusals(answer(plan), plan, SPECS, bounds) == ()
+        assert refusals(answer(plan, **metrics), plan, SPECS, bounds) == self.REASON
+        assert refusals(answer(plan, **metrics), plan, SPECS, replace(bounds, digits=None)) == ()
+
+    def test_the_training_loss_is_such_a_figure(self, plan: FederationPlan) -> None:
+        told = changed(answer(plan), train_loss=0.12345)
+        assert refusals(told, plan, SPECS, replace(OPEN, digits=3)) == self.REASON
+        assert refusals(changed(told, train_loss=0.123), plan, SPECS, replace(OPEN, digits=3)) == ()
+
+    @given(
+        st.lists(st.floats(0, 1000), min_size=5, max_size=12),
+        st.floats(-100, 100),
+        st.integers(0, 6),
+    )
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_what_was_rounded_before_always_passes(
+        self, plan: FederationPlan, values: list[float], loss: float, digits: int
+    ) -> None:
+        n = len(values)
+        mean, squares = math.fsum(values) / n, math.fsum(v * v for v in values)
+        raw = answer(plan, patients=n, values={"hd95_mm": mean}, sums={"hd95_mm": (float(n), mean * n, squares)})
+        raw = changed(raw, train_loss=loss)
+        told = replace(raw, report=rounded(raw.report, digits))
+        assert refusals(told, plan, SPECS, replace(OPEN, digits=digits)) == ()
 
 
 class TestPictures:
     def test_those_of_confidential_data_are_refused(self, plan: FederationPlan) -> None:
-        bad = answer(pictures=np.zeros((1, 2, 2, 3), np.uint8))
-        assert refusals(bad, plan, SPECS, STRICT) == ("pictures of confidential data",)
+        bad = answer(plan, pictures=PICTURES)
+        assert refusals(bad, plan, SPECS, STRICT) == ("pictures, which this site does not permit",)
+
+    @pytest.mark.parametrize(
+        "pictures",
+        [
+            np.zeros((1, 2, 2, 3)),
+            np.zeros((4, 2, 2, 3), np.uint8),
+            np.zeros((2, 2, 3), np.uint8),
+            np.zeros(9, np.uint8),
+        ],
+    )
+    def test_anything_but_three_small_ones_is_refused(self, plan: FederationPlan, pictures: Any) -> None:
+        reasons = refusals(answer(plan, pictures=pictures), plan, SPECS, OPEN)
+        assert reasons == ("pictures of another form than was agreed",)
 
 
 class TestSeveralFaults:
     def test_all_reasons_are_given(self, plan: FederationPlan) -> None:
         bad = replace(
-            answer(training=1, values={"auc": 0.5}, pictures=np.zeros((1, 2, 2, 3))), update={"x": np.zeros(1)}
+            answer(plan, training=1, values={"auc": 0.5}, pictures=np.zeros((1, 2, 2, 3))), update={"x": np.zeros(1)}
         )
         assert len(refusals(bad, plan, SPECS, STRICT)) == 4
+
+
+class TestReasons:
+    @given(
+        site=st.from_regex(r"secret[a-z]{1,8}", fullmatch=True),
+        value=st.floats(7.7e6, 7.8e6),
+        name=st.from_regex(r"secret[a-z]{1,8}", fullmatch=True),
+        patients=st.integers(77_000, 78_000),
+    )
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_they_hold_no_value_of_the_answer(
+        self, plan: FederationPlan, site: str, value: float, name: str, patients: int
+    ) -> None:
+        bounds = replace(
+            STRICT, minimum_patients=10**6, minimum_metric_patients=10**6, largest_norm=1.0, largest_bytes=9, digits=1
+        )
+        bad = answer(
+            plan, training=patients, pictures=PICTURES, values={f"dice_{name}": value}, sums={name_of(name): (value,)}
+        )
+        bad = replace(bad, update=update(weight=np.full((2, 3), value, np.float32)))
+        other = changed(bad, site=site)
+        unlisted = changed(bad, metrics=(bad.report.metrics[0].model_copy(update={"withheld": name}),))
+        strange = replace(bad, update={name: np.full(3, value)})
+        for wrong in (bad, other, unlisted, strange):
+            reasons = refusals(wrong, plan, SPECS, bounds)
+            assert reasons
+            assert not re.search(r"secret|77|[0-9]{2}", " ".join(reasons).replace("L2", ""))
+
+
+def name_of(label: str) -> str:
+    return f"hd95_mm_{label}"
+
+
+class TestDefaultBounds:
+    def test_they_are_the_site_files(self) -> None:
+        assert (STRICT.minimum_patients, STRICT.minimum_metric_patients) == (10, 5)
+        assert not STRICT.pictures
+        assert not STRICT.score_histograms
+        assert OPEN.pictures
+        assert OPEN.score_histograms
+
+    def test_no_network_that_a_plan_may_name_is_too_large_for_them(self) -> None:
+        assert STRICT.largest_bytes > 4 * 500_000_000
+        assert STRICT.metrics is None
+        assert STRICT.digits is None

@@ -1,0 +1,206 @@
+"""`eucaim-fl site policy`: what this site's policy allows, in plain words and line by line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eucaim_fl.errors import ConfigError, PlanError
+from eucaim_fl.site.home import HOME_VARIABLE, SiteHome
+
+if TYPE_CHECKING:
+    from eucaim_fl.plan import FederationPlan
+    from eucaim_fl.site.policy_decision import Clause, Decision, Situation
+
+__all__ = ["command"]
+
+_LONGEST_PLAN = 1024 * 1024
+_HASH = re.compile(r"[0-9a-f]{8,64}")
+
+
+@click.group("policy", short_help="Say what the policy allows of a plan, line by line.")
+def command() -> None:
+    """The site's policy: what a federation may do here. Nothing is sent, and nothing is changed."""
+
+
+@command.command("explain")
+@click.argument("plan")
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path),
+    envvar=HOME_VARIABLE,
+    show_envvar=True,
+    help="The site's home: its policy, and what was approved and sent so far.",
+)
+@click.option("--policy", "policy_file", type=click.Path(path_type=Path), help="A policy alone, instead of a home.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def explain_plan(ctx: click.Context, plan: str, home: Path | None, policy_file: Path | None, as_json: bool) -> None:
+    """Say what the policy allows or refuses of PLAN, and which line says so.
+
+    PLAN is a file (`plan.json` of a run, or what `plan show --json` prints), or with --home the SHA-256, or its first
+    characters, of a plan that was asked for. The function that answers is the one that decides when the plan is asked.
+    Exit 0: allowed; 2: refused, or waiting for a person or for its hours.
+
+    \b
+    Examples:
+      eucaim-fl site policy explain plan.json --policy policy.yaml
+      eucaim-fl site policy explain 3f2a91c0 --home /srv/eucaim-fl
+    """
+    from eucaim_fl.site.policy import load_policy
+    from eucaim_fl.site.policy_decision import decide
+
+    place = SiteHome(home) if home is not None and policy_file is None else None
+    asked = _read_plan(plan, place)
+    if place is not None:
+        policy_file = place.policy_file
+    if policy_file is None:
+        raise ConfigError("There is no policy to ask.", fix="Name one with --policy, or the site's home with --home.")
+    loaded = load_policy(policy_file)
+    decision = decide(asked, loaded, _situation(asked, place))
+    if as_json:
+        click.echo(json.dumps(_as_json(asked, loaded.sha256, decision), indent=2))
+    else:
+        _print(asked, decision)
+    ctx.exit(0 if decision.allowed else 2)
+
+
+@command.command("check")
+@click.argument("policy_file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check_policy(policy_file: Path, as_json: bool) -> None:
+    """Read a policy and say in plain words what it allows. Exit 0: it can be used; 2: it can't, and why.
+
+    \b
+    Example:
+      eucaim-fl site policy check policy.yaml
+    """
+    from eucaim_fl.site.policy import load_policy
+    from eucaim_fl.site.policy_text import describe
+
+    loaded = load_policy(policy_file)
+    lines = {key: (loaded.lines.get(key), says) for key, says in describe(loaded.policy).items()}
+    if as_json:
+        told = [{"key": key, "line": line, "says": says} for key, (line, says) in lines.items()]
+        click.echo(json.dumps({"policy_sha256": loaded.sha256, "says": told}, indent=2))
+        return
+    for key, (line, says) in lines.items():
+        click.echo(f"{_line(line)}  {key}: {says}.")
+    click.echo(f"\nThe policy can be used. SHA-256: {loaded.sha256}")
+
+
+def _read_plan(words: str, home: SiteHome | None) -> FederationPlan:
+    """The plan in a file, or one that the home keeps. Raises PlanError if there is none, or it is not valid."""
+    from eucaim_fl.plan import read_plan
+    from eucaim_fl.signing import canonical_json
+
+    path = Path(words)
+    if home is not None and not path.exists() and _HASH.fullmatch(words):
+        found = sorted(home.plans_folder.glob(f"{words}*.json"))
+        if len(found) != 1:
+            raise PlanError(
+                "The home keeps no plan of that SHA-256." if not found else "Several plans begin so.",
+                fix="`eucaim-fl site status` lists those that wait." if not found else "Name more characters.",
+            )
+        path = found[0]
+    try:
+        if not path.is_file():
+            raise FileNotFoundError(2, "no such file")
+        with path.open("rb") as stream:
+            raw = stream.read(_LONGEST_PLAN)
+        text = canonical_json(json.loads(raw)).decode()  # as `plan show` prints it, people may have it indented
+    except (OSError, ValueError, RecursionError) as problem:
+        raise PlanError(
+            "The plan can't be read.",
+            fix="Name a JSON file, such as plan.json of a run folder.",
+            local_detail=f"{path}: {problem}",
+        ) from None
+    return read_plan(text)
+
+
+def _situation(plan: FederationPlan, home: SiteHome | None) -> Situation:
+    """What is known now: with a home what its records say, without one nothing."""
+    from eucaim_fl.site.policy_decision import Situation
+
+    now = datetime.now(UTC)
+    if home is None:
+        return Situation(site="", now=now, preview=True)
+    from eucaim_fl.sitefile import load_site_file
+
+    known: dict[str, Any] = {}
+    if home.audit_folder.is_dir():
+        from eucaim_fl.site.audit import AuditReader
+
+        audit = AuditReader(home.audit_folder)
+        sent = audit.sent(plan.sha256())
+        known = {
+            "rounds_done": sent.rounds,
+            "bytes_sent": sent.bytes,
+            "bytes_sent_today": audit.sent_today(now),
+            "approval": audit.approval(plan.sha256()),
+        }
+    return Situation(site=load_site_file(home.site_file).name, now=now, preview=True, **known)
+
+
+def _open(decision: Decision) -> dict[str, str]:
+    """What only run time can tell, of the clauses that do not refuse anyway."""
+    from eucaim_fl.site.policy_decision import RUN_TIME
+
+    refused = {clause.key for clause in decision.refused}
+    return {key: what for key, what in RUN_TIME.items() if key not in refused}
+
+
+def _as_json(plan: FederationPlan, policy_sha256: str, decision: Decision) -> dict[str, Any]:
+    from eucaim_fl.plan import explain
+
+    return {
+        "plan": plan.name,
+        "plan_sha256": plan.sha256(),
+        "policy_sha256": policy_sha256,
+        "allowed": decision.allowed,
+        "refused": [clause.key for clause in decision.refused],
+        "waiting": [clause.key for clause in decision.waiting],
+        "clauses": [dataclasses.asdict(clause) for clause in decision.clauses],
+        "open_until_run_time": _open(decision),
+        "asks": explain(plan),
+    }
+
+
+def _print(plan: FederationPlan, decision: Decision) -> None:
+    from eucaim_fl.plan import explain
+
+    _say(f"Plan {plan.name}, SHA-256 {plan.sha256()}\n\nWhat it asks:")
+    for sentence in explain(plan):
+        _say(f"- {sentence}")
+    _say("\nWhat the policy says:")
+    for clause in decision.clauses:
+        word = clause.verdict if clause.verdict == "allows" else clause.verdict.upper()
+        _say(f"  {word:<8} {_line(clause.line)}  {clause.key}: {clause.says}. The plan: {clause.asks}.")
+    _say("\nOpen until run time:")
+    for key, what in _open(decision).items():
+        _say(f"- {key}: {what}")
+    if decision.allowed:
+        _say("\nAllowed.")
+    if decision.refused:
+        _say(f"\nRefused by {_list(decision.refused)}.")
+    if decision.waiting:
+        _say(f"\n{'It would also wait' if decision.refused else 'Waits'} for {_list(decision.waiting)}.")
+
+
+def _say(text: str) -> None:
+    """Print what may hold words from elsewhere: nothing in it steers the terminal."""
+    click.echo("".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text))
+
+
+def _line(line: int | None) -> str:
+    return "not stated" if line is None else f"line {line:>5}"
+
+
+def _list(clauses: tuple[Clause, ...]) -> str:
+    return ", ".join(f"{c.key} ({'not stated' if c.line is None else f'line {c.line}'})" for c in clauses)

@@ -1,0 +1,82 @@
+"""A policy in plain words, key by key: what `policy check` prints and what every clause of a decision says."""
+
+from __future__ import annotations
+
+from eucaim_fl.signing import fingerprint
+from eucaim_fl.site.policy import Policy, Window
+
+__all__ = ["SILENT", "describe"]
+
+SILENT = "the policy names nothing here, so nothing is allowed"
+"""What a missing or empty key means."""
+
+
+def describe(policy: Policy) -> dict[str, str]:
+    """Dotted key → what the policy says there, in the order in which a plan is judged."""
+    sent, patients, privacy = policy.sent_mb, policy.patients, policy.privacy
+    return {
+        "valid_until": _said(policy.valid_until, "nothing is allowed after {} (UTC)"),
+        "datasets": _listed(policy.datasets, "the cohort stands for {}"),
+        "asking": _asking(policy),
+        "purposes": _listed(policy.purposes, "for {} only"),
+        "tasks": _listed(policy.tasks, "{} only"),
+        "networks": "any network" if isinstance(policy.networks, str) else _listed(policy.networks, "only {}"),
+        "sites.at_least": _said(policy.sites.at_least, "a plan names at least {} sites, this one among them"),
+        "patients.training": _said(
+            patients.training, "at least {} patients train; more if the site file asks for more"
+        ),
+        "patients.metric": _said(
+            patients.metric, "at least {} patients behind a figure; more if the site file says so"
+        ),
+        "metrics.names": _listed(policy.metrics.names, "figures that may leave: {}"),
+        "metrics.decimals": _said(policy.metrics.decimals, "figures are rounded to {} decimal places"),
+        "pictures": "pictures may leave if the site file calls the data synthetic or public"
+        if policy.pictures
+        else "no pictures leave",
+        "score_histograms": "score histograms may leave if the site file and metrics.names permit them too"
+        if policy.score_histograms
+        else "no score histograms leave",
+        "rounds": _said(policy.rounds, "a plan has at most {} rounds"),
+        "hours": _hours(policy),
+        "sent_mb.message": _said(sent.message, "a message has at most {:g} million bytes"),
+        "sent_mb.plan": _said(sent.plan, "at most {:g} million bytes leave for a plan"),
+        "sent_mb.day": _said(sent.day, "at most {:g} million bytes leave on a day (UTC)"),
+        "update.largest_norm": _said(policy.update.largest_norm, "an update longer than {:g} (L2 norm) stays here"),
+        "privacy": {
+            None: SILENT,
+            "none": "plans without added noise may run",
+            "dp": f"differential privacy is required, with epsilon at most {privacy.epsilon or 0:g} and delta at most "
+            f"{privacy.delta or 0:g}",
+        }[privacy.mechanism],
+        "approval": "a person here decides on every new plan"
+        if policy.approval == "manual"
+        else "no person is asked, unless one has refused the plan",
+    }
+
+
+def _said(value: object, sentence: str) -> str:
+    return SILENT if value is None else sentence.format(value)
+
+
+def _listed(values: tuple[str, ...], sentence: str) -> str:
+    return sentence.format(", ".join(values)) if values else SILENT
+
+
+def _asking(policy: Policy) -> str:
+    if policy.asking.permits == "not_required":
+        return "no data permit is required"
+    if not policy.asking.bodies:
+        return "a data permit is required, but no body is named whose permits count"
+    bodies = ", ".join(f"{name} (key {fingerprint(key)})" for name, key in sorted(policy.asking.bodies.items()))
+    return f"a data permit is required, signed by {bodies}"
+
+
+def _hours(policy: Policy) -> str:
+    if policy.hours == "any":
+        return "at any time"
+    return f"at these times: {'; '.join(map(_window, policy.hours))}" if policy.hours else SILENT
+
+
+def _window(window: Window) -> str:
+    following = " of the following day" if window.end <= window.start else ""
+    return f"{', '.join(window.days)} {window.start} to {window.end}{following} ({window.zone})"

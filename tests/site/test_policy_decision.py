@@ -1,0 +1,352 @@
+"""Each line of a policy decides on its own thing; refusals name keys; bounds are never looser than the site file's."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eucaim_fl.config import ClassificationConfig
+from eucaim_fl.errors import ApprovalPendingError, OutsideHoursError, PolicyRefusalError
+from eucaim_fl.permits import Permit, issue, sign_plan
+from eucaim_fl.plan import FederationPlan, make_plan
+from eucaim_fl.signing import PrivateKey
+from eucaim_fl.site import policy_decision
+from eucaim_fl.site.gate import default_bounds
+from eucaim_fl.site.policy import LoadedPolicy, MetricName, Policy, Window
+from eucaim_fl.site.policy_decision import RUN_TIME, Clause, Decision, Situation, bounds, decide, is_open
+from eucaim_fl.site.policy_text import describe
+from eucaim_fl.sitefile import ReleaseConfig
+
+NOON = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)  # a Monday
+WORK = Window(days=("mon", "tue"), start="08:00", end="18:00", zone="UTC")
+NIGHT = Window(days=("mon",), start="20:00", end="06:00", zone="Europe/Madrid")
+BODY, HOLDER = PrivateKey.create(), PrivateKey.create()
+ASKING = {"permits": "required", "bodies": {"hdab": BODY.public}}
+DP = {"mechanism": "dp", "epsilon": 3, "delta": 1e-5}
+OPEN: dict[str, Any] = {
+    "schema": "eucaim-fl-policy/1",
+    "valid_until": date(2026, 6, 1),
+    "datasets": ("ds-1",),
+    "asking": {"permits": "not_required"},
+    "purposes": ("scientific_research",),
+    "tasks": ("segmentation", "classification"),
+    "networks": ("unet",),
+    "sites": {"at_least": 2},
+    "patients": {"training": 10, "metric": 5},
+    "metrics": {"names": ("dice", "hd95_mm"), "decimals": 3},
+    "rounds": 2,
+    "hours": "any",
+    "sent_mb": {"message": 1, "plan": 3, "day": 2},
+    "update": {"largest_norm": 10},
+    "privacy": {"mechanism": "none"},
+    "approval": "automatic",
+}
+
+
+def loaded(lines: dict[str, int] | None = None, **changes: Any) -> LoadedPolicy:
+    return LoadedPolicy(Policy.model_validate({**OPEN, **changes}), "0" * 64, lines or {})
+
+
+def situation(**changes: Any) -> Situation:
+    return Situation(**{"site": "a", "now": NOON, **changes})
+
+
+@pytest.fixture
+def plan(recipe) -> FederationPlan:
+    return make_plan(recipe(["a.yaml"]), ("a", "b"))
+
+
+class TestAnOpenPolicy:
+    def test_it_allows_with_a_clause_for_each_thing_in_the_order_of_its_words(self, plan):
+        policy = loaded({"rounds": 7})
+        decision = decide(plan, policy, situation())
+        assert decision.allowed
+        assert [clause.key for clause in decision.clauses] == list(describe(policy.policy))
+        assert {clause.line for clause in decision.clauses} == {None, 7}
+        decision.raise_if_not_allowed()
+
+
+class TestDenyByDefault:
+    @pytest.mark.parametrize("key", sorted(set(OPEN) - {"schema", "approval"}))
+    def test_a_section_that_is_left_out_refuses(self, plan, key):
+        values = {name: value for name, value in OPEN.items() if name != key}
+        decision = decide(plan, LoadedPolicy(Policy.model_validate(values), "", {}), situation())
+        assert decision.refused
+        assert {clause.key.partition(".")[0] for clause in decision.refused} == {key}
+
+    def test_without_a_word_on_approval_a_person_decides(self, plan):
+        values = {name: value for name, value in OPEN.items() if name != "approval"}
+        decision = decide(plan, LoadedPolicy(Policy.model_validate(values), "", {}), situation())
+        assert [clause.key for clause in decision.waiting] == ["approval"]
+
+    def test_a_policy_that_says_nothing_allows_nothing(self, plan):
+        silent = LoadedPolicy(Policy(schema="eucaim-fl-policy/1"), "", {})
+        assert not bounds(silent.policy, ReleaseConfig()).metrics
+        allowed = {c.key for c in decide(plan, silent, situation()).clauses if c.verdict == "allows"}
+        assert allowed == {"pictures", "score_histograms"}  # they stay, so there is nothing to refuse
+
+
+class TestEachLine:
+    @pytest.mark.parametrize(
+        ("changes", "key"),
+        [
+            ({"valid_until": date(2026, 5, 31)}, "valid_until"),
+            ({"purposes": ("education",)}, "purposes"),
+            ({"tasks": ("classification",)}, "tasks"),
+            ({"networks": ("segresnet",)}, "networks"),
+            ({"sites": {"at_least": 3}}, "sites.at_least"),
+            ({"metrics": {"names": ("dice",), "decimals": 3}}, "metrics.names"),
+            ({"rounds": 1}, "rounds"),
+            ({"privacy": {"mechanism": "dp", "epsilon": 3, "delta": 1e-5}}, "privacy"),
+            ({"asking": {"permits": "required"}}, "asking"),
+        ],
+    )
+    def test_what_a_plan_asks_beyond_it_is_refused(self, plan, changes, key):
+        assert [clause.key for clause in decide(plan, loaded(**changes), situation()).refused] == [key]
+
+    def test_any_network_must_be_said(self, plan):
+        assert decide(plan, loaded(networks="any"), situation()).allowed
+
+    def test_a_plan_that_does_not_name_the_site_is_refused(self, plan):
+        assert [c.key for c in decide(plan, loaded(), situation(site="z")).refused] == ["sites.at_least"]
+
+    def test_a_classification_asks_for_other_figures(self, plan):
+        other = plan.model_copy(update={"task": ClassificationConfig(target="malignant", classes=("no", "yes"))})
+        assert [c.key for c in decide(other, loaded(), situation()).refused] == ["metrics.names"]
+        names = ("auc", "balanced_accuracy", "brier", "confusion")
+        assert decide(other, loaded(metrics={"names": names, "decimals": 3}), situation()).allowed
+
+    def test_the_last_day_is_a_whole_day_in_utc(self, plan):
+        last = datetime(2026, 6, 1, 23, 59, tzinfo=UTC)
+        assert decide(plan, loaded(), situation(now=last)).allowed
+        assert decide(plan, loaded(), situation(now=datetime(2026, 6, 2, tzinfo=UTC))).refused
+
+    def test_bytes_of_the_plan_are_used_up_for_good_and_those_of_the_day_until_midnight(self, plan):
+        assert decide(plan, loaded(), situation(bytes_sent=2_999_999, bytes_sent_today=1_999_999)).allowed
+        assert [c.key for c in decide(plan, loaded(), situation(bytes_sent=3_000_000)).refused] == ["sent_mb.plan"]
+        day = decide(plan, loaded(), situation(bytes_sent_today=2_000_000))
+        assert [c.key for c in day.waiting] == ["sent_mb.day"]
+
+    def test_a_round_that_was_answered_may_be_asked_again(self, plan):
+        decision = decide(plan, loaded(), situation(rounds_done=frozenset({1, 2}), bytes_sent=1_000_000))
+        assert decision.allowed
+        assert any("answered 2" in clause.asks for clause in decision.clauses)
+
+
+class TestApproval:
+    @pytest.mark.parametrize(
+        ("policy", "approval", "verdict"),
+        [
+            ("manual", None, "waits"),
+            ("manual", "approved", "allows"),
+            ("manual", "refused", "refuses"),
+            ("automatic", None, "allows"),
+            ("automatic", "approved", "allows"),
+            ("automatic", "refused", "refuses"),
+        ],
+    )
+    def test_what_a_person_said_counts(self, plan, policy, approval, verdict):
+        decision = decide(plan, loaded(approval=policy), situation(approval=approval))
+        assert decision.clauses[-1].verdict == verdict
+
+
+class TestHours:
+    @pytest.mark.parametrize(
+        ("now", "is_it"),
+        [
+            (datetime(2026, 6, 1, 7, 59, tzinfo=UTC), False),
+            (datetime(2026, 6, 1, 8, 0, tzinfo=UTC), True),
+            (datetime(2026, 6, 2, 17, 59, 59, tzinfo=UTC), True),
+            (datetime(2026, 6, 2, 18, 0, tzinfo=UTC), False),
+            (datetime(2026, 6, 3, 12, 0, tzinfo=UTC), False),
+        ],
+    )
+    def test_a_window_by_day_ends_before_its_end(self, now, is_it):
+        assert is_open(WORK, now) is is_it
+
+    @pytest.mark.parametrize(
+        ("now", "is_it"),
+        [
+            (datetime(2026, 6, 1, 17, 59, tzinfo=UTC), False),  # Madrid is two hours ahead in summer
+            (datetime(2026, 6, 1, 18, 0, tzinfo=UTC), True),
+            (datetime(2026, 6, 2, 3, 59, tzinfo=UTC), True),
+            (datetime(2026, 6, 2, 4, 0, tzinfo=UTC), False),
+            (datetime(2026, 6, 2, 18, 0, tzinfo=UTC), False),  # Tuesday's night is not listed
+            (datetime(2026, 6, 1, 3, 0, tzinfo=UTC), False),  # the night that Sunday began
+            (datetime(2026, 1, 5, 18, 59, tzinfo=UTC), False),  # one hour ahead in winter
+            (datetime(2026, 1, 5, 19, 0, tzinfo=UTC), True),
+        ],
+    )
+    def test_a_window_over_midnight_belongs_to_the_day_it_starts_on(self, now, is_it):
+        assert is_open(NIGHT, now) is is_it
+
+    @pytest.mark.parametrize("end", ["24:00", "00:00"])
+    def test_a_whole_day_can_be_said(self, end):
+        day = Window(days=("mon",), start="00:00", end=end, zone="UTC")
+        assert is_open(day, datetime(2026, 6, 1, 0, 0, tzinfo=UTC))
+        assert is_open(day, datetime(2026, 6, 1, 23, 59, tzinfo=UTC))
+        assert not is_open(day, datetime(2026, 6, 2, 0, 0, tzinfo=UTC))
+
+    @given(st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC)))
+    def test_a_night_and_its_day_fill_the_week(self, now):
+        week = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+        night = Window(days=week, start="20:00", end="06:00", zone="Europe/Madrid")
+        day = Window(days=week, start="06:00", end="20:00", zone="Europe/Madrid")
+        assert is_open(night, now) is not is_open(day, now)
+
+    def test_outside_them_a_plan_waits(self, plan):
+        late = situation(now=datetime(2026, 6, 1, 19, 0, tzinfo=UTC))
+        assert [c.key for c in decide(plan, loaded(hours=(WORK,)), late).waiting] == ["hours"]
+        assert decide(plan, loaded(hours=(WORK, NIGHT)), late).allowed
+
+
+class TestPermits:
+    @pytest.fixture
+    def permitted(self, recipe) -> FederationPlan:
+        permit = Permit(
+            id="p-1",
+            issuer="hdab",
+            holder="uni",
+            holder_key=HOLDER.public,
+            purposes=("scientific_research",),
+            datasets=("ds-1",),
+            valid_from=datetime(2026, 1, 1, tzinfo=UTC),
+            valid_until=datetime(2027, 1, 1, tzinfo=UTC),
+        )
+        return make_plan(recipe(["a.yaml"]), ("a", "b"), issue(permit, BODY))
+
+    def test_one_that_covers_the_plan_allows(self, permitted):
+        signed = situation(holder_signature=sign_plan(permitted, HOLDER))
+        assert decide(permitted, loaded(asking=ASKING), signed).allowed
+
+    def test_a_plan_that_its_holder_did_not_sign_is_refused_with_the_reason(self, permitted):
+        decision = decide(permitted, loaded(asking=ASKING), situation())
+        (clause,) = decision.refused
+        assert clause.reasons == ("The permit's holder has not signed this plan.",)
+        with pytest.raises(PolicyRefusalError, match=r"asking\. The permit's holder has not signed"):
+            decision.raise_if_not_allowed()
+
+    def test_before_it_is_asked_the_signature_is_left_open(self, permitted):
+        assert decide(permitted, loaded(asking=ASKING), situation(preview=True)).allowed
+        for wrong in ({"datasets": ("ds-2",)}, {"asking": {"permits": "required"}}):
+            values = {"asking": ASKING, **wrong}
+            assert [c.key for c in decide(permitted, loaded(**values), situation(preview=True)).refused] == ["asking"]
+
+    def test_one_that_is_no_permit_is_refused_before_it_is_asked_too(self, permitted):
+        bad = permitted.model_copy(update={"permit": {"schema": "x"}})
+        assert decide(bad, loaded(asking=ASKING), situation(preview=True)).refused
+
+    def test_another_plans_use_counts(self, permitted):
+        used = situation(holder_signature=sign_plan(permitted, HOLDER), permit_plans=frozenset({"1" * 64}))
+        assert decide(permitted, loaded(asking=ASKING), used).refused
+
+
+class TestPrivacy:
+    @pytest.mark.parametrize(("promised", "allowed"), [((3.0, 1e-5), True), ((3.1, 1e-5), False), ((1.0, 2e-5), False)])
+    def test_a_mechanism_is_held_against_the_ceilings(self, plan, monkeypatch, promised, allowed):
+        monkeypatch.setitem(policy_decision._PROMISES, "none", lambda _: promised)
+        assert decide(plan, loaded(privacy=DP), situation()).allowed is allowed
+        assert decide(plan, loaded(), situation()).allowed
+
+    def test_a_mechanism_that_this_version_does_not_know_promises_nothing(self, plan, monkeypatch):
+        monkeypatch.delitem(policy_decision._PROMISES, "none")
+        assert [c.key for c in decide(plan, loaded(privacy=DP), situation()).refused] == ["privacy"]
+
+    def test_a_plan_without_noise_is_told_what_is_required(self, plan):
+        (clause,) = decide(plan, loaded(privacy=DP), situation()).refused
+        assert "no differential privacy" in clause.asks
+        assert "differential privacy is required" in clause.says
+
+
+class TestRaising:
+    def clause(self, key: str, verdict: Any) -> Clause:
+        return Clause(key, 1, verdict, "secret asked", "secret said")
+
+    def test_refusals_win_over_hours_and_hours_over_approval(self):
+        no, later, person = (
+            self.clause("rounds", "refuses"),
+            self.clause("hours", "waits"),
+            self.clause("approval", "waits"),
+        )
+        also = self.clause("networks", "refuses")
+        with pytest.raises(PolicyRefusalError, match=r"refuses the plan: rounds, networks\. Ask the site") as caught:
+            Decision((no, also, later, person)).raise_if_not_allowed()
+        assert "secret" not in str(caught.value)
+        with pytest.raises(OutsideHoursError, match=r"at another time: hours\.$"):
+            Decision((person, later)).raise_if_not_allowed()
+        with pytest.raises(OutsideHoursError, match=r"sent_mb\.day"):
+            Decision((self.clause("sent_mb.day", "waits"), person)).raise_if_not_allowed()
+        with pytest.raises(ApprovalPendingError, match="A person at the site has to decide first"):
+            Decision((person,)).raise_if_not_allowed()
+
+    def test_values_of_the_policy_are_never_told(self, plan):
+        changes = {"rounds": 1, "networks": ("segresnet",), "sites": {"at_least": 77}, "purposes": ("education",)}
+        with pytest.raises(PolicyRefusalError, match=r"purposes, networks, sites\.at_least, rounds") as caught:
+            decide(plan, loaded(**changes), situation()).raise_if_not_allowed()
+        assert not any(word in str(caught.value) for word in ("segresnet", "77", "education"))
+
+
+class TestOpenUntilRunTime:
+    def test_its_keys_are_keys_of_clauses(self, plan):
+        assert set(RUN_TIME) <= {clause.key for clause in decide(plan, loaded(), situation()).clauses}
+
+
+_NAMES = ["dice", "hd95_mm", "auc", "balanced_accuracy", "brier", "confusion", "scores"]
+_MAYBE = st.none() | st.integers(1, 50)
+_POLICIES = st.builds(
+    lambda people, names, switches, limits: Policy.model_validate(
+        {
+            "schema": "eucaim-fl-policy/1",
+            "patients": {"training": people[0], "metric": people[1]},
+            "metrics": {"names": names, "decimals": limits[0] and limits[0] % 7},
+            "pictures": switches[0],
+            "score_histograms": switches[1],
+            "update": {"largest_norm": limits[1]},
+            "sent_mb": {"message": limits[2], "plan": limits[3], "day": limits[4]},
+        }
+    ),
+    st.tuples(_MAYBE, _MAYBE),
+    st.lists(st.sampled_from(_NAMES), unique=True).map(tuple[MetricName, ...]),
+    st.tuples(st.booleans(), st.booleans()),
+    st.tuples(_MAYBE, _MAYBE, _MAYBE, _MAYBE, _MAYBE),
+)
+_RELEASES = st.builds(
+    ReleaseConfig,
+    data_is=st.sampled_from(["confidential", "public", "synthetic"]),
+    minimum_patients=st.integers(1, 50),
+    minimum_metric_patients=st.integers(1, 50),
+    score_histograms=st.booleans(),
+)
+
+
+class TestBounds:
+    @given(_POLICIES, _RELEASES, st.integers(0, 60_000_000), st.integers(0, 60_000_000))
+    def test_they_are_never_looser_than_policy_or_site_file(self, policy, release, sent, today):
+        got, alone = bounds(policy, release), default_bounds(release)
+        assert got.minimum_patients >= max(alone.minimum_patients, policy.patients.training or 0)
+        assert got.minimum_metric_patients >= max(alone.minimum_metric_patients, policy.patients.metric or 0)
+        assert got.largest_norm <= min(alone.largest_norm, policy.update.largest_norm or 0)
+        assert got.largest_bytes <= min(alone.largest_bytes, (policy.sent_mb.message or 0) * 10**6)
+        assert got.metrics == frozenset(policy.metrics.names)
+        assert got.digits == (policy.metrics.decimals or 0)
+        assert got.pictures == (alone.pictures and policy.pictures)
+        assert got.score_histograms <= (alone.score_histograms and policy.score_histograms)
+        now = bounds(policy, release, situation(bytes_sent=sent, bytes_sent_today=today))
+        assert 0 <= now.largest_bytes <= got.largest_bytes
+        assert now.largest_bytes <= max(0, (policy.sent_mb.plan or 0) * 10**6 - sent)
+        assert now.largest_bytes <= max(0, (policy.sent_mb.day or 0) * 10**6 - today)
+
+    def test_histograms_need_three_to_agree(self):
+        release = ReleaseConfig(score_histograms=True)
+        names = ("auc", "scores")
+        both = loaded(score_histograms=True, metrics={"names": names, "decimals": 3}).policy
+        assert bounds(both, release).score_histograms
+        assert not bounds(both, ReleaseConfig()).score_histograms
+        assert not bounds(loaded(score_histograms=True).policy, release).score_histograms
+
+    def test_a_message_in_million_bytes(self):
+        assert bounds(loaded().policy, ReleaseConfig()).largest_bytes == 1_000_000

@@ -1,0 +1,49 @@
+"""A policy in words that people who don't program can check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from eucaim_fl.signing import PrivateKey, fingerprint
+from eucaim_fl.site.policy import Policy
+from eucaim_fl.site.policy_text import SILENT, describe
+
+
+def says(**values: Any) -> dict[str, str]:
+    return describe(Policy.model_validate({"schema": "eucaim-fl-policy/1", **values}))
+
+
+class TestDescribe:
+    def test_silence_is_named(self):
+        silent = {key for key, words in says().items() if words == SILENT}
+        assert {"valid_until", "purposes", "networks", "rounds", "hours", "sent_mb.plan", "privacy"} <= silent
+
+    @pytest.mark.parametrize(
+        ("values", "key", "words"),
+        [
+            ({"networks": "any"}, "networks", "any network"),
+            ({"networks": ["unet"]}, "networks", "only unet"),
+            ({"sent_mb": {"message": 0.5}}, "sent_mb.message", "0.5 million bytes"),
+            ({"pictures": True}, "pictures", "may leave if the site file"),
+            ({"approval": "automatic"}, "approval", "no person is asked"),
+            ({"asking": {"permits": "not_required"}}, "asking", "no data permit"),
+            (
+                {"privacy": {"mechanism": "dp", "epsilon": 3, "delta": 1e-5}},
+                "privacy",
+                "epsilon at most 3 and delta at",
+            ),
+            ({"hours": "any"}, "hours", "at any time"),
+        ],
+    )
+    def test_each_line_has_a_sentence(self, values, key, words):
+        assert words in says(**values)[key]
+
+    def test_a_night_is_told_with_its_following_day(self):
+        window = {"days": ["mon", "fri"], "start": "20:00", "end": "06:00", "zone": "UTC"}
+        assert "mon, fri 20:00 to 06:00 of the following day (UTC)" in says(hours=[window])["hours"]
+
+    def test_bodies_are_told_with_what_is_compared_over_the_telephone(self):
+        key = PrivateKey.create().public
+        assert fingerprint(key) in says(asking={"bodies": {"hdab": key}})["asking"]
