@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import hydra
 import yaml
@@ -17,14 +17,17 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
-from eucaim_fl.config import ExperimentConfig, parse
-from eucaim_fl.errors import RecipeError
+from eucaim_fl.config import ExperimentConfig, FederationConfig, parse
+from eucaim_fl.errors import PermitError, RecipeError
+from eucaim_fl.federation.home import known_homes
 from eucaim_fl.models.arguments import check_input_size, check_model
+from eucaim_fl.permits import read_permit, sign_plan
 from eucaim_fl.plan import FederationPlan, make_plan
 from eucaim_fl.registry import suggestion
 from eucaim_fl.resources import configs_folder, experiment_files, site_file
+from eucaim_fl.signing import PrivateKey, load_document
 from eucaim_fl.sitefile import load_site_file
 from eucaim_fl.strategies.aggregation import check_rule
 from eucaim_fl.strategies.server_optimizer import check_optimizer
@@ -41,25 +44,24 @@ class Recipe:
     config: ExperimentConfig
     plan: FederationPlan
     site_files: Mapping[str, Path]
+    holder_signature: str = ""
 
 
 def resolve(config: ExperimentConfig) -> Recipe:
     """The plan of a configuration, checked as far as it can be without data.
 
-    Raises RecipeError (unknown network, wrong argument, impossible rule), SiteFileError (a site file that is missing
-    or wrong).
+    With the engine `superlink`, the recipe's site files are not looked at: the sites are those that the federation has
+    admitted (or `federation.sites` of them), whose own files lie with them.
+    Raises RecipeError (unknown network, wrong argument, impossible rule, too few sites), SiteFileError (a site file
+    that is missing or wrong), PermitError or KeyFileError (the permit or its holder's key can't be used).
     """
-    files = {}
-    for entry in config.sites:
-        path = site_file(entry)
-        name = load_site_file(path).name
-        if name in files:
-            raise RecipeError(f"Two site files bear the name '{name}'.")
-        files[name] = path
+    files = {} if config.federation.engine == "superlink" else _own_site_files(config)
+    names = tuple(files) or _admitted(config.federation)
     arguments = check_model(config.model, config.task)
     complete = config.model.model_copy(update={"args": arguments.model_dump(mode="json")})
     config = config.model_copy(update={"model": complete})
-    plan = make_plan(config, tuple(files))
+    permit = None if config.permit.file is None else _permit(config.permit.file)
+    plan = make_plan(config, names, permit)
     size = plan.training.patch_voxels or plan.data.size_voxels[: plan.task.spatial_dims]
     if None in size:
         raise RecipeError(
@@ -69,7 +71,41 @@ def resolve(config: ExperimentConfig) -> Recipe:
     check_input_size(plan.model, plan.task, tuple(int(n) for n in size if n is not None))
     check_rule(plan.method.rule, plan.participation.quorum)
     check_optimizer(plan.method.server_optimizer)
-    return Recipe(config, plan, dict(sorted(files.items())))
+    holder = "" if config.permit.holder_key is None else sign_plan(plan, PrivateKey.load(config.permit.holder_key))
+    return Recipe(config, plan, dict(sorted(files.items())), holder)
+
+
+def _permit(path: Path) -> Mapping[str, JsonValue]:
+    """A signed permit as it goes into the plan. Raises PermitError if it is malformed or altered."""
+    document = load_document(path, "permit", PermitError)
+    read_permit(document)
+    return cast(Mapping[str, JsonValue], document)
+
+
+def _own_site_files(config: ExperimentConfig) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for entry in config.sites:
+        path = site_file(entry)
+        name = load_site_file(path).name
+        if name in files:
+            raise RecipeError(f"Two site files bear the name '{name}'.")
+        files[name] = path
+    return files
+
+
+def _admitted(federation: FederationConfig) -> tuple[str, ...]:
+    """Names of the sites that are to be asked. Raises RecipeError for one that is not admitted, or too few."""
+    folder = Path(str(federation.home)) / "sites"
+    known = {path.stem for path in folder.glob("*.json")}
+    asked = known if federation.sites is None else set(federation.sites)
+    for name in sorted(asked - known):
+        raise RecipeError(f"The federation has admitted no site called '{name}'.", fix=suggestion(name, known))
+    if len(asked) < federation.quorum:
+        raise RecipeError(
+            f"federation.quorum is {federation.quorum}, but {len(asked)} sites are admitted.",
+            fix="Invite and admit more sites, or lower the quorum.",
+        )
+    return tuple(sorted(asked))
 
 
 def compose(overrides: Sequence[str], config_name: str = "train") -> ExperimentConfig:
@@ -90,6 +126,7 @@ def sweep(overrides: Sequence[str], job: Callable[[ExperimentConfig], object], c
     Raises RecipeError for anything unknown, and what `job` raises.
     """
     _register_experiments()
+    _register_federations()
     own = Path("configs").absolute()
     extra = [f"hydra.searchpath=[file://{own}]"] if own.is_dir() and own != configs_folder() else []
 
@@ -158,6 +195,14 @@ def _register_experiments() -> None:
         store.store(group="experiment", name=name, node=node, package="_global_")
 
 
+def _register_federations() -> None:
+    """The federations of this machine are choices of the group `federation`, beside `local` and `ray`."""
+    store = ConfigStore.instance()
+    for name, home in known_homes().items():
+        values = FederationConfig(engine="superlink", home=home.folder).model_dump(mode="json")
+        store.store(group="federation", name=name, node=values)
+
+
 def _first_line(problem: BaseException) -> str:
     return str(problem).strip().splitlines()[0].rstrip(".") + "."
 
@@ -172,6 +217,8 @@ def _unknown_choice(problem: MissingConfigException) -> RecipeError:
     known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     if group == "experiment":
         known |= set(experiment_files())
+    if group == "federation":
+        known |= set(known_homes())
     what = "recipe" if group == "experiment" else group
     return RecipeError(f"There is no {what} called '{choice}'.", fix=suggestion(choice, known))
 

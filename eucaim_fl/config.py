@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     Field,
@@ -18,6 +18,7 @@ from pydantic import (
 from eucaim_fl.parsing import SITE_NAME, Config, parse
 
 __all__ = [
+    "PURPOSES",
     "SITE_NAME",
     "AugmentationConfig",
     "ClassificationConfig",
@@ -30,7 +31,9 @@ __all__ = [
     "MethodConfig",
     "ModelConfig",
     "ObjectiveConfig",
+    "PermitFiles",
     "PrivacyConfig",
+    "Purpose",
     "RuleConfig",
     "SegmentationConfig",
     "SeriesRule",
@@ -283,21 +286,52 @@ class PrivacyConfig(Config):
     mechanism: Literal["none"] = "none"
 
 
+Purpose = Literal[
+    "public_health", "policy_making", "statistics", "education", "scientific_research", "personalised_care"
+]
+"""What data may be used for: the purposes of Art. 53(1) of the EHDS regulation (EU 2025/327), (a) to (f)."""
+PURPOSES: tuple[str, ...] = get_args(Purpose)
+
+
+class PermitFiles(Config):
+    """Who asks: the data permit that an access body issued, and the key of its holder, which signs the plan.
+
+    file: the permit (JSON); None asks without one. holder_key: the holder's private key, a file of mode 0600.
+    """
+
+    file: Path | None = None
+    holder_key: Path | None = None
+
+
 class FederationConfig(Config):
     """Where the sites are, and when a round counts.
 
-    engine: `local` drives worker processes on this machine; `ray` Flower's simulation engine.
+    engine: `local` drives worker processes on this machine; `ray` Flower's simulation engine; `superlink` reaches
+    hospitals through the federation that `eucaim-fl federation init` made in the folder `home`.
+    sites: with `superlink`, the names of the admitted sites to ask; None asks all of them.
+    largest_norm_ratio: a site is left out of a round if its update is longer (L2) than this many times the median's.
+    link_wait_s: with `superlink`, how long the run waits for servers that do not answer before it stops, resumable.
     quorum: least number of sites whose valid replies make a round.
     round_deadline_s: a site that has not answered by then is left out of the round.
     quorum_wait_s: how long a round below quorum keeps asking the missing sites before the run ends.
     workers: processes at a time (local engine); None takes one a core, at most one a site.
     """
 
-    engine: Literal["local", "ray"] = "local"
+    engine: Literal["local", "ray", "superlink"] = "local"
+    home: Path | None = None
+    sites: tuple[Name, ...] | None = None
     quorum: PositiveInt = 1
     round_deadline_s: PositiveFloat = 3600.0
     quorum_wait_s: NonNegativeFloat = 60.0
     workers: Annotated[int, Field(ge=1, le=512)] | None = None
+    largest_norm_ratio: Annotated[float, Field(gt=1)] = 20.0
+    link_wait_s: NonNegativeFloat = 60.0
+
+    @model_validator(mode="after")
+    def _has_a_home(self) -> Self:
+        if (self.engine == "superlink") != (self.home is not None):
+            raise ValueError("federation.home and engine superlink belong together")
+        return self
 
 
 class TrackingConfig(Config):
@@ -315,6 +349,8 @@ class ExperimentConfig(Config):
     name: Name
     title: str = Field(default="", max_length=200)
     seed: NonNegativeInt = 0
+    purpose: Purpose = "scientific_research"
+    permit: PermitFiles = PermitFiles()
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 10
     sites: tuple[str, ...] = Field(min_length=1)
     prepare: Literal["demo"] | None = None
@@ -332,6 +368,6 @@ class ExperimentConfig(Config):
     def _consistent(self) -> Self:
         if len(set(self.sites)) != len(self.sites):
             raise ValueError("sites: a site is named twice")
-        if self.federation.quorum > len(self.sites):
+        if self.federation.engine != "superlink" and self.federation.quorum > len(self.sites):
             raise ValueError(f"federation.quorum is {self.federation.quorum}, but there are {len(self.sites)} sites")
         return self

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from eucaim_fl import __version__
 from eucaim_fl.config import (
@@ -22,6 +23,7 @@ from eucaim_fl.config import (
     MethodConfig,
     ModelConfig,
     PrivacyConfig,
+    Purpose,
     SeriesRule,
     TaskConfig,
     TrainingConfig,
@@ -29,30 +31,46 @@ from eucaim_fl.config import (
 )
 from eucaim_fl.errors import PlanError
 
-__all__ = ["SCHEMA_VERSION", "FederationPlan", "ParticipationRules", "explain", "make_plan", "read_plan"]
+__all__ = [
+    "LARGEST_MODEL_BYTES",
+    "SCHEMA_VERSION",
+    "FederationPlan",
+    "ParticipationRules",
+    "explain",
+    "make_plan",
+    "read_plan",
+]
 
 SCHEMA_VERSION = 1
 LARGEST_GRID_VOXELS = 2**27
 """Of one image on the plan's grid, all channels: half a gigabyte as float32, which a site keeps in its cache for every
 case."""
 LARGEST_BATCH_VOXELS = 2**29
+LARGEST_MODEL_BYTES = 4 * 2**30
+"""Of all arrays of a model together, as it travels."""
 _LARGEST_PLAN_BYTES = 256 * 1024
 
 
 class ParticipationRules(Config):
-    """When a round counts; see `FederationConfig`."""
+    """When a round counts, and whose update; see `FederationConfig`."""
 
     quorum: PositiveInt
     round_deadline_s: PositiveFloat
     quorum_wait_s: NonNegativeFloat
+    largest_norm_ratio: Annotated[float, Field(gt=1)]
 
 
 class FederationPlan(Config):
-    """Everything that decides a run's result, apart from the cohorts."""
+    """Everything that decides a run's result, apart from the cohorts; and by what right it is asked for.
+
+    permit: the data permit as its issuer signed it (see `eucaim_fl.permits`); None asks without one.
+    """
 
     schema_version: Literal[1] = 1
     software: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
     name: Annotated[str, Field(pattern=SITE_NAME)]
+    purpose: Purpose
+    permit: dict[str, JsonValue] | None
     seed: NonNegativeInt
     rounds: Annotated[int, Field(ge=1, le=10_000)]
     sites: tuple[Annotated[str, Field(pattern=SITE_NAME)], ...] = Field(min_length=1, max_length=10_000)
@@ -114,15 +132,20 @@ def _compatible() -> str:
     return ".".join(__version__.split(".")[:2])
 
 
-def make_plan(config: ExperimentConfig, site_names: tuple[str, ...]) -> FederationPlan:
+def make_plan(
+    config: ExperimentConfig, site_names: tuple[str, ...], permit: Mapping[str, JsonValue] | None = None
+) -> FederationPlan:
     """The plan of a recipe over named sites (put in canonical order).
 
+    permit: the signed document, where one is needed.
     Raises RecipeError if values contradict each other.
     """
     federation = config.federation
     values: dict[str, Any] = {
         "software": _compatible(),
         "name": config.name,
+        "purpose": config.purpose,
+        "permit": None if permit is None else dict(permit),
         "seed": config.seed,
         "rounds": config.rounds,
         "sites": tuple(sorted(site_names)),
@@ -130,6 +153,7 @@ def make_plan(config: ExperimentConfig, site_names: tuple[str, ...]) -> Federati
             "quorum": federation.quorum,
             "round_deadline_s": federation.round_deadline_s,
             "quorum_wait_s": federation.quorum_wait_s,
+            "largest_norm_ratio": federation.largest_norm_ratio,
         },
     }
     for part in ("task", "model", "data", "training", "method", "privacy"):
@@ -248,6 +272,8 @@ def explain(plan: FederationPlan) -> list[str]:
     return [
         f"Purpose: {goal} with a {task.spatial_dims}-D {plan.model.name}, over {len(plan.sites)} sites "
         f"({', '.join(plan.sites)}).",
+        f"By what right: asked for {plan.purpose.replace('_', ' ')} (Art. 53 EHDS), "
+        f"{'without' if plan.permit is None else 'with'} a data permit.",
         f"Data: the site reads its own cohort{f' of {plan.data.modality} series' if plan.data.modality else ''}, "
         "takes only patients whom its consent table and its rules on identifiers allow, "
         f"keeps {share.validation:.0%} of its patients for validation and {share.test:.0%} for the final test, "

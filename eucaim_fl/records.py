@@ -44,7 +44,7 @@ class Participation:
     status: took_part; or why not: `error` (it said so), `lost` (its process ended), `deadline` (no answer in
     time), `rejected` (its reply did not fit the plan), `absent` (not connected).
     seconds: that the site worked, by its own clock; for one that failed, that it was waited for.
-    code: error code, e.g. EFL302. reason: text that is safe outside the hospital.
+    code: error code, e.g. EFL302. reason: text that is safe outside the hospital. update_norm: L2, of the whole update.
     """
 
     site: str
@@ -55,6 +55,7 @@ class Participation:
     seconds: float = 0.0
     bytes_up: int = 0
     bytes_down: int = 0
+    update_norm: float = 0.0
 
 
 @dataclass(frozen=True)
