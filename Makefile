@@ -33,6 +33,9 @@ lint: $(STAMP)  ## Run the linters and the type checker.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint --config docker/hadolint.yaml docker/*.Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	$(BIN)/compose-lint --config docker/compose-lint.yaml --strict-config --fail-on low docker/compose.yaml
 
 clean:  ## Remove the environment and caches; data and runs stay.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
