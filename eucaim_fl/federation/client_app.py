@@ -5,6 +5,7 @@ The site file's path comes from the node's own configuration (`site-file`), neve
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -50,8 +51,17 @@ def _site_file(context: Context) -> Path:
 
 
 @lru_cache(maxsize=256)
-def _node(site_file: Path, plan_json: str) -> SiteNode:
+def _node(site_file: Path, plan_json: str, _state: tuple[str, ...]) -> SiteNode:
     return SiteNode(site_file, read_plan(plan_json))
+
+
+def _state(site_file: Path) -> tuple[str, ...]:
+    """Digests of what the hospital wrote: a change opens the cohort anew."""
+    policy = load_site_file(site_file).policy_path(site_file)
+    return tuple(
+        hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in filter(None, (site_file, policy))
+    )
 
 
 def _safely(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -81,7 +91,7 @@ app = ClientApp(mods=[_safely])
 
 
 def _answered(message: Message, node: SiteNode, answer: Answer) -> Message:
-    reasons = refusals(answer, node.plan, node.specs() if answer.update else (), node.release)
+    reasons = refusals(answer, node.plan, node.specs() if answer.update else (), node.bounds)
     if reasons:
         raise GateError(f"The site's gate stopped the reply: {'; '.join(reasons)}.")
     return Message(reply_content(answer.report, answer.update, answer.pictures), reply_to=message)
@@ -89,7 +99,8 @@ def _answered(message: Message, node: SiteNode, answer: Answer) -> Message:
 
 def _asked(message: Message, context: Context) -> tuple[SiteNode, Instruction]:
     instruction = read_instruction(message.content)
-    return _node(_site_file(context), instruction.plan_json), instruction
+    site_file = _site_file(context)
+    return _node(site_file, instruction.plan_json, _state(site_file)), instruction
 
 
 @app.query()

@@ -19,13 +19,15 @@ from flwr.serverapp import Grid
 from eucaim_fl.arrays import ArrayFile, Arrays, arrays_sha256
 from eucaim_fl.errors import InterruptedRunError, NotFiniteError, QuorumError, ReplyError
 from eucaim_fl.federation.exchange import Question, ask
-from eucaim_fl.federation.messages import read_report, to_record
+from eucaim_fl.federation.messages import Reply, read_report, to_record
 from eucaim_fl.federation.progress import Listener
 from eucaim_fl.federation.result import best_round
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec, Participation, RoundRecord, SiteMetrics
+from eucaim_fl.site.gate import update_norm
 from eucaim_fl.site.report import SiteReport
 from eucaim_fl.strategies.aggregation import aggregate
+from eucaim_fl.strategies.outliers import outlying
 from eucaim_fl.strategies.server_optimizer import apply
 from eucaim_fl.tracking.journal import Journal, JournalState
 from eucaim_fl.validation.pooling import pool
@@ -33,6 +35,8 @@ from eucaim_fl.validation.pooling import pool
 __all__ = ["Coordinator"]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
+_LATER = {"EFL311", "EFL312"}
+"""Refusals for now: the site's IT has to approve first, or the hour is wrong. Such a site is asked again each round."""
 
 
 @dataclass
@@ -44,6 +48,7 @@ class _Round:
     reports: dict[str, SiteReport] = field(default_factory=dict)
     updates: dict[str, ArrayFile] = field(default_factory=dict)
     states: dict[str, Participation] = field(default_factory=dict)
+    excluded: set[str] = field(default_factory=set)
     attempts: int = 0
 
 
@@ -64,6 +69,7 @@ class Coordinator:
         self._nodes: dict[str, int] = {}
         self._announced: dict[str, SiteReport] = {}
         self._refused: dict[int, Participation] = {}
+        self._norms: list[float] = []
         self._writer = ThreadPoolExecutor(1)
         self._written: Future[RoundRecord] | None = None
 
@@ -81,6 +87,7 @@ class Coordinator:
         if state.round <= self._plan.rounds:
             self._gather()
         records = list(state.records)
+        self._norms = [p.update_norm for r in records for p in r.participation if p.site in r.aggregated_from]
         weights, optimizer, digest = state.weights, state.optimizer, arrays_sha256(state.weights)
         trainable = {spec.name for spec in self._specs if spec.trainable}
         try:
@@ -99,6 +106,7 @@ class Coordinator:
                     aggregation_seconds=round(time.monotonic() - combining, 3),
                 )
                 self._settle()
+                self._norms += [p.update_norm for p in record.participation if p.site in record.aggregated_from]
                 better_now = self._is_better(record, records)
                 records.append(record)
                 self._written = self._writer.submit(self._write, record, weights, optimizer, better_now)
@@ -190,6 +198,7 @@ class Coordinator:
                 self._take_spooled(current, arriving)
                 self._tell("round_started", current.number, len(self._nodes))
             self._collect(current, weights, arriving)
+            self._set_aside_outliers(current)
             have = len(current.reports)
             if have >= rules.quorum:
                 return
@@ -208,7 +217,8 @@ class Coordinator:
             self._specs if current.kind == "round" else (),
             weights,
         )
-        targets = {s: self._nodes[s] for s in self._plan.sites if s in self._nodes and s not in current.reports}
+        done = {*current.reports, *current.excluded}
+        targets = {s: self._nodes[s] for s in self._plan.sites if s in self._nodes and s not in done}
         announced = {site: (report.patients, report.cohort_sha256) for site, report in self._announced.items()}
         for answered in ask(self._grid, question, targets, announced, self._look_up):
             site, reply = answered.target, answered.reply
@@ -222,6 +232,21 @@ class Coordinator:
                 current.reports[site] = reply.report
             del reply
             self._tell("site_answered", current.number, answered.participation)
+
+    def _set_aside_outliers(self, current: _Round) -> None:
+        """Exclude updates that are too long to be believed; their sites are not asked again in this round."""
+        ratio = self._plan.participation.largest_norm_ratio
+        norms = {site: current.states[site].update_norm for site in current.updates}
+        for site in sorted(outlying(norms, ratio, self._norms)):
+            del current.reports[site], current.updates[site]
+            current.excluded.add(site)
+            current.states[site] = replace(
+                current.states[site],
+                status="rejected",
+                code="EFL302",
+                reason=f"The update is more than {ratio:g} times as long (L2 norm) as the others'.",
+            )
+            self._tell("site_answered", current.number, current.states[site])
 
     def _take_spooled(self, current: _Round, arriving: str) -> None:
         """Use replies that came in before the coordinator was killed."""
@@ -240,7 +265,12 @@ class Coordinator:
                 current.reports[site], current.updates[site] = report, file
                 size = file.path.stat().st_size
                 current.states[site] = Participation(
-                    site, "took_part", patients=report.patients, seconds=report.seconds, bytes_up=size
+                    site,
+                    "took_part",
+                    patients=report.patients,
+                    seconds=report.seconds,
+                    bytes_up=size,
+                    update_norm=update_norm({name: file.read(name) for name in file.names}),
                 )
 
     def _participation(self, current: _Round) -> tuple[Participation, ...]:
@@ -273,17 +303,22 @@ class Coordinator:
 
     def _discover(self, *, again: bool) -> None:
         """Say hello to nodes that are not known yet; `again`: also to those that refused before."""
-        lasting = {node for node, p in self._refused.items() if p.status not in ("lost", "deadline")}
+        lasting = {n for n, p in self._refused.items() if p.status not in ("lost", "deadline") and p.code not in _LATER}
         known = set(self._nodes.values()) | (set() if again else lasting)
         if len(self._nodes) == len(self._plan.sites):
             return
-        targets = {f"node-{node}": node for node in self._grid.get_node_ids() if node not in known}
+        connected = list(self._grid.get_node_ids())
         names: Mapping[int, str] = getattr(self._grid, "names", {})
+        asked = {node for node in connected if names.get(node, self._plan.sites[0]) in self._plan.sites}
+        targets = {f"node-{node}": node for node in connected if node in asked and node not in known}
         question = Question("hello", 0, self._plan)
         for answered in ask(self._grid, question, targets, {}, self._look_up):
             node = targets[answered.target]
             site = answered.claims or names.get(node, "")
-            if answered.reply is None:
+            wrong = self._wrong_hello(site, names.get(node, ""), answered.reply)
+            if wrong:
+                self._refused[node] = Participation(names.get(node, site), "rejected", "EFL302", wrong)
+            elif answered.reply is None:
                 self._refused[node] = replace(answered.participation, site=site)
             elif self._changed(site, answered.reply.report):
                 self._refused[node] = Participation(
@@ -295,6 +330,16 @@ class Coordinator:
                 report = answered.reply.report
                 self._journal.keep_site(site, report.patients, report.quarantined, report.cohort_sha256)
                 self._tell("site_ready", site, report.patients, report.quarantined)
+
+    def _wrong_hello(self, site: str, admitted_as: str, reply: Reply | None) -> str:
+        """Why a greeting can't be believed, where the grid knows whose node it is; empty if it can."""
+        limits: Mapping[str, int | None] = getattr(self._grid, "largest_patients", {})
+        if admitted_as and site != admitted_as:
+            return "The reply bears another site's name."
+        limit = limits.get(site)
+        if reply is not None and limit is not None and reply.report.patients > limit:
+            return "The site announces more patients than it was admitted with."
+        return ""
 
     def _changed(self, site: str, report: SiteReport) -> bool:
         """Whether a site's cohort is another one than when this run began; its splits could then mix."""

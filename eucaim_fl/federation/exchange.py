@@ -12,10 +12,11 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
 from eucaim_fl.errors import ReplyError
-from eucaim_fl.federation.local_grid import DEADLINE, LOST
+from eucaim_fl.federation.local_grid import DEADLINE, LOST, SEAL
 from eucaim_fl.federation.messages import Refusal, Reply, instruction_content, read_reply
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec, Participation
+from eucaim_fl.site.gate import update_norm
 from eucaim_fl.site.report import SiteReport, allowed_metrics
 from eucaim_fl.validation.pooling import check_metrics
 
@@ -125,10 +126,10 @@ def _judge(target: str, question: Question, announced: Mapping[str, tuple[int, s
         code = message.error.code
         if code == DEADLINE:
             return Answered(target, Participation(target, "deadline", "EFL303", "The site did not answer in time."))
+        if code == SEAL:
+            return Answered(target, Participation(target, "rejected", "EFL306", message.error.reason or ""))
         reason = (
-            "The site's process ended before it answered."
-            if code == LOST
-            else f"The federation reported error {code} for this site."
+            (message.error.reason or "") if code == LOST else f"The federation reported error {code} for this site."
         )
         return Answered(target, Participation(target, "lost", "EFL303", reason))
     try:
@@ -138,7 +139,13 @@ def _judge(target: str, question: Question, announced: Mapping[str, tuple[int, s
         _check(target, question, announced, reply)
     except ReplyError as problem:
         return Answered(target, Participation(target, "rejected", problem.code, problem.message))
-    took_part = Participation(target, "took_part", patients=reply.report.patients, bytes_up=reply.bytes)
+    took_part = Participation(
+        target,
+        "took_part",
+        patients=reply.report.patients,
+        bytes_up=reply.bytes,
+        update_norm=update_norm(reply.update),
+    )
     return Answered(target, took_part, reply, reply.report.site)
 
 

@@ -1,4 +1,4 @@
-"""Where the two apps meet: worker processes of this machine, or Flower's simulation engine on Ray."""
+"""Where the two apps meet: worker processes of this machine, Flower's simulation engine on Ray, or hospitals."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from eucaim_fl.config import FederationConfig
 from eucaim_fl.errors import ConfigError
 from eucaim_fl.federation import server_app
 from eucaim_fl.federation.local_grid import CLIENT_APP, LocalGrid
+from eucaim_fl.federation.progress import listeners
 from eucaim_fl.sitefile import DATA_VARIABLE, data_root
 
 __all__ = ["launch"]
@@ -24,12 +25,16 @@ __all__ = ["launch"]
 def launch(
     folder: Path, federation: FederationConfig, site_files: Mapping[str, Path], client_app: str = CLIENT_APP
 ) -> None:
-    """Run the plan of a run folder over sites on this machine, from where its journal stands.
+    """Run the plan of a run folder over its sites, from where its journal stands.
 
     site_files: by name, in canonical order. client_app: `module:attribute` of the ClientApp that sites run.
-    Raises what the ServerApp raises; ConfigError if Ray is asked for and not installed.
+    Raises what the ServerApp raises; ConfigError if Ray is asked for and not installed, LinkError if the federation's
+    servers do not answer.
     """
     logging.getLogger("flwr").setLevel(logging.ERROR)
+    if federation.engine == "superlink":
+        _in_hospitals(folder, federation)
+        return
     ordered = dict(sorted(site_files.items()))
     if federation.engine == "ray":
         _on_ray(folder, list(ordered.values()))
@@ -43,6 +48,32 @@ def launch(
         server_app.app(grid, context)
     finally:
         grid.close()
+
+
+def _in_hospitals(folder: Path, federation: FederationConfig) -> None:
+    """Through a SuperLink; this process is the server app of the run that it starts there."""
+    from eucaim_fl.federation.home import FederationHome
+    from eucaim_fl.federation.superlink_grid import SuperlinkGrid
+
+    for noisy in ("httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    told = json.loads((folder / "launch.json").read_text(encoding="utf-8"))
+
+    def tell(text: str) -> None:
+        for listener in listeners():
+            listener.line(text)
+
+    home = FederationHome(Path(str(federation.home)))
+    grid = SuperlinkGrid(home, str(told.get("holder_signature", "")), federation.link_wait_s, tell)
+    completed = False
+    try:
+        context = Context(
+            run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={"run-folder": str(folder)}
+        )
+        server_app.app(grid, context)
+        completed = True
+    finally:
+        grid.close(completed=completed)
 
 
 def _on_ray(folder: Path, files: list[Path]) -> None:

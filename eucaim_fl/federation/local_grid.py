@@ -19,18 +19,18 @@ from pathlib import Path
 
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from eucaim_fl.federation import wire
+from eucaim_fl.federation.flower_private import Run, TaskIdentity
 from eucaim_fl.federation.processes import context, start_process
 from eucaim_fl.federation.worker import serve
 
-__all__ = ["CLIENT_APP", "DEADLINE", "LOST", "LocalGrid"]
+__all__ = ["CLIENT_APP", "DEADLINE", "LOST", "SEAL", "LocalGrid"]
 
 CLIENT_APP = "eucaim_fl.federation.client_app:app"
-LOST, DEADLINE = 9001, 9002
-"""Codes of the errors with which this grid answers for a process that ended, or was ended for its silence."""
+LOST, DEADLINE, SEAL = 9001, 9002, 9003
+"""Codes of the errors with which a grid answers for a process that ended, for one that was ended for its silence, and
+in the place of a reply that does not come from whom it should."""
 _RUN_ID = 1
 _log = logging.getLogger("eucaim_fl.federation")
 

@@ -29,6 +29,9 @@ class Listener:
     def waiting_for_quorum(self, number: int, have: int, need: int) -> None:
         """A round is below quorum and asks the missing sites again."""
 
+    def line(self, text: str) -> None:
+        """What becomes of the line to the federation's servers."""
+
     def round_done(self, record: RoundRecord) -> None:
         """A round is complete and in the journal."""
 

@@ -37,9 +37,12 @@ __all__ = ["create_run", "execute", "find_run", "read_recipe"]
 _TRACKING_PATIENCE_S = 180.0
 
 
-def create_run(config: ExperimentConfig, plan: FederationPlan, site_files: Mapping[str, Path]) -> Path:
+def create_run(
+    config: ExperimentConfig, plan: FederationPlan, site_files: Mapping[str, Path], holder_signature: str = ""
+) -> Path:
     """Make the folder of a new run, with its plan and recipe, and return its absolute path.
 
+    holder_signature: of the permit's holder over the plan.
     Raises JournalError if it can't be written; nothing is left behind then.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -59,9 +62,10 @@ def create_run(config: ExperimentConfig, plan: FederationPlan, site_files: Mappi
         ) from None
     try:
         recipe = {**config.model_dump(mode="json"), "runs_dir": str(runs)}
-        recipe["sites"] = [str(path) for path in site_files.values()]
+        recipe["sites"] = [str(path) for path in site_files.values()] or list(config.sites)
         write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False).encode())
-        write_json(folder / "launch.json", {"data_root": str(data_root().absolute())})
+        told = {"data_root": str(data_root().absolute()), "holder_signature": holder_signature}
+        write_json(folder / "launch.json", told)
         write_atomically(folder / "plan.json", plan.canonical_json().encode())
     except JournalError:
         for path in folder.iterdir():

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, RecordDict
-from flwr.app.message import make_message
+
+from eucaim_fl.federation.flower_private import make_message
 
 __all__ = ["Pipe", "receive", "send"]
 

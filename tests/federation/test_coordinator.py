@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message
 
-from eucaim_fl.errors import InterruptedRunError, JournalError, QuorumError
+from eucaim_fl.errors import InterruptedRunError, JournalError, LinkError, QuorumError
 from eucaim_fl.federation.coordinator import Coordinator
-from eucaim_fl.federation.local_grid import LOST
+from eucaim_fl.federation.local_grid import LOST, SEAL
 from eucaim_fl.federation.messages import refusal_content, reply_content
 from eucaim_fl.federation.progress import Listener
 from eucaim_fl.tracking.journal import Journal
@@ -270,6 +270,194 @@ class TestFaultySites:
         Coordinator(grid, plan, journal, fakes.SPECS).run(state)
         trained = [site for site, kind in asked if kind == "train"]
         assert sorted(trained) in (["a", "b"], ["b", "z"])
+
+
+def scaled(plan, fakes, site, factor, rounds="123"):
+    """An honest federation in which one site's update is so many times as long, in some rounds."""
+    plain, loud = fakes.honest(plan), fakes.honest(plan, {site: factor * (ord(site) - 96.0)})
+    return lambda name, message: (loud if message.metadata.group_id in rounds else plain)(name, message)
+
+
+def participation(record):
+    return {p.site: p for p in record.participation}
+
+
+class TestOutliers:
+    def test_an_update_a_thousand_times_as_long_is_left_out_by_name(self, fakes, make_federation):
+        plan, journal, state = make_federation("abc", rounds=2)
+        _, end = run(fakes, plan, journal, state, scaled(plan, fakes, "b", 1000.0, "1"))
+        first, second, _ = end.records
+        found = participation(first)["b"]
+        assert (found.status, found.code) == ("rejected", "EFL302")
+        assert "more than 20 times as long" in found.reason
+        assert found.update_norm == pytest.approx(2000.0 * 3**0.5)
+        assert first.aggregated_from == ("a", "c")
+        assert "b" not in first.metrics
+        assert participation(second)["b"].status == "took_part"
+        assert end.weights["w"].tolist() == [4.0] * 3  # mean of 1 and 3, then of 1, 2 and 3
+
+    def test_its_site_is_not_asked_again_in_the_round(self, fakes, make_federation):
+        rules = {"quorum": 3, "quorum_wait_s": 0.5}
+        plan, journal, state = make_federation("abc", rounds=1, federation=rules)
+        inner, asked = scaled(plan, fakes, "b", 1000.0), []
+
+        def handler(site, message):
+            if message.metadata.message_type == "train":
+                asked.append(site)
+            return inner(site, message)
+
+        with pytest.raises(QuorumError, match=r"has 2 of the 3 sites.*b: rejected EFL302"):
+            run(fakes, plan, journal, state, handler)
+        assert sorted(asked) == ["a", "b", "c"]
+
+    def test_two_sites_are_measured_against_earlier_rounds_after_a_restart_too(self, fakes, make_federation):
+        plan, journal, state = make_federation("ab", rounds=3)
+        handler, stops = scaled(plan, fakes, "b", 1000.0, "3"), []
+
+        class Stop(Listener):
+            def round_done(self, record):
+                stops.append(record.round)
+
+        grid = fakes.Grid(plan.sites, handler)
+        with pytest.raises(InterruptedRunError, match="stopped"):
+            Coordinator(grid, plan, journal, fakes.SPECS, [Stop()], lambda: 1 in stops).run(state)
+        _, end = run(fakes, plan, Journal(journal.folder), journal.load(), handler)
+        assert [r.aggregated_from for r in end.records] == [("a", "b"), ("a", "b"), ("a",), ()]
+
+    def test_the_ratio_is_the_plans(self, fakes, make_federation):
+        plan, journal, state = make_federation("abc", rounds=1, federation={"largest_norm_ratio": 2000.0})
+        _, end = run(fakes, plan, journal, state, scaled(plan, fakes, "b", 1000.0))
+        assert end.records[0].aggregated_from == ("a", "b", "c")
+
+    def test_one_that_was_spooled_before_a_crash_is_left_out_as_well(self, fakes, make_federation):
+        plan, journal, state = make_federation("abc", rounds=1, federation={"quorum": 3, "quorum_wait_s": 0.0})
+        inner = scaled(plan, fakes, "b", 1000.0)
+
+        def without_c(site, message):
+            away = site == "c" and message.metadata.message_type == "train"
+            return lost(message, None) if away else inner(site, message)
+
+        with pytest.raises(QuorumError, match="Round 1"):
+            run(fakes, plan, journal, state, without_c)
+        with pytest.raises(QuorumError, match="b: rejected EFL302"):
+            run(fakes, plan, Journal(journal.folder), journal.load(), inner)
+
+
+class TestWhoIsThere:
+    """Where the grid knows whose node is whose, and how many patients each may have."""
+
+    def hello(self, fakes, make_federation, change, **limits):
+        plan, journal, state = make_federation("abc", rounds=1)
+        inner = fakes.honest(plan)
+
+        def handler(site, message):
+            reply = inner(site, message)
+            return change(message, reply) if site == "b" and message.metadata.message_type == "query" else reply
+
+        grid = fakes.Grid(plan.sites, handler)
+        grid.largest_patients = {"a": 100, "b": 100, "c": None, **limits}
+        Coordinator(grid, plan, journal, fakes.SPECS).run(state)
+        (first, *_) = journal.load().records
+        return first
+
+    def test_a_million_patients_are_not_believed(self, fakes, make_federation):
+        first = self.hello(fakes, make_federation, more_patients)
+        found = participation(first)["b"]
+        assert (found.status, found.code) == ("rejected", "EFL302")
+        assert "more patients than it was admitted with" in found.reason
+        assert first.aggregated_from == ("a", "c")
+
+    def test_as_many_as_were_agreed_are(self, fakes, make_federation):
+        first = self.hello(fakes, make_federation, lambda message, reply: reply, b=10)
+        assert first.aggregated_from == ("a", "b", "c")
+        first = self.hello(fakes, lambda *a, **k: make_federation(*a, folder="two", **k), lambda m, r: r, b=9)
+        assert first.aggregated_from == ("a", "c")
+
+    @pytest.mark.parametrize("name", ["a", "c", "z"])
+    def test_another_sites_name_is_not_believed_and_that_site_takes_part(self, fakes, make_federation, name):
+        first = self.hello(fakes, make_federation, rewritten('"site":"b"', f'"site":"{name}"'))
+        found = participation(first)["b"]
+        assert (found.status, found.code) == ("rejected", "EFL302")
+        assert "another site's name" in found.reason
+        assert first.aggregated_from == ("a", "c")
+
+    def test_a_refusal_in_another_sites_name_does_not_become_that_sites(self, fakes, make_federation):
+        def as_a(message, reply):
+            return Message(refusal_content("EFL310", "The site's policy refuses the plan.", "a"), reply_to=message)
+
+        found = participation(self.hello(fakes, make_federation, as_a))
+        assert (found["a"].status, found["b"].status) == ("took_part", "rejected")
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("code", ["EFL311", "EFL312"])
+    def test_a_site_that_says_not_yet_is_asked_again_in_the_next_round(self, fakes, make_federation, code):
+        seen = self.rounds(fakes, make_federation, code, times=2)
+        assert seen == [("error", code), ("took_part", ""), ("took_part", ""), ("took_part", "")]
+
+    def test_a_site_that_says_no_is_not(self, fakes, make_federation):
+        seen = self.rounds(fakes, make_federation, "EFL310", times=1)
+        assert seen == [("error", "EFL310")] * 4
+
+    def rounds(self, fakes, make_federation, code, times):
+        """What became of b in each round, when it refuses the first greetings."""
+        plan, journal, state = make_federation("ab", rounds=3)
+        inner, hellos = fakes.honest(plan), []
+
+        def handler(site, message):
+            if site == "b" and message.metadata.message_type == "query":
+                hellos.append(1)
+                if len(hellos) <= times:
+                    return Message(refusal_content(code, "Not now.", "b"), reply_to=message)
+            return inner(site, message)
+
+        _, end = run(fakes, plan, journal, state, handler)
+        return [(found.status, found.code) for found in (participation(record)["b"] for record in end.records)]
+
+    def test_a_round_that_is_refused_for_now_is_asked_for_again(self, fakes, make_federation):
+        plan, journal, state = make_federation("ab", rounds=3)
+
+        def closed(message, reply):
+            return Message(refusal_content("EFL312", "The site's policy allows it at another time."), reply_to=message)
+
+        _, end = run(fakes, plan, journal, state, spoiled(plan, fakes, closed))
+        assert [participation(record)["b"].code for record in end.records] == ["", "EFL312", "", ""]
+
+
+class TestTheLine:
+    @pytest.mark.parametrize("where", ["get_node_ids", "push_messages", "pull_messages"])
+    def test_one_that_fails_for_good_ends_the_run_resumable(self, fakes, make_federation, where):
+        plan, journal, state = make_federation("ab", rounds=3)
+        grid = fakes.Grid(plan.sites, fakes.honest(plan))
+        real, done = getattr(grid, where), []
+
+        class Ear(Listener):
+            def round_done(self, record):
+                done.append(record.round)
+
+        def failing(*args):
+            if done or where == "get_node_ids":
+                raise LinkError("The SuperLink has not answered for 60 s.", fix="Resume the run.")
+            return real(*args)
+
+        setattr(grid, where, failing)
+        with pytest.raises(LinkError, match="has not answered"):
+            Coordinator(grid, plan, journal, fakes.SPECS, [Ear()]).run(state)
+        kept = journal.load()
+        assert kept.round >= len(done)
+        _, end = run(fakes, plan, Journal(journal.folder), kept, fakes.honest(plan))
+        assert end.weights["w"].tolist() == [4.5] * 3  # as if nothing had happened: three rounds of the mean of 1 and 2
+
+    def test_a_reply_that_its_site_did_not_seal_is_rejected_by_name(self, fakes, make_federation):
+        plan, journal, state = make_federation("abc", rounds=2)
+
+        def unsealed(message, reply):
+            return Message(Error(SEAL, "The reply was changed on its way."), reply_to=message)
+
+        _, end = run(fakes, plan, journal, state, spoiled(plan, fakes, unsealed))
+        found = participation(end.records[1])["b"]
+        assert (found.status, found.code, found.reason) == ("rejected", "EFL306", "The reply was changed on its way.")
+        assert end.records[1].aggregated_from == ("a", "c")
 
 
 class TestQuorum:
