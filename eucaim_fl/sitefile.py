@@ -124,7 +124,11 @@ class ReleaseConfig(Config):
 
 
 class SiteFile(Config):
-    """One hospital. See `sites/README.md` for every key in plain words."""
+    """One hospital. See `sites/README.md` for every key in plain words.
+
+    policy: the hospital's contract, beside this file unless it is absolute; without one, only `release` limits what
+    leaves, which is enough on a researcher's own machine and not in a federation.
+    """
 
     name: Annotated[str, Field(pattern=SITE_NAME)]
     title: str = Field(default="", max_length=120)
@@ -134,6 +138,11 @@ class SiteFile(Config):
     cache: CacheConfig = CacheConfig()
     compute: ComputeConfig = ComputeConfig()
     release: ReleaseConfig = ReleaseConfig()
+    policy: _Place | None = None
+
+    def policy_path(self, site_file: Path) -> Path | None:
+        """Where the policy lies, given the site file's own place; None without one."""
+        return None if self.policy is None else (site_file.parent / self.policy).absolute()
 
     def cohort_folder(self) -> Path:
         """The cohort's folder as an absolute path."""

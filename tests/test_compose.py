@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime, timedelta
+
 import pytest
 import yaml
 
 from eucaim_fl.compose import compose, resolve, sweep
-from eucaim_fl.errors import RecipeError, SiteFileError
+from eucaim_fl.errors import KeyFileError, PermitError, RecipeError, SiteFileError
+from eucaim_fl.federation.home import Settings, create
+from eucaim_fl.permits import Permit, issue
+from eucaim_fl.signing import PrivateKey, new_node_key, verify
+
+NOW = datetime.now(UTC)
 
 
 class TestCompose:
@@ -91,3 +99,92 @@ class TestResolve:
     def test_a_site_file_that_is_missing_is_an_error(self, recipe, tmp_path):
         with pytest.raises(SiteFileError, match="does not exist"):
             resolve(recipe([tmp_path / "none.yaml"]))
+
+
+class TestPermits:
+    """A recipe names files; the plan carries the permit itself, and beside it goes the holder's signature."""
+
+    @pytest.fixture
+    def files(self, tmp_path):
+        holder, now = PrivateKey.create(), datetime.now(UTC)
+        values = {
+            "id": "P-1",
+            "issuer": "hdab",
+            "holder": "university",
+            "holder_key": holder.public,
+            "purposes": ("scientific_research",),
+            "datasets": ("ds-1",),
+            "valid_from": now,
+            "valid_until": now + timedelta(days=1),
+        }
+        (tmp_path / "permit.json").write_text(json.dumps(issue(Permit.model_validate(values), PrivateKey.create())))
+        holder.save(tmp_path / "holder.pem")
+        return {"file": tmp_path / "permit.json", "holder_key": tmp_path / "holder.pem"}
+
+    def test_it_goes_into_the_plan_which_its_holder_signs(self, hospital, recipe, files):
+        resolved = resolve(recipe([hospital("a")], permit=files))
+        assert resolved.plan.permit == json.loads(files["file"].read_text())
+        public = PrivateKey.load(files["holder_key"]).public
+        assert verify(public, "plan", resolved.plan.sha256(), resolved.holder_signature)
+        assert str(files["file"]) not in resolved.plan.canonical_json()
+
+    def test_without_one_nothing_is_signed(self, hospital, recipe):
+        resolved = resolve(recipe([hospital("a")]))
+        assert (resolved.plan.permit, resolved.holder_signature) == (None, "")
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda path: path.unlink(), "can't be read"),
+            (lambda path: path.write_text("{"), "no JSON"),
+            (lambda path: path.write_text("{}"), "not a signed permit"),
+            (lambda path: path.write_text(path.read_text().replace("P-1", "P-2")), "altered"),
+        ],
+    )
+    def test_one_that_can_not_be_used_is_an_error(self, hospital, recipe, files, change, said):
+        change(files["file"])
+        with pytest.raises(PermitError, match=said):
+            resolve(recipe([hospital("a")], permit=files))
+
+    def test_so_is_a_key_that_can_not(self, hospital, recipe, files, tmp_path):
+        new_node_key(tmp_path / "node.pem")
+        site = hospital("a")
+        for path, said in (("none.pem", "can't be read"), ("node.pem", "holds no Ed25519 key")):
+            with pytest.raises(KeyFileError, match=said):
+                resolve(recipe([site], permit={**files, "holder_key": tmp_path / path}))
+
+
+class TestHospitals:
+    """With the engine `superlink` the sites are those that the federation has admitted."""
+
+    @pytest.fixture
+    def federation(self, tmp_path):
+        (tmp_path / "home" / "sites").mkdir(parents=True)
+        for name in "cab":
+            (tmp_path / "home" / "sites" / f"{name}.json").write_text("{}")
+        return {"engine": "superlink", "home": tmp_path / "home", "workers": None}
+
+    def test_all_of_them_are_asked_and_no_site_file_is_read(self, recipe, federation):
+        resolved = resolve(recipe(["none.yaml"], federation=federation))
+        assert resolved.plan.sites == ("a", "b", "c")
+        assert not resolved.site_files
+
+    def test_some_of_them_may_be_named(self, recipe, federation):
+        resolved = resolve(recipe(["none.yaml"], federation={**federation, "sites": ["c", "a"]}))
+        assert resolved.plan.sites == ("a", "c")
+
+    def test_one_that_is_not_admitted_is_an_error(self, recipe, federation):
+        with pytest.raises(RecipeError, match="no site called 'd'"):
+            resolve(recipe(["none.yaml"], federation={**federation, "sites": ["a", "d"]}))
+
+    def test_so_is_a_quorum_of_more_than_there_are(self, recipe, federation):
+        with pytest.raises(RecipeError, match="quorum is 4, but 3 sites are admitted"):
+            resolve(recipe(["none.yaml"], federation={**federation, "quorum": 4}))
+
+    def test_the_choice_of_a_federation_is_its_name(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("EUCAIM_FL_FEDERATIONS", str(tmp_path / "federations"))
+        folder = create(Settings(name="liver", host="localhost", port=443, made_at=NOW), NOW).folder
+        config = compose(["experiment=demo", "federation=liver"])
+        assert (config.federation.engine, config.federation.home) == ("superlink", folder)
+        with pytest.raises(RecipeError, match="no federation called 'livver'"):
+            compose(["experiment=demo", "federation=livver"])

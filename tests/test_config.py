@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from eucaim_fl.config import ExperimentConfig, SplitConfig, parse
+from eucaim_fl.config import PURPOSES, ExperimentConfig, SplitConfig, parse
 from eucaim_fl.errors import PlanError, RecipeError
 
 GOOD: dict[str, Any] = {
@@ -124,3 +124,25 @@ class TestFrozen:
             assert validation + test > 0.9
         else:
             assert 1 - split.validation - split.test >= 0.1 - 1e-9
+
+
+class TestFederation:
+    def test_hospitals_and_a_home_belong_together(self) -> None:
+        for values in ({"engine": "superlink"}, {"engine": "local", "home": "federations/liver"}):
+            with pytest.raises(RecipeError, match="belong together"):
+                parse(ExperimentConfig, {**GOOD, "federation": values}, "The recipe")
+
+    def test_how_many_hospitals_there_are_is_not_the_recipe_s_to_say(self) -> None:
+        values = {"engine": "superlink", "home": "federations/liver", "quorum": 7}
+        assert parse(ExperimentConfig, {**GOOD, "federation": values}, "The recipe").federation.quorum == 7
+
+    @pytest.mark.parametrize("ratio", [1.0, 0.0, -20.0, float("nan"), float("inf")])
+    def test_a_ratio_that_leaves_out_the_median_is_refused(self, ratio: float) -> None:
+        with pytest.raises(RecipeError, match="largest_norm_ratio"):
+            parse(ExperimentConfig, {**GOOD, "federation": {"largest_norm_ratio": ratio}}, "The recipe")
+
+    def test_the_purposes_are_those_of_the_regulation(self) -> None:
+        assert len(PURPOSES) == 6
+        assert parse(ExperimentConfig, GOOD, "The recipe").purpose == "scientific_research"
+        with pytest.raises(RecipeError, match="purpose"):
+            parse(ExperimentConfig, {**GOOD, "purpose": "marketing"}, "The recipe")

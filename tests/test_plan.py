@@ -22,7 +22,7 @@ RECIPE: dict[str, Any] = {
     "model": {"name": "unet"},
     "training": {"local_steps": 3},
 }
-GOLDEN = "add8d2a43810391c8daca314c456248882edf6128656ad298575e71ec95b322a"
+GOLDEN = "eaac8fc718c2300b2f9aac0c5a631094e63f5aca7757c067137fbac441528900"
 
 
 def plan_of(**changes: Any) -> FederationPlan:
@@ -57,6 +57,8 @@ def put(place: tuple[Any, ...], value: object) -> dict[str, Any]:
 
 OTHER_TEXT: dict[tuple[Any, ...], object] = {
     ("name",): "other",
+    ("purpose",): "education",
+    ("permit",): {"schema": "eucaim-fl-permit/1"},
     ("sites", 0): "0",
     ("sites", 1): "c",
     ("task", "labels", 0): "liver",

@@ -100,6 +100,20 @@ class TestFolders:
         assert self.site().cohort_folder() == tmp_path / "data" / "here"
 
 
+class TestPolicy:
+    def test_it_lies_beside_the_site_file(self, written: Callable[[str], Path], tmp_path: Path) -> None:
+        path = written(MINIMAL + "policy: policy.yaml\n")
+        assert load_site_file(path).policy_path(path) == tmp_path / "policy.yaml"
+
+    def test_an_absolute_place_is_taken_as_it_is(self, written: Callable[[str], Path]) -> None:
+        path = written(MINIMAL + "policy: /srv/policy.yaml\n")
+        assert load_site_file(path).policy_path(path) == Path("/srv/policy.yaml")
+
+    def test_without_a_word_there_is_none(self, written: Callable[[str], Path]) -> None:
+        path = written(MINIMAL)
+        assert load_site_file(path).policy_path(path) is None
+
+
 class TestPlaces:
     @pytest.mark.parametrize("key", ["cohort", "consent", "cache", "links"])
     @pytest.mark.parametrize("value", ["a\\0b", "a" * 256, "a/" * 2000])

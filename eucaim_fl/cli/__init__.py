@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import traceback
 
 import click
 
 from eucaim_fl import __version__
+from eucaim_fl.cli.lazy import LazyGroup
 from eucaim_fl.errors import EucaimError, InterruptedRunError
 
 __all__ = ["cli", "main"]
@@ -17,30 +17,19 @@ _COMMANDS = {
     "train": "Train one model over the sites of a recipe.",
     "compare": "Compare local, pooled and federated training.",
     "plan": "Show what sites will be asked to do and to send.",
-    "site": "For hospital IT: check, import, index; sends nothing.",
+    "federation": "For the coordinator: set up, invite, admit, start.",
+    "site": "For hospital IT: check, connect, approve, see what left.",
+    "permit": "Issue, show and verify data permits.",
     "prepare": "Write cohorts: the demo hospitals, or real data sets.",
     "runs": "List the runs of a folder.",
 }
 
 
-class _Lazy(click.Group):
-    """Commands are imported when they are called: help and errors come at once."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"eucaim_fl.cli.{cmd_name}").command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
-
-
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    table={name: (f"eucaim_fl.cli.{name}", says) for name, says in _COMMANDS.items()},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="eucaim-fl")
 def cli() -> None:
     """Federated learning on cancer images that stay in their hospitals.

@@ -48,6 +48,9 @@ class LineListener(Listener):
         if participation.status != "took_part":
             self._say(_trouble(number, participation))
 
+    def line(self, text: str) -> None:
+        self._say(text)
+
     def waiting_for_quorum(self, number: int, have: int, need: int) -> None:
         self._say(f"round {number}: {have} of the {need} sites needed; asking the others again")
 

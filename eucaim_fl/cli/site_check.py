@@ -1,4 +1,4 @@
-"""`eucaim-fl site check`: who of a cohort can be used, who can't and why, and what to do."""
+"""`eucaim-fl site check`: who of a cohort can be used and what is amiss with the site, why, and what to do."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from eucaim_fl.cli.home_option import home_option
+from eucaim_fl.site.home import SiteHome
+
 if TYPE_CHECKING:
     from eucaim_fl.site.check_report import CheckReport, Section
+    from eucaim_fl.site.network import SetupFinding
 
 __all__ = ["command", "print_report", "steps"]
 
@@ -26,22 +32,75 @@ _COLOURS = {"blocks": "bold red", "warns": "yellow", "informs": "blue"}
 _LINE_EVERY_S = 10.0
 
 
-@click.command("check", short_help="Say which patients can be used, and why others can't.")
-@click.argument("site_file", type=click.Path(path_type=Path))
+@click.command("check", short_help="Say which patients can be used, and what is amiss with the line.")
+@click.argument("site_file", type=click.Path(path_type=Path), required=False)
+@home_option("the cohort alone is checked")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON without any patient's name.")
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write a page with pictures too, for local eyes.")
 @click.option("--no-pixels", is_flag=True, help="Headers and tables only; quick, but finds less.")
+@click.option("--no-cohort", is_flag=True, help="With --home: line, keys and machine only; takes seconds.")
 @click.pass_context
-def command(ctx: click.Context, site_file: Path, as_json: bool, page: Path | None, no_pixels: bool) -> int:
-    """Check a cohort as a run would meet it, and say what to do. Sends nothing.
+def command(
+    ctx: click.Context,
+    /,
+    site_file: Path | None,
+    home: Path | None,
+    as_json: bool,
+    no_cohort: bool,
+    **options: Any,
+) -> None:
+    """Check a cohort as a run would meet it, and say what to do. Sends nothing of it.
 
-    Exit 0: the cohort can be used. Exit 2: it can't, or the site file is wrong.
+    With --home, the site's home is checked first: keys, policy, disk, memory, and the line to the coordinator, by one
+    TLS handshake and an empty request. SITE_FILE is then the home's own, unless another is named.
+
+    Exit 0: the site can take part. Exit 2: it can't, or the site file is wrong.
 
     \b
     Examples:
       eucaim-fl site check sites/a.yaml
       eucaim-fl site check sites/a.yaml --html check.html
+      eucaim-fl site check --home /srv/eucaim-fl
     """
+    if site_file is not None and ctx.get_parameter_source("home") is ParameterSource.ENVIRONMENT:
+        home = None  # a variable that is set for the service must not make a check of another file connect
+    if site_file is None and home is None:
+        raise click.UsageError("Name a site file, or the site's home with --home.")
+    if no_cohort and (home is None or options["page"] is not None):
+        raise click.UsageError("--no-cohort goes with --home, and without --html.")
+    found = () if home is None else _check_home(home, as_json)
+    value: dict[str, Any] = {"home": [_as_json(one) for one in found]} if home is not None else {}
+    good = all(one.severity != "blocks" for one in found)
+    unusable = site_file is None and any(one.code in ("home.site_file", "home.cohort") for one in found)
+    if not no_cohort and not unusable:
+        file = site_file if site_file is not None else SiteHome(home or Path()).site_file
+        report = _check_cohort(file, as_json, **options)
+        good = good and report[0]
+        value.update(report[1])
+    if as_json:
+        click.echo(json.dumps(value, indent=2, sort_keys=True))
+    elif home is not None:
+        blocking = sum(one.severity == "blocks" for one in found)
+        many = "1 thing blocks" if blocking == 1 else f"{blocking} things block"
+        click.echo(f"\nLine, home and machine: {many if blocking else 'nothing blocks'}.")
+    ctx.exit(0 if good else 2)
+
+
+def _check_home(folder: Path, as_json: bool) -> tuple[SetupFinding, ...]:
+    from eucaim_fl.site.machine import check_home
+
+    found = check_home(SiteHome(folder).require(), lambda: datetime.now(UTC))
+    if not as_json:
+        Console().print(_setup(found))
+    return found
+
+
+def _as_json(finding: SetupFinding) -> dict[str, str]:
+    return {"code": finding.code, "severity": finding.severity, "text": finding.text, "advice": finding.advice}
+
+
+def _check_cohort(site_file: Path, as_json: bool, page: Path | None, no_pixels: bool) -> tuple[bool, dict[str, Any]]:
+    """Whether the cohort can be used, and the report as JSON."""
     from eucaim_fl.site.check_report import render_html, to_json, write_page
     from eucaim_fl.site.preflight import check
     from eucaim_fl.sitefile import load_site_file
@@ -51,13 +110,23 @@ def command(ctx: click.Context, site_file: Path, as_json: bool, page: Path | Non
         report = check(site, pixels=not no_pixels, tell=tell)
     if page is not None:
         write_page(render_html(report), page, site.cohort_folder())
-    if as_json:
-        click.echo(json.dumps(to_json(report), indent=2, sort_keys=True))
-    else:
+    if not as_json:
         print_report(Console(), report)
         if page is not None:
             click.echo(f"\nReport: {page.absolute().as_uri()} (for local eyes only)")
-    ctx.exit(0 if report.can_train else 2)
+    return report.can_train, to_json(report)
+
+
+def _setup(found: tuple[SetupFinding, ...]) -> Table:
+    from eucaim_fl.site.check_report import printable, severity_word
+
+    table = _table("Line, home and machine", ("", 0), ("what was found", 3), ("what to do", 2))
+    table.columns[0].justify = "left"
+    for one in found:
+        mark = Text(severity_word(one.severity), style=_COLOURS[one.severity])
+        detail = f"\n{printable(one.detail)}" if one.detail else ""
+        table.add_row(mark, Text.assemble(one.text, (f" {one.code}", "dim"), (detail, "dim")), Text(one.advice))
+    return table
 
 
 @contextmanager

@@ -36,6 +36,7 @@ def command(overrides: tuple[str, ...], as_json: bool) -> None:
       eucaim-fl train experiment=demo
       eucaim-fl train experiment=demo method=fedprox rounds=20
       eucaim-fl train --multirun experiment=demo seed=0,1,2
+      eucaim-fl train experiment=demo federation=NAME
       eucaim-fl train resume=RUN
     """
     console = Console(stderr=as_json)
@@ -58,8 +59,9 @@ def train_recipe(config: ExperimentConfig, console: Console, as_json: bool) -> d
     from eucaim_fl.federation.run import create_run
 
     recipe = resolve(config)
-    ensure_prepared(config, console)
-    folder = create_run(config, recipe.plan, recipe.site_files)
+    if recipe.site_files:
+        ensure_prepared(config, console)
+    folder = create_run(config, recipe.plan, recipe.site_files, recipe.holder_signature)
     return _run_folder(folder, config, dict(recipe.site_files), console, as_json)
 
 
@@ -67,7 +69,7 @@ def run_quietly(recipe: Recipe, console: Console) -> Path:
     """Run a resolved recipe with progress but without tables; returns the run folder."""
     from eucaim_fl.federation.run import create_run
 
-    folder = create_run(recipe.config, recipe.plan, recipe.site_files)
+    folder = create_run(recipe.config, recipe.plan, recipe.site_files, recipe.holder_signature)
     _execute(folder, recipe.config, dict(recipe.site_files), console)
     return folder
 
@@ -91,7 +93,9 @@ def _resume(name: str, others: list[str], console: Console, as_json: bool) -> No
             raise RecipeError("federation.workers must be a positive whole number.")
         federation = config.federation.model_copy(update={"workers": int(given["federation.workers"])})
         config = config.model_copy(update={"federation": federation})
-    files = {load_site_file(Path(path)).name: Path(path) for path in config.sites}
+    files = {}
+    if config.federation.engine != "superlink":
+        files = {load_site_file(Path(path)).name: Path(path) for path in config.sites}
     _run_folder(folder, config, files, console, as_json)
 
 

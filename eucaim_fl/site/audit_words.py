@@ -31,6 +31,7 @@ _HAPPENED = {
     "refused": "a person of the site refused the plan",
     "sent": "an answer left the site",
     "withheld": "an answer was withheld",
+    "ignored": "messages were ignored: the coordinator had not signed them for this site",
     "exported": "the log was exported",
 }
 _VERDICTS = {"allow": "allowed", "refuse": "refused", "wait": "waits"}

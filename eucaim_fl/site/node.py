@@ -26,10 +26,13 @@ from eucaim_fl.models.networks import array_specs, build, get_arrays, set_arrays
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import ArraySpec, SiteMetrics, SplitName
 from eucaim_fl.seeding import derive_seed
-from eucaim_fl.site.disclosure import without_few
+from eucaim_fl.site.disclosure import only_listed, rounded, without_few
+from eucaim_fl.site.gate import GateBounds, default_bounds
 from eucaim_fl.site.lineage import Lineage, Use
+from eucaim_fl.site.policy import load_policy
+from eucaim_fl.site.policy_decision import bounds
 from eucaim_fl.site.report import MetricsRecord, SiteReport
-from eucaim_fl.sitefile import ReleaseConfig, SiteFile, load_site_file
+from eucaim_fl.sitefile import SiteFile, load_site_file
 from eucaim_fl.training.evaluation import evaluate, previews
 from eucaim_fl.training.loop import train_round
 
@@ -91,7 +94,8 @@ class SiteNode:
     def __init__(self, site_file: Path, plan: FederationPlan) -> None:
         """Load the site file and open the cohort.
 
-        Raises SiteFileError, CohortError (see `open_cohort`); PlanError if the plan does not name this site.
+        Raises SiteFileError, PolicyError, CohortError (see `open_cohort`); PlanError if the plan does not name this
+        site.
         """
         started = time.perf_counter()
         self.site: SiteFile = load_site_file(site_file)
@@ -100,16 +104,17 @@ class SiteNode:
             raise PlanError("The plan does not name this site.", fix="Add it to the recipe's sites.")
         if self.site.compute.device == "cuda" and not torch.cuda.is_available():
             raise SiteFileError("The site file asks for a GPU, but there is none.", fix="Set compute.device to cpu.")
+        policy = self.site.policy_path(site_file)
+        self.bounds: GateBounds = (
+            default_bounds(self.site.release)
+            if policy is None
+            else bounds(load_policy(policy).policy, self.site.release)
+        )
         torch.use_deterministic_algorithms(True, warn_only=True)
         self.cohort: Cohort = open_cohort(self.site, plan)
         self._lineage = Lineage(self.site.records_folder())
         self._plan_json = plan.canonical_json()
         self.prepare_seconds = time.perf_counter() - started
-
-    @property
-    def release(self) -> ReleaseConfig:
-        """What the site lets out."""
-        return self.site.release
 
     def specs(self) -> tuple[ArraySpec, ...]:
         """Names, shapes and types of the model's arrays."""
@@ -147,7 +152,8 @@ class SiteNode:
         update = _difference(get_arrays(network), arriving)
         self._record("round", number, arriving, ("train", "validation"))
         report = self._report("round", number, metrics, seconds=time.perf_counter() - started)
-        return Answer(report.model_copy(update={"train_loss": outcome.loss, "steps": outcome.steps}), update)
+        report = report.model_copy(update={"train_loss": outcome.loss, "steps": outcome.steps})
+        return Answer(rounded(report, self.bounds.digits), update)
 
     def final(self, number: int, weights: Mapping[str, Array]) -> Answer:
         """Evaluate the final weights on validation and test patients; pictures only of data that may be shown."""
@@ -157,11 +163,12 @@ class SiteNode:
         set_arrays(network, weights)
         metrics = [self._measure("validation"), self._measure("test")]
         pictures = None
-        if self.release.data_is in ("public", "synthetic"):
+        if self.bounds.pictures:
             pictures = previews(network, self.cohort.cases("test"), self.plan, _PICTURES_PER_SITE)
         self._record("final", number, weights, ("validation", "test"))
         report = self._report("final", number, metrics, seconds=time.perf_counter() - started)
-        return Answer(report.model_copy(update={"shares_pictures": pictures is not None}), {}, pictures)
+        report = report.model_copy(update={"shares_pictures": pictures is not None})
+        return Answer(rounded(report, self.bounds.digits), {}, pictures)
 
     def _ask_for_consent(self) -> None:
         """Leave out patients who have withdrawn since; whoever consents anew comes back when the cohort is opened.
@@ -174,10 +181,10 @@ class SiteNode:
             return
         self.cohort = self.cohort.without(refused)
         _LOG.warning("Consent was withdrawn: patients that are used no longer: %d", len(refused))
-        if self.cohort.patients("train") < self.release.minimum_patients:
+        if self.cohort.patients("train") < self.bounds.minimum_patients:
             raise CohortError(
                 "Fewer patients would train than the site's minimum, since consent was withdrawn.",
-                fix=f"release.minimum_patients in the site file is {self.release.minimum_patients}.",
+                fix=f"The site's minimum of training patients is {self.bounds.minimum_patients}.",
             )
 
     def _record(self, kind: str, number: int, arriving: Mapping[str, Array], splits: tuple[Use, ...]) -> None:
@@ -188,12 +195,12 @@ class SiteNode:
     def _measure(self, split: SplitName) -> SiteMetrics:
         """Metrics of one split, or the reason why they stay here."""
         patients = self.cohort.patients(split)
-        if patients < self.release.minimum_metric_patients:
+        if patients < self.bounds.minimum_metric_patients:
             return SiteMetrics(split, 0, withheld="too_few_patients")
         network = self._network()[0]
-        histograms = self.release.score_histograms
+        histograms = self.bounds.score_histograms
         measured = evaluate(network, self.cohort.cases(split), self.plan, split, histograms=histograms)
-        return without_few(measured, self.release.minimum_metric_patients)
+        return only_listed(without_few(measured, self.bounds.minimum_metric_patients), self.bounds.metrics)
 
     def _report(
         self, kind: str, number: int, metrics: list[SiteMetrics] | None = None, seconds: float = 0.0

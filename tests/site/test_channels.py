@@ -104,7 +104,7 @@ class TestTwoChannels:
         assert any(spec.shape[1:2] == (2,) for spec in specs if len(spec.shape) == 4)
         answer = node.round(1, weights)
         assert answer.report.patients == 5
-        assert refusals(answer, plan, node.specs(), node.release) == ()
+        assert refusals(answer, plan, node.specs(), node.bounds) == ()
         assert any(np.abs(array).max() > 0 for array in answer.update.values())
         final = node.final(2, weights)
         assert final.pictures is not None

@@ -13,7 +13,7 @@ import yaml
 
 from eucaim_fl.arrays import arrays_sha256
 from eucaim_fl.config import ClassificationConfig, ExperimentConfig, ModelConfig
-from eucaim_fl.errors import CohortError, ConsentError, NotFiniteError, PlanError, SiteFileError
+from eucaim_fl.errors import CohortError, ConsentError, NotFiniteError, PlanError, PolicyError, SiteFileError
 from eucaim_fl.plan import FederationPlan, make_plan
 from eucaim_fl.site.gate import refusals
 from eucaim_fl.site.lineage import Lineage
@@ -54,6 +54,29 @@ class TestOpening:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(SiteFileError, match=r"asks for a GPU, but there is none\. Set compute\.device to cpu"):
             SiteNode(path, plan)
+
+    def test_a_policy_that_is_missing_or_wrong_is_refused(self, hospital: Hospital, recipe: Recipe) -> None:
+        path = hospital("a")
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "policy": "policy.yaml"}))
+        plan = make_plan(recipe([path]), ("a",))
+        with pytest.raises(PolicyError, match="missing or can't be read"):
+            SiteNode(path, plan)
+        path.with_name("policy.yaml").write_text("schema: eucaim-fl-policy/1\nrounds: many\n")
+        with pytest.raises(PolicyError, match=r"not valid: line 2 \(rounds\)"):
+            SiteNode(path, plan)
+
+    def test_with_a_policy_the_stricter_bounds_count(self, hospital: Hospital, recipe: Recipe) -> None:
+        path = hospital("a", minimum_patients=3)
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "policy": "policy.yaml"}))
+        policy = {
+            "schema": "eucaim-fl-policy/1",
+            "patients": {"training": 2, "metric": 4},
+            "metrics": {"names": ["dice"], "decimals": 2},
+        }
+        path.with_name("policy.yaml").write_text(yaml.safe_dump(policy))
+        bounds = SiteNode(path, make_plan(recipe([path]), ("a",))).bounds
+        assert (bounds.minimum_patients, bounds.minimum_metric_patients) == (3, 4)
+        assert (bounds.metrics, bounds.digits, bounds.pictures) == ({"dice"}, 2, False)
 
     def test_a_site_file_that_is_missing_is_refused(
         self, tmp_path: Path, plan_for: Callable[..., FederationPlan]
@@ -116,7 +139,7 @@ class TestRound:
         assert any(array.any() for array in trainable)
         counter = next(name for name in weights if name.endswith("num_batches_tracked"))
         assert int(answer.update[counter]) == answer.report.steps == 3
-        assert refusals(answer, node.plan, specs, node.release) == ()
+        assert refusals(answer, node.plan, specs, node.bounds) == ()
 
     def test_every_site_and_round_has_random_numbers_of_its_own(
         self, hospital: Hospital, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
@@ -201,7 +224,7 @@ class TestRound:
         specs, weights = initial_arrays(node.plan)
         answer = node.round(1, weights)
         assert any(name.startswith("scores_") for name in answer.report.metrics[0].sums) is leave
-        assert refusals(answer, node.plan, specs, node.release) == ()
+        assert refusals(answer, node.plan, specs, node.bounds) == ()
 
 
 class TestFinal:
@@ -230,7 +253,7 @@ class TestFinal:
         answer = node.final(3, weights)
         assert answer.pictures is None
         assert not answer.report.shares_pictures
-        assert refusals(answer, node.plan, node.specs(), node.release) == ()
+        assert refusals(answer, node.plan, node.specs(), node.bounds) == ()
 
 
 class TestInitialArrays:

@@ -1,0 +1,97 @@
+"""`eucaim-fl site approve` and `refuse`: a person's word on a plan, in the audit log."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from eucaim_fl.cli.home_option import home_option
+
+if TYPE_CHECKING:
+    from eucaim_fl.site.policy_decision import Decision
+
+__all__ = ["approve", "refuse"]
+
+
+@click.command("approve", short_help="Let a plan run that waits for a decision.")
+@click.argument("plan", metavar="HASH")
+@home_option()
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def approve(plan: str, home: Path, yes: bool) -> None:
+    """Show a plan that was asked for, and what the policy says to it; then let it run.
+
+    HASH is the plan's SHA-256 or its first digits, as `site status` shows it. The audit log keeps who approved. All
+    else that the policy asks for stays in force. A later `site refuse` takes it back from the next instruction on.
+
+    \b
+    Example:
+      eucaim-fl site approve 3f2a91c0 --home /srv/eucaim-fl
+    """
+    _decide("approved", plan, home, yes)
+
+
+@click.command("refuse", short_help="Refuse a plan.")
+@click.argument("plan", metavar="HASH")
+@home_option()
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def refuse(plan: str, home: Path, yes: bool) -> None:
+    """Show a plan that was asked for, and refuse it from the next instruction on. What was sent before stays sent.
+
+    HASH is the plan's SHA-256 or its first digits. The audit log keeps who refused. A later `site approve` takes it
+    back.
+
+    \b
+    Example:
+      eucaim-fl site refuse 3f2a91c0 --home /srv/eucaim-fl
+    """
+    _decide("refused", plan, home, yes)
+
+
+def _decide(word: Literal["approved", "refused"], prefix: str, folder: Path, yes: bool) -> None:
+    from eucaim_fl.plan import explain
+    from eucaim_fl.signing import PrivateKey
+    from eucaim_fl.site.approvals import decide_now, find_plan, login_name, say
+    from eucaim_fl.site.audit import AuditLog
+    from eucaim_fl.site.check_report import printable
+    from eucaim_fl.site.enrol import read_joined
+    from eucaim_fl.site.home import SiteHome
+    from eucaim_fl.site.policy import load_policy
+
+    home = SiteHome(folder).require()
+    plan = find_plan(home, prefix)
+    site = read_joined(home).site
+    audit = AuditLog(home.audit_folder, PrivateKey.load(home.site_key), site)
+    decision = decide_now(plan, site, load_policy(home.policy_file), audit, datetime.now(UTC))
+    click.echo(f"Plan {plan.name}, SHA-256 {plan.sha256()}\n")
+    for sentence in explain(plan):
+        click.echo(f"- {printable(sentence)}")
+    click.echo()
+    _show(decision, word == "approved")
+    before = audit.approval(plan.sha256())
+    if before is not None:
+        click.echo(f"A person here has {before} it before; this word counts from now on.")
+    by = login_name()
+    if not yes:
+        click.confirm(f"{'Approve' if word == 'approved' else 'Refuse'} it as {by}?", abort=True)
+    say(audit, plan.sha256(), word, by)
+    click.echo(f"{word.capitalize()} by {by}; the audit log has it. It counts from the next instruction on.")
+
+
+def _show(decision: Decision, approving: bool) -> None:
+    """What the policy says, apart from the approval itself."""
+    from eucaim_fl.site.check_report import printable
+
+    others = [clause for clause in decision.clauses if clause.key != "approval"]
+    for clause in others:
+        word = clause.verdict if clause.verdict == "allows" else clause.verdict.upper()
+        click.echo(printable(f"  {word:<8} {clause.key}: {clause.says}. The plan: {clause.asks}."))
+    refused = [clause.key for clause in others if clause.verdict == "refuses"]
+    if refused and approving:
+        click.echo(f"\nThe policy refuses this plan whatever you say here: {', '.join(refused)}.")
+    later = [clause.key for clause in others if clause.verdict == "waits"]
+    if later and approving:
+        click.echo(f"\nAt this moment the policy makes it wait in any case: {', '.join(later)}.")
+    click.echo()

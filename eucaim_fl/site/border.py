@@ -1,0 +1,337 @@
+"""The one way into a site and out of it: who asks, may they, what leaves, and the record of it before it leaves.
+
+The border holds the keys, the policy and the audit log. It sees plans and answers, never images, and loads neither
+torch nor Flower; whoever carries messages hands them in as plain values.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from eucaim_fl import __version__
+from eucaim_fl.durable import write_atomically
+from eucaim_fl.enrolment import Invitation, read_invitation
+from eucaim_fl.errors import EucaimError, PlanError, PolicyError, RecipeError, SealError, SiteFileError
+from eucaim_fl.models import check_input_size, check_model
+from eucaim_fl.permits import read_permit
+from eucaim_fl.plan import FederationPlan, read_plan
+from eucaim_fl.records import ArraySpec
+from eucaim_fl.seals import InstructionSeal, Kind, ReplySeal, read_instruction_seal, sealed
+from eucaim_fl.signing import PrivateKey
+from eucaim_fl.site.audit import AuditLog
+from eucaim_fl.site.gate import Outgoing, refusals, update_norm
+from eucaim_fl.site.home import SiteHome
+from eucaim_fl.site.nonces import Nonces
+from eucaim_fl.site.policy import LoadedPolicy, load_policy
+from eucaim_fl.site.policy_decision import Decision, Situation, bounds, decide
+from eucaim_fl.sitefile import SiteFile, load_site_file
+
+__all__ = ["Border", "Task"]
+
+_log = logging.getLogger("eucaim_fl.site")
+_MOST_PLANS = 1000
+_SMALL_BYTES = 2**20
+_IGNORED_EVERY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """An instruction that may be worked on."""
+
+    seal: InstructionSeal
+    plan: FederationPlan
+    loaded: LoadedPolicy
+    situation: Situation
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Border:
+    """One site's border. Policy and site file are read anew for every instruction: what IT changes counts at once."""
+
+    def __init__(self, home: SiteHome, now: Callable[[], datetime] = _now) -> None:
+        """Open the home's keys, audit log and memory.
+
+        Raises ServiceStateError if the home is not set up, KeyFileError, EnrolmentError, SiteFileError, PolicyError,
+        AuditError or SealError (the memory of instructions) if a part of it can't be used.
+        """
+        self.home, self._now = home.require(), now
+        self._key = PrivateKey.load(home.site_key)
+        self.invitation: Invitation = _invitation(home.federation_file)
+        self.site, _ = self.read_files()
+        self.audit = AuditLog(home.audit_folder, self._key, self.invitation.site, clock=now)
+        self._ignored, self._ignored_at = 0, 0.0
+        self._nonces = Nonces(home.folder / "state" / "nonces.json")
+
+    def read_files(self) -> tuple[SiteFile, LoadedPolicy]:
+        """The site file and the policy as they are now.
+
+        Raises SiteFileError or PolicyError if one can't be used, or they do not belong together.
+        """
+        site = load_site_file(self.home.site_file)
+        if site.name != self.invitation.site:
+            raise SiteFileError(
+                "The site file has another name than the invitation.",
+                fix=f"Set name: {self.invitation.site}.",
+                local_detail=str(self.home.site_file),
+            )
+        if site.policy_path(self.home.site_file) != self.home.policy_file.absolute():
+            raise SiteFileError(
+                "The site file does not name the policy of this home.",
+                fix="Set policy: policy.yaml.",
+                local_detail=str(self.home.site_file),
+            )
+        return site, load_policy(self.home.policy_file)
+
+    def started(self, pid: int) -> None:
+        """Note that the client runs. Raises AuditError."""
+        _, loaded = self.read_files()
+        self.audit.append("started", {"version": __version__, "policy_sha256": loaded.sha256, "pid": pid})
+
+    def stopped(self, pid: int) -> None:
+        """Note that the client ends. Raises AuditError."""
+        self.audit.append("stopped", {"version": __version__, "policy_sha256": "", "pid": pid})
+
+    def largest_incoming(self) -> int:
+        """Bytes that an instruction may bring: as many as this site lets out in one message, since an update has the
+        size of the model. Raises SiteFileError or PolicyError."""
+        site, loaded = self.read_files()
+        return bounds(loaded.policy, site.release).largest_bytes + _SMALL_BYTES
+
+    def ignored(self, problem: EucaimError) -> None:
+        """Record that a message was not from the coordinator, or not what it signed; nobody is answered.
+
+        Whoever can reach the SuperLink can send such messages: at most one record a minute, with a count.
+        Raises AuditError if it can't be recorded.
+        """
+        self._ignored += 1
+        now = self._now().timestamp()
+        if now - self._ignored_at < _IGNORED_EVERY_S:
+            return
+        self.audit.append("ignored", {"code": problem.code, "count": self._ignored})
+        self._ignored, self._ignored_at = 0, now
+
+    # --- in ---------------------------------------------------------------------------------------------------
+
+    def identify(self, record: object, content: str) -> InstructionSeal:
+        """Who sends an instruction, and to whom.
+
+        record: the seal as it came; content: digest of the message that came with it.
+        Raises SealError unless the coordinator of this federation signed these very bytes for this site.
+        """
+        seal = read_instruction_seal(record, self.invitation.coordinator_key)
+        if (seal.federation, seal.site) != (self.invitation.federation, self.invitation.site):
+            raise SealError("The instruction is for another site or federation.")
+        if seal.content != content:
+            raise SealError("The instruction was changed on its way.")
+        return seal
+
+    def admit(self, seal: InstructionSeal, plan_json: str, number: int, holder_signature: str) -> Task:
+        """Decide on an instruction, by this site's policy; the decision is in the audit log when this returns.
+
+        Raises SealError if it was played back or is about another plan than it says; PlanError if the plan is not one
+        that can be run here; PolicyRefusalError, ApprovalPendingError or OutsideHoursError if the policy does not allow
+        it now; SiteFileError or PolicyError if the site's files can't be used or the plan can't be kept; AuditError if
+        the decision can't be recorded, JournalError if the instruction can't be noted.
+        """
+        now = self._now()
+        self._nonces.accept(seal.nonce, seal.issued_at, int(now.timestamp()))
+        plan = read_plan(plan_json)
+        if plan.sha256() != seal.plan or number != seal.round:
+            raise SealError("The instruction's seal is about another plan or round.")
+        _check_network(plan)
+        self.site, loaded = self.read_files()
+        self._keep(plan)
+        situation = self._situation(plan, holder_signature, now)
+        decision = decide(plan, loaded, situation)
+        self._record_decision(seal, plan, loaded, decision)
+        decision.raise_if_not_allowed()
+        return Task(seal, plan, loaded, situation)
+
+    def _situation(self, plan: FederationPlan, holder_signature: str, now: datetime) -> Situation:
+        identity = plan.sha256()
+        sent = self.audit.sent(identity)
+        permit = _permit_id(plan)
+        return Situation(
+            site=self.site.name,
+            now=now,
+            holder_signature=holder_signature,
+            permit_plans=self.audit.permit_plans(permit) if permit else frozenset(),
+            rounds_done=sent.rounds,
+            bytes_sent=sent.bytes,
+            bytes_sent_today=self.audit.sent_today(now),
+            approval=self.audit.approval(identity),
+        )
+
+    def _keep(self, plan: FederationPlan) -> None:
+        """Keep the plan's text for `policy explain` and `approve`."""
+        folder = self.home.plans_folder
+        path = folder / f"{plan.sha256()}.json"
+        if path.exists():
+            return
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if sum(1 for _ in folder.iterdir()) >= _MOST_PLANS:
+                raise PolicyError(
+                    "The site keeps too many plans to take another.", fix="Remove old files from state/plans."
+                )
+        except OSError as problem:
+            raise PolicyError("The site can't keep the plan.", local_detail=f"{folder}: {problem}") from None
+        write_atomically(path, plan.canonical_json().encode())
+
+    def _record_decision(
+        self, seal: InstructionSeal, plan: FederationPlan, loaded: LoadedPolicy, decision: Decision
+    ) -> None:
+        verdict = "allow" if decision.allowed else "refuse" if decision.refused else "wait"
+        against = [*decision.refused, *decision.waiting]
+        self.audit.append(
+            "decision",
+            {
+                "plan": seal.plan,
+                "name": plan.name,
+                "kind": seal.kind,
+                "round": seal.round,
+                "instruction": seal.nonce,
+                "holder": _holder(plan),
+                "permit": _permit_id(plan),
+                "purpose": plan.purpose,
+                "verdict": verdict,
+                "reasons": _list(clause.key for clause in against),
+                "policy_sha256": loaded.sha256,
+            },
+        )
+
+    # --- out --------------------------------------------------------------------------------------------------
+
+    def reasons_against(self, task: Task, answer: Outgoing, specs: Sequence[ArraySpec]) -> tuple[str, ...]:
+        """What speaks against an answer; specs: of the arrays that the instruction brought.
+
+        Site file and policy are read once more: work takes hours, and a plan that was refused meanwhile, by a person or
+        a line of the policy, gets no answer. Hours that are over stop no work that was begun in time.
+        Raises AuditError if the log can't be read.
+        """
+        try:
+            self.site, loaded = self.read_files()
+        except EucaimError:
+            return ("the site's own files can't be used",)
+        situation = self._situation(task.plan, task.situation.holder_signature, self._now())
+        refused = decide(task.plan, loaded, situation).refused
+        if refused:
+            return (f"the site's policy no longer allows it: {', '.join(clause.key for clause in refused)}",)
+        return refusals(answer, task.plan, specs, bounds(loaded.policy, self.site.release, situation))
+
+    def released(self, task: Task, answer: Outgoing, digest: str, size: int) -> dict[str, str]:
+        """Record an answer that leaves, and seal it. digest, size: of the packed message.
+
+        Raises AuditError if it can't be recorded: then it must not leave.
+        """
+        head = self.audit.append(
+            "sent",
+            {
+                "plan": task.seal.plan,
+                "kind": task.seal.kind,
+                "round": task.seal.round,
+                "instruction": task.seal.nonce,
+                "digest": digest,
+                "bytes": size,
+                "arrays": len(answer.update),
+                "patients": answer.report.patients,
+                "metrics": {m.split: _list(sorted({*m.values, *m.sums})) for m in answer.report.metrics},
+                "pictures": 0 if answer.pictures is None else len(answer.pictures),
+                "update_norm": round(update_norm(answer.update), 6) if answer.update else None,
+                "epsilon": None,
+            },
+        )
+        return self._seal(task.seal, "answer", digest, (head.count, head.hash))
+
+    def withheld(
+        self, seal: InstructionSeal, problem: EucaimError, reasons: Sequence[str], digest: str
+    ) -> dict[str, str]:
+        """Record that only a coded reason leaves, and seal it. Raises AuditError if it can't be recorded."""
+        head = self.audit.append(
+            "withheld",
+            {
+                "plan": seal.plan,
+                "kind": seal.kind,
+                "round": seal.round,
+                "instruction": seal.nonce,
+                "code": problem.code,
+                "digest": digest,
+                "reasons": _list(reason[:200] for reason in reasons),
+            },
+        )
+        return self._seal(seal, "answer", digest, (head.count, head.hash))
+
+    def word(self, seal: InstructionSeal, state: Any, digest: str) -> dict[str, str]:
+        """A sealed word about an instruction under way (`working` or `unknown`); it says nothing else."""
+        head = self.audit.head()
+        return self._seal(seal, state, digest, (head.count, head.hash))
+
+    def _seal(self, seal: InstructionSeal, state: Any, digest: str, head: tuple[int, str]) -> dict[str, str]:
+        kind: Kind = seal.kind
+        body = ReplySeal(
+            federation=seal.federation,
+            site=seal.site,
+            plan=seal.plan,
+            kind=kind,
+            round=seal.round,
+            nonce=seal.nonce,
+            state=state,
+            content=digest,
+            audit_count=head[0],
+            audit_hash=head[1],
+        )
+        return sealed(body, self._key)
+
+
+def _check_network(plan: FederationPlan) -> None:
+    """Raises PlanError if the network is not on this site's list, or can't be built or fed as the plan has it."""
+    size = plan.training.patch_voxels or plan.data.size_voxels[: plan.task.spatial_dims]
+    try:
+        check_model(plan.model, plan.task)
+        check_input_size(plan.model, plan.task, tuple(0 if n is None else n for n in size))
+    except RecipeError as problem:  # its message quotes the plan
+        raise PlanError(
+            "The plan's network is not one that this site knows, or not one that can be built as the plan has it.",
+            fix="Use the same eucaim_fl on both ends.",
+            local_detail=problem.message,
+        ) from None
+
+
+def _list(texts: Iterable[str]) -> list[JsonValue]:
+    """At most 100 texts: a record of the log is small."""
+    return list(islice(texts, 100))
+
+
+def _invitation(path: Path) -> Invitation:
+    """The invitation that this home was made from; that it is no longer open does not matter any more."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise SiteFileError("The federation's file can't be read.", local_detail=str(path)) from None
+    return read_invitation(document, None)
+
+
+def _permit_id(plan: FederationPlan) -> str:
+    try:
+        return "" if plan.permit is None else read_permit(plan.permit)[0].id
+    except EucaimError:
+        return ""
+
+
+def _holder(plan: FederationPlan) -> str:
+    try:
+        return "" if plan.permit is None else read_permit(plan.permit)[0].holder
+    except EucaimError:
+        return ""

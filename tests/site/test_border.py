@@ -1,0 +1,736 @@
+"""One way in and one way out: who asks is known, the policy decides each time, and the log comes before the seal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+
+from eucaim_fl.enrolment import Invitation, invite, new_token
+from eucaim_fl.errors import (
+    ApprovalPendingError,
+    AuditError,
+    CohortError,
+    EnrolmentError,
+    EucaimError,
+    JournalError,
+    KeyFileError,
+    LinkError,
+    OutsideHoursError,
+    PlanError,
+    PolicyError,
+    PolicyRefusalError,
+    SealError,
+    ServiceStateError,
+    SiteFileError,
+)
+from eucaim_fl.permits import Permit, issue, sign_plan
+from eucaim_fl.plan import FederationPlan, make_plan
+from eucaim_fl.records import ArraySpec
+from eucaim_fl.seals import InstructionSeal, new_nonce, read_reply_seal, sealed
+from eucaim_fl.signing import PrivateKey, new_node_key
+from eucaim_fl.site.audit import verify_log
+from eucaim_fl.site.border import Border, Task
+from eucaim_fl.site.home import SiteHome
+from eucaim_fl.site.report import SiteReport
+
+NOON = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)  # a Monday
+COORDINATOR, SITE, BODY, HOLDER = (PrivateKey.create() for _ in range(4))
+AUTHORITY = "-----BEGIN CERTIFICATE-----\nMAAA\n-----END CERTIFICATE-----\n"
+CONTENT, REPLY_DIGEST = "c" * 64, "e" * 64
+OPEN: dict[str, Any] = {
+    "schema": "eucaim-fl-policy/1",
+    "valid_until": "2026-12-31",
+    "datasets": ["ds-1"],
+    "asking": {"permits": "not_required"},
+    "purposes": ["scientific_research"],
+    "tasks": ["segmentation"],
+    "networks": ["unet"],
+    "sites": {"at_least": 2},
+    "patients": {"training": 10, "metric": 5},
+    "metrics": {"names": ["dice", "hd95_mm"], "decimals": 3},
+    "rounds": 2,
+    "hours": "any",
+    "sent_mb": {"message": 1, "plan": 3, "day": 2},
+    "update": {"largest_norm": 10},
+    "privacy": {"mechanism": "none"},
+    "approval": "automatic",
+}
+SPECS = (ArraySpec("w", (3,), "float32", trainable=True),)
+
+
+@dataclass
+class Answer:
+    """What a worker would say."""
+
+    report: SiteReport
+    update: dict[str, NDArray[Any]] = field(default_factory=dict)
+    pictures: NDArray[np.uint8] | None = None
+
+
+class Home:
+    """A site's home that `site init` might have made, and the coordinator's side of it."""
+
+    def __init__(self, folder: Path, plan: FederationPlan) -> None:
+        self.home, self.plan, self.now = SiteHome(folder), plan, NOON
+        (folder / "keys").mkdir(parents=True)
+        SITE.save(self.home.site_key)
+        new_node_key(self.home.node_key)
+        self.site_file()
+        self.policy()
+        self.join()
+
+    def join(self, **changes: Any) -> None:
+        values: dict[str, Any] = {
+            "federation": "prostate",
+            "site": "north",
+            "address": "127.0.0.1:8443",
+            "ca_pem": AUTHORITY,
+            "coordinator_key": COORDINATOR.public,
+            "token": new_token(),
+            "valid_until": NOON - timedelta(days=30),  # used long ago
+            **changes,
+        }
+        self.home.federation_file.write_text(json.dumps(invite(Invitation(**values), COORDINATOR)))
+
+    def site_file(self, **changes: Any) -> None:
+        values = {
+            "name": "north",
+            "cohort": {"layout": "nifti_csv", "folder": str(self.home.folder / "cohort")},
+            "cache": {"folder": str(self.home.folder / "cache")},
+            "policy": "policy.yaml",
+            **changes,
+        }
+        self.home.site_file.write_text(yaml.safe_dump(values))
+
+    def policy(self, **changes: Any) -> None:
+        self.home.policy_file.write_text(yaml.safe_dump({**OPEN, **changes}))
+
+    def open(self) -> Border:
+        return Border(self.home, lambda: self.now)
+
+    def seal(self, **changes: Any) -> InstructionSeal:
+        values = {
+            "federation": "prostate",
+            "site": "north",
+            "plan": self.plan.sha256(),
+            "kind": "round",
+            "round": 1,
+            "nonce": new_nonce(),
+            "issued_at": int(self.now.timestamp()),
+            "deadline_s": 60.0,
+            "content": CONTENT,
+            **changes,
+        }
+        return InstructionSeal(**values)
+
+    def answer(self, **changes: Any) -> Answer:
+        sums = {"dice": (10.0, 5.0, 2.5)}
+        report = {
+            "kind": "round",
+            "site": "north",
+            "plan_sha256": self.plan.sha256(),
+            "round": 1,
+            "patients": 12,
+            "cohort_sha256": "0" * 64,
+            "metrics": ({"split": "validation", "patients": 10, "values": {"dice": 0.5}, "sums": sums},),
+            **changes,
+        }
+        return Answer(SiteReport.model_validate(report), {"w": np.array([3, 0, 4], np.float32)})
+
+
+@pytest.fixture
+def plan(recipe: Callable[..., Any]) -> FederationPlan:
+    return make_plan(recipe(["north.yaml"]), ("north", "south"))
+
+
+@pytest.fixture
+def at(tmp_path: Path, plan: FederationPlan) -> Home:
+    return Home(tmp_path / "home", plan)
+
+
+@pytest.fixture
+def border(at: Home) -> Border:
+    return at.open()
+
+
+def admitted(at: Home, border: Border, **changes: Any) -> Task:
+    seal = at.seal(**changes)
+    return border.admit(seal, at.plan.canonical_json(), seal.round, "")
+
+
+def decisions(border: Border) -> list[tuple[object, object]]:
+    return [(record.body["verdict"], record.body["reasons"]) for record in border.audit.records(kind="decision")]
+
+
+class TestOpening:
+    def test_an_invitation_that_was_answered_long_ago_is_good(self, border: Border) -> None:
+        assert (border.invitation.site, border.site.name, border.audit.head().count) == ("north", "north", 0)
+
+    @pytest.mark.parametrize("name", ["site.yaml", "policy.yaml", "federation.json", "keys/site_key.pem"])
+    def test_a_home_that_is_not_set_up_is_refused(self, at: Home, name: str) -> None:
+        (at.home.folder / name).unlink()
+        with pytest.raises(ServiceStateError, match="not the home of a site"):
+            Border(at.home)
+        with pytest.raises(ServiceStateError, match="not the home of a site"):
+            at.home.require()
+
+    def test_a_key_that_others_can_read_is_refused(self, at: Home) -> None:
+        at.home.site_key.chmod(0o644)
+        with pytest.raises(KeyFileError, match="read by others"):
+            Border(at.home)
+
+    @pytest.mark.parametrize("text", ["", "{", "\udcff", "[" * 100_000])
+    def test_a_federation_s_file_that_is_no_json_is_refused(self, at: Home, text: str) -> None:
+        at.home.federation_file.write_text(text, errors="surrogateescape")
+        with pytest.raises(SiteFileError, match="can't be read"):
+            Border(at.home)
+
+    def test_an_altered_invitation_is_refused(self, at: Home) -> None:
+        document = json.loads(at.home.federation_file.read_text())
+        document["invitation"]["coordinator_key"] = HOLDER.public
+        at.home.federation_file.write_text(json.dumps(document))
+        with pytest.raises(EnrolmentError, match="does not fit"):
+            Border(at.home)
+
+    @pytest.mark.parametrize(
+        ("changes", "complaint"),
+        [
+            ({"name": "south"}, "another name than the invitation"),
+            ({"policy": None}, "does not name the policy"),
+            ({"policy": "../policy.yaml"}, "does not name the policy"),
+            ({"more": 1}, "unknown or wrong keys"),
+        ],
+    )
+    def test_a_site_file_that_belongs_to_another_home_is_refused(
+        self, at: Home, border: Border, changes: dict[str, Any], complaint: str
+    ) -> None:
+        at.site_file(**changes)
+        with pytest.raises(SiteFileError, match=complaint):
+            Border(at.home)
+        with pytest.raises(SiteFileError, match=complaint):
+            border.read_files()
+        with pytest.raises(SiteFileError, match=complaint):
+            admitted(at, border)
+        seal = at.seal()
+        with pytest.raises(SiteFileError, match=complaint):
+            border.admit(seal, at.plan.canonical_json(), 1, "")
+        assert decisions(border) == []
+
+    def test_a_policy_that_can_not_be_read_is_refused(self, at: Home, border: Border) -> None:
+        at.policy(rounds="many")
+        with pytest.raises(PolicyError, match="rounds"):
+            Border(at.home)
+        with pytest.raises(PolicyError, match="rounds"):
+            border.read_files()
+        with pytest.raises(PolicyError, match="rounds"):
+            border.admit(at.seal(), at.plan.canonical_json(), 1, "")
+        assert decisions(border) == []
+
+    def test_an_altered_log_or_memory_is_refused(self, at: Home, border: Border) -> None:
+        border.started(1)
+        (at.home.audit_folder / "head.json").write_text("{}")
+        with pytest.raises(AuditError, match="altered"):
+            Border(at.home)
+        (at.home.audit_folder / "head.json").unlink()
+        (at.home.audit_folder / "audit.sqlite").unlink()
+        (at.home.folder / "state" / "nonces.json").write_text("{")
+        with pytest.raises(SealError, match="memory of instructions"):
+            Border(at.home)
+
+    def test_start_and_end_are_noted_with_the_policy_that_counts(self, at: Home, border: Border) -> None:
+        border.started(17)
+        border.stopped(17)
+        started, stopped = border.audit.records()
+        assert (started.kind, started.body["pid"], stopped.kind) == ("started", 17, "stopped")
+        assert started.body["policy_sha256"] == hashlib.sha256(at.home.policy_file.read_bytes()).hexdigest()
+
+    def test_what_can_not_be_noted_is_an_error(self, border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
+        fill_disk(monkeypatch)
+        with pytest.raises(AuditError, match="disk is full"):
+            border.started(1)
+        with pytest.raises(AuditError, match="disk is full"):
+            border.stopped(1)
+
+
+class TestWhatMayCome:
+    def test_an_instruction_may_bring_about_as_much_as_may_leave(self, at: Home, border: Border) -> None:
+        before = border.largest_incoming()
+        at.policy(sent_mb={"message": 2, "plan": 3, "day": 2})
+        assert border.largest_incoming() - before == 1_000_000
+
+    def test_without_files_that_say_so_nothing_may(self, at: Home, border: Border) -> None:
+        at.policy(rounds="many")
+        with pytest.raises(PolicyError, match="rounds"):
+            border.largest_incoming()
+        at.site_file(name="south")
+        with pytest.raises(SiteFileError, match="another name"):
+            border.largest_incoming()
+
+    def test_messages_of_strangers_are_counted_and_recorded_once_a_minute(self, at: Home, border: Border) -> None:
+        for seconds in (0, 1, 30, 31):
+            at.now = NOON + timedelta(seconds=seconds)
+            border.ignored(SealError("The message bears no seal.", local_detail="/secret"))
+        at.now = NOON + timedelta(seconds=61)
+        border.ignored(LinkError("Too large."))
+        found = [(record.kind, record.body) for record in border.audit.records()]
+        assert found == [("ignored", {"code": "EFL306", "count": 1}), ("ignored", {"code": "EFL305", "count": 4})]
+
+    def test_what_can_not_be_recorded_is_an_error(self, border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
+        fill_disk(monkeypatch)
+        with pytest.raises(AuditError, match="disk is full"):
+            border.ignored(SealError("The message bears no seal."))
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The audit log can't be written any more."""
+
+    def full(*_: object) -> None:
+        raise JournalError("The disk is full; nothing half-written was left behind.")
+
+    monkeypatch.setattr("eucaim_fl.site.audit.write_atomically", full)
+
+
+class TestIdentify:
+    def test_the_coordinator_s_instruction_for_this_site_is_known(self, at: Home, border: Border) -> None:
+        seal = at.seal()
+        assert border.identify(sealed(seal, COORDINATOR), CONTENT) == seal
+
+    @pytest.mark.parametrize("changes", [{"site": "south"}, {"federation": "breast"}])
+    def test_one_for_another_is_refused(self, at: Home, border: Border, changes: dict[str, Any]) -> None:
+        with pytest.raises(SealError, match="another site or federation"):
+            border.identify(sealed(at.seal(**changes), COORDINATOR), CONTENT)
+
+    def test_one_whose_content_was_changed_is_refused(self, at: Home, border: Border) -> None:
+        with pytest.raises(SealError, match="changed on its way"):
+            border.identify(sealed(at.seal(), COORDINATOR), "0" * 64)
+
+    @pytest.mark.parametrize("key", [SITE, HOLDER])
+    def test_one_of_another_key_is_refused(self, at: Home, border: Border, key: PrivateKey) -> None:
+        with pytest.raises(SealError, match="not of whom it claims"):
+            border.identify(sealed(at.seal(), key), CONTENT)
+
+    @pytest.mark.parametrize("record", [None, {}, {"body": "{}", "signature": ""}])
+    def test_one_without_a_seal_is_refused(self, border: Border, record: object) -> None:
+        with pytest.raises(SealError, match="seal"):
+            border.identify(record, CONTENT)
+
+
+class TestAdmit:
+    def test_what_the_policy_allows_is_recorded_and_admitted(self, at: Home, border: Border) -> None:
+        seal = at.seal()
+        task = border.admit(seal, at.plan.canonical_json(), 1, "")
+        assert (task.seal, task.plan) == (seal, at.plan)
+        (record,) = border.audit.records()
+        expected = {
+            "plan": at.plan.sha256(),
+            "name": "tiny",
+            "kind": "round",
+            "round": 1,
+            "instruction": seal.nonce,
+            "holder": "",
+            "permit": "",
+            "purpose": "scientific_research",
+            "verdict": "allow",
+            "reasons": [],
+            "policy_sha256": task.loaded.sha256,
+        }
+        assert (record.kind, record.body) == ("decision", expected)
+
+    def test_the_plan_is_kept_for_people_to_look_at(self, at: Home, border: Border) -> None:
+        admitted(at, border)
+        admitted(at, border, kind="final", round=3)
+        (kept,) = at.home.plans_folder.iterdir()
+        assert kept.name == f"{at.plan.sha256()}.json"
+        assert hashlib.sha256(kept.read_bytes()).hexdigest() == at.plan.sha256()
+
+    def test_so_many_plans_and_no_more(self, at: Home, border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("eucaim_fl.site.border._MOST_PLANS", 1)
+        at.home.plans_folder.mkdir(parents=True)
+        (at.home.plans_folder / "another.json").write_text("{}")
+        with pytest.raises(PolicyError, match="too many plans"):
+            border.admit(at.seal(), at.plan.canonical_json(), 1, "")
+        assert decisions(border) == []
+
+    @pytest.mark.parametrize(
+        ("changes", "error", "verdict", "reasons"),
+        [
+            ({"rounds": 1, "networks": []}, PolicyRefusalError, "refuse", ["networks", "rounds"]),
+            ({"approval": "manual"}, ApprovalPendingError, "wait", ["approval"]),
+            (
+                {"hours": [{"days": ["tue"], "start": "08:00", "end": "18:00", "zone": "UTC"}]},
+                OutsideHoursError,
+                "wait",
+                ["hours"],
+            ),
+        ],
+        ids=["refusal", "approval", "hours"],
+    )
+    def test_what_it_does_not_allow_is_recorded_each_time_and_not_admitted(
+        self,
+        at: Home,
+        border: Border,
+        changes: dict[str, Any],
+        error: type[EucaimError],
+        verdict: str,
+        reasons: list[str],
+    ) -> None:
+        at.policy(**changes)
+        for number in range(1, 3):
+            with pytest.raises(error, match=reasons[0]):
+                border.admit(at.seal(), at.plan.canonical_json(), 1, "")
+            assert decisions(border) == [(verdict, reasons)] * number
+        assert (at.home.plans_folder / f"{at.plan.sha256()}.json").is_file()
+
+    def test_each_kind_of_no_is_an_error_of_its_own(self, at: Home, border: Border) -> None:
+        text = at.plan.canonical_json()
+        at.policy(approval="manual")
+        with pytest.raises(ApprovalPendingError, match="approval"):
+            border.admit(at.seal(), text, 1, "")
+        at.policy(hours=[{"days": ["sun"], "start": "08:00", "end": "18:00", "zone": "UTC"}])
+        with pytest.raises(OutsideHoursError, match="hours"):
+            border.admit(at.seal(), text, 1, "")
+        at.policy(purposes=["education"])
+        with pytest.raises(PolicyRefusalError, match="purposes"):
+            border.admit(at.seal(), text, 1, "")
+
+    def test_a_changed_policy_counts_at_once(self, at: Home, border: Border) -> None:
+        admitted(at, border)
+        at.policy(purposes=["education"])
+        with pytest.raises(PolicyRefusalError, match="purposes"):
+            admitted(at, border)
+        at.policy()
+        admitted(at, border)
+        assert [verdict for verdict, _ in decisions(border)] == ["allow", "refuse", "allow"]
+
+    def test_a_person_s_word_counts_at_once(self, at: Home, border: Border) -> None:
+        at.policy(approval="manual")
+        with pytest.raises(ApprovalPendingError, match="approval"):
+            admitted(at, border)
+        border.audit.append("approved", {"plan": at.plan.sha256(), "by": "it"})
+        admitted(at, border)
+        border.audit.append("refused", {"plan": at.plan.sha256(), "by": "it"})
+        with pytest.raises(PolicyRefusalError, match="approval"):
+            admitted(at, border)
+
+    def test_an_instruction_that_is_played_back_is_refused(self, at: Home, border: Border) -> None:
+        seal = at.seal()
+        for _ in range(3):
+            border.admit(seal, at.plan.canonical_json(), 1, "")
+        with pytest.raises(SealError, match="came before"):
+            border.admit(seal, at.plan.canonical_json(), 1, "")
+        with pytest.raises(SealError, match="came before"):
+            at.open().admit(seal, at.plan.canonical_json(), 1, "")
+        assert len(decisions(border)) == 3
+
+    @pytest.mark.parametrize(("days", "complaint"), [(2, "older than a day"), (-1, "from the future")])
+    def test_one_of_another_day_is_refused(self, at: Home, border: Border, days: int, complaint: str) -> None:
+        seal = at.seal()
+        at.now += timedelta(days=days)
+        with pytest.raises(SealError, match=complaint):
+            border.admit(seal, at.plan.canonical_json(), 1, "")
+
+    def test_a_plan_or_round_that_the_seal_does_not_name_is_refused(self, at: Home, border: Border) -> None:
+        other = at.plan.model_copy(update={"seed": 1})
+        with pytest.raises(SealError, match="another plan or round"):
+            border.admit(at.seal(), other.canonical_json(), 1, "")
+        with pytest.raises(SealError, match="another plan or round"):
+            border.admit(at.seal(), at.plan.canonical_json(), 2, "")
+        assert decisions(border) == []
+
+    def test_what_can_not_be_recorded_is_not_admitted(
+        self, at: Home, border: Border, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fill_disk(monkeypatch)
+        with pytest.raises(AuditError, match="disk is full"):
+            border.admit(at.seal(), at.plan.canonical_json(), 1, "")
+        monkeypatch.undo()
+        assert decisions(border) == []
+        (at.home.audit_folder / "head.json").write_text("{}")
+        with pytest.raises(AuditError, match="altered"):
+            border.admit(at.seal(), at.plan.canonical_json(), 1, "")
+
+    def test_an_instruction_that_can_not_be_noted_is_not_admitted(
+        self, at: Home, border: Border, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise JournalError("The disk is full; nothing half-written was left behind.")
+
+        monkeypatch.setattr("eucaim_fl.site.nonces.write_json", full)
+        with pytest.raises(JournalError, match="disk is full"):
+            border.admit(at.seal(), at.plan.canonical_json(), 1, "")
+        assert decisions(border) == []
+
+
+def permit(**changes: Any) -> Permit:
+    values: dict[str, Any] = {
+        "id": "P-1",
+        "issuer": "hdab",
+        "holder": "university",
+        "holder_key": HOLDER.public,
+        "purposes": ("scientific_research",),
+        "datasets": ("ds-1",),
+        "valid_from": NOON - timedelta(days=1),
+        "valid_until": NOON + timedelta(days=1),
+    }
+    return Permit.model_validate({**values, **changes})
+
+
+class TestPermits:
+    @pytest.fixture
+    def asked(self, at: Home) -> Home:
+        at.policy(asking={"permits": "required", "bodies": {"hdab": BODY.public}})
+        at.plan = at.plan.model_copy(update={"permit": issue(permit(), BODY)})
+        return at
+
+    def test_one_that_covers_the_plan_is_named_in_the_decision(self, asked: Home, border: Border) -> None:
+        border.admit(asked.seal(), asked.plan.canonical_json(), 1, sign_plan(asked.plan, HOLDER))
+        (record,) = border.audit.records(kind="decision")
+        assert (record.body["permit"], record.body["holder"]) == ("P-1", "university")
+        assert border.audit.permit_plans("P-1") == {asked.plan.sha256()}
+
+    def test_its_number_of_plans_is_counted_over_restarts(self, asked: Home, border: Border) -> None:
+        border.admit(asked.seal(), asked.plan.canonical_json(), 1, sign_plan(asked.plan, HOLDER))
+        asked.plan = asked.plan.model_copy(update={"seed": 1})
+        with pytest.raises(PolicyRefusalError, match="used up here"):
+            asked.open().admit(asked.seal(), asked.plan.canonical_json(), 1, sign_plan(asked.plan, HOLDER))
+
+    def test_a_plan_that_its_holder_did_not_sign_is_refused(self, asked: Home, border: Border) -> None:
+        for signature in ("", "A" * 86, sign_plan(asked.plan, COORDINATOR)):
+            with pytest.raises(PolicyRefusalError, match="holder"):
+                border.admit(asked.seal(), asked.plan.canonical_json(), 1, signature)
+
+    def test_one_that_was_altered_is_refused_and_not_named_in_the_log(self, asked: Home, border: Border) -> None:
+        document = issue(permit(), BODY)
+        altered = {**document, "permit": {**document["permit"], "plans": 99}}  # type: ignore[dict-item]
+        asked.plan = asked.plan.model_copy(update={"permit": altered})
+        with pytest.raises(PolicyRefusalError, match="altered"):
+            border.admit(asked.seal(), asked.plan.canonical_json(), 1, sign_plan(asked.plan, HOLDER))
+        (record,) = border.audit.records(kind="decision")
+        assert (record.body["permit"], record.body["holder"], record.body["reasons"]) == ("", "", ["asking"])
+
+    def test_one_that_expires_while_work_is_done_lets_nothing_out(self, asked: Home, border: Border) -> None:
+        task = border.admit(asked.seal(), asked.plan.canonical_json(), 1, sign_plan(asked.plan, HOLDER))
+        assert border.reasons_against(task, asked.answer(), SPECS) == ()
+        asked.now += timedelta(days=2)
+        (reason,) = border.reasons_against(task, asked.answer(), SPECS)
+        assert "no longer allows it: asking" in reason
+
+
+def spoilt(plan: FederationPlan, place: tuple[Any, ...], value: object) -> str:
+    """The plan's text with another value at one place, in canonical form."""
+    values = json.loads(plan.canonical_json())
+    inner = values
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+class TestHostilePlans:
+    @pytest.mark.parametrize(
+        ("place", "value"),
+        [
+            (("data", "folder"), "/etc"),
+            (("site_file",), "/etc/passwd"),
+            (("name",), "../../etc/passwd"),
+            (("task", "labels", 0), "../lesion"),
+            (("name",), "${oc.env:HOME}"),
+            (("name",), "$HOME"),
+            (("model", "name"), "${oc.env:MODEL}"),
+            (("model", "_target_"), "os.system"),
+            (("_target_",), "subprocess.run"),
+            (("model", "args", "_target_"), "os.system"),
+            (("model", "args", "channels"), [10**9, 10**9]),
+            (("model", "args", "weights"), "https://127.0.0.1/weights.pt"),
+            (("model", "name"), "transformers"),
+            (("model", "name"), "densenet121"),  # is for another task
+            (("model", "name"), "os.system"),
+            (("data", "size_voxels"), [100_000, 100_000, 100_000]),
+            (("data", "size_voxels"), [2**62, 16, 16]),
+            (("data", "size_voxels"), [-16, -16, None]),
+            (("data", "size_voxels"), [None, None, None]),
+            (("training", "patch_voxels"), [2**31, 2**31]),
+            (("training", "batch_size"), 2**40),
+            (("training", "optimizer", "lr"), float("nan")),
+            (("training", "optimizer", "lr"), float("inf")),
+            (("participation", "largest_norm_ratio"), float("nan")),
+            (("rounds",), 10**9),
+            (("seed",), -1),
+            (("sites",), ["south", "north"]),
+            (("permit",), "/etc/permit.json"),
+            (("purpose",), "marketing"),
+            (("privacy", "mechanism"), "trust_me"),
+            (("software",), "99.0"),
+        ],
+        ids=lambda value: str(value)[:40],
+    )
+    def test_they_are_refused_before_anything_else_happens(
+        self, at: Home, border: Border, place: tuple[Any, ...], value: object, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        text = spoilt(at.plan, place, value)
+        seal = at.seal(plan=hashlib.sha256(text.encode()).hexdigest())
+        monkeypatch.setattr(Border, "read_files", lambda self: pytest.fail("the site's files were read"))
+        with pytest.raises(PlanError) as caught:
+            border.admit(seal, text, 1, "")
+        assert "passwd" not in caught.value.message
+        assert not at.home.plans_folder.exists()
+        assert border.audit.head().count == 0
+
+    @pytest.mark.parametrize("text", ["", "{}", "[]", "null", "[" * 50_000, '{"a":' * 5000, "9" * 300_000, "\ud800"])
+    def test_what_is_no_plan_is_refused(self, at: Home, border: Border, text: str) -> None:
+        with pytest.raises(PlanError, match="plan"):
+            border.admit(at.seal(), text, 1, "")
+        assert not at.home.plans_folder.exists()
+
+    def test_the_plan_that_they_were_made_from_is_a_good_one(self, at: Home, border: Border) -> None:
+        assert border.admit(at.seal(), spoilt(at.plan, ("seed",), at.plan.seed), 1, "").plan == at.plan
+
+
+class TestTheGate:
+    def test_a_good_answer_may_leave(self, at: Home, border: Border) -> None:
+        assert border.reasons_against(admitted(at, border), at.answer(), SPECS) == ()
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"update": {"largest_norm": 4.9}}, "longer"),  # its norm is 5
+            ({"patients": {"training": 13, "metric": 5}}, "fewer training patients"),
+            ({"metrics": {"names": ["dice", "hd95_mm"], "decimals": 0}}, "more decimal places"),
+            ({"sent_mb": {"message": 0.0001, "plan": 3, "day": 2}}, "more bytes"),
+        ],
+    )
+    def test_the_policy_s_bounds_count(self, at: Home, border: Border, changes: dict[str, Any], reason: str) -> None:
+        at.policy(**changes)
+        (found,) = border.reasons_against(admitted(at, border), at.answer(), SPECS)
+        assert reason in found
+
+    def test_what_has_left_already_is_taken_off(self, at: Home, border: Border) -> None:
+        task = admitted(at, border)
+        border.released(task, at.answer(), REPLY_DIGEST, 2_000_000)
+        (reason,) = border.reasons_against(task, at.answer(), SPECS)
+        assert "more bytes" in reason
+
+    def test_a_policy_that_was_changed_while_work_was_done_counts(self, at: Home, border: Border) -> None:
+        task = admitted(at, border)
+        at.policy(update={"largest_norm": 1})
+        (reason,) = border.reasons_against(task, at.answer(), SPECS)
+        assert "longer" in reason
+        at.policy(purposes=["education"])
+        (reason,) = border.reasons_against(task, at.answer(), SPECS)
+        assert "no longer allows it: purposes" in reason
+
+    def test_a_plan_that_a_person_refused_while_work_was_done_gets_no_answer(self, at: Home, border: Border) -> None:
+        task = admitted(at, border)
+        border.audit.append("refused", {"plan": at.plan.sha256(), "by": "it"})
+        (reason,) = border.reasons_against(task, at.answer(), SPECS)
+        assert "no longer allows it: approval" in reason
+
+    def test_work_that_was_begun_in_time_may_end_after_hours(self, at: Home, border: Border) -> None:
+        at.policy(hours=[{"days": ["mon"], "start": "08:00", "end": "12:30", "zone": "UTC"}])
+        task = admitted(at, border)
+        at.now += timedelta(hours=1)
+        assert border.reasons_against(task, at.answer(), SPECS) == ()
+
+    def test_site_files_that_can_not_be_read_any_more_let_nothing_out(self, at: Home, border: Border) -> None:
+        task = admitted(at, border)
+        at.home.policy_file.unlink()
+        assert border.reasons_against(task, at.answer(), SPECS) == ("the site's own files can't be used",)
+
+    def test_a_log_that_can_not_be_read_is_an_error(self, at: Home, border: Border) -> None:
+        task = admitted(at, border)
+        (at.home.audit_folder / "audit.sqlite").write_bytes(b"no database" * 1000)
+        with pytest.raises(AuditError, match="damaged"):
+            border.reasons_against(task, at.answer(), SPECS)
+
+
+class TestWhatLeaves:
+    def test_an_answer_is_in_the_log_and_its_seal_bears_the_log_s_head(self, at: Home, border: Border) -> None:
+        task = admitted(at, border)
+        seal = read_reply_seal(border.released(task, at.answer(), REPLY_DIGEST, 1234), SITE.public)
+        *_, record = border.audit.records()
+        assert record.kind == "sent"
+        assert record.body == {
+            "plan": at.plan.sha256(),
+            "kind": "round",
+            "round": 1,
+            "instruction": task.seal.nonce,
+            "digest": REPLY_DIGEST,
+            "bytes": 1234,
+            "arrays": 1,
+            "patients": 12,
+            "metrics": {"validation": ["dice"]},
+            "pictures": 0,
+            "update_norm": 5.0,
+            "epsilon": None,
+        }
+        assert (seal.audit_count, seal.audit_hash) == (record.seq, record.hash)
+        assert (seal.state, seal.content, seal.nonce, seal.kind) == ("answer", REPLY_DIGEST, task.seal.nonce, "round")
+        assert verify_log(at.home.audit_folder, SITE.public, [border.audit.head()]) == ()
+
+    def test_a_coded_no_is_in_the_log_too(self, at: Home, border: Border) -> None:
+        problem = CohortError("Too few patients.", local_detail="/cohort/secret")
+        record = border.withheld(at.seal(), problem, ("too few", "x" * 1000), REPLY_DIGEST)
+        seal = read_reply_seal(record, SITE.public)
+        (kept,) = border.audit.records(kind="withheld")
+        assert (kept.body["code"], kept.body["reasons"]) == ("EFL201", ["too few", "x" * 200])
+        assert "secret" not in json.dumps(kept.body)
+        assert (seal.audit_count, seal.audit_hash, seal.content) == (kept.seq, kept.hash, REPLY_DIGEST)
+
+    def test_the_log_comes_before_the_seal(self, at: Home, border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
+        task, real, seen = admitted(at, border), PrivateKey.sign, list[bool]()
+
+        def sign(key: PrivateKey, purpose: str, value: Any) -> str:
+            if purpose == "reply":
+                head = border.audit.head()
+                seen.append((value["audit_count"], value["audit_hash"]) == (head.count, head.hash))
+            return real(key, purpose, value)
+
+        monkeypatch.setattr(PrivateKey, "sign", sign)
+        border.released(task, at.answer(), REPLY_DIGEST, 1)
+        border.withheld(task.seal, CohortError("No."), ("no",), REPLY_DIGEST)
+        assert seen == [True, True]
+
+    def test_what_can_not_be_recorded_is_not_sealed(
+        self, at: Home, border: Border, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task, real = admitted(at, border), PrivateKey.sign
+        fill_disk(monkeypatch)
+
+        def sign(key: PrivateKey, purpose: str, value: Any) -> str:
+            assert purpose != "reply"
+            return real(key, purpose, value)
+
+        monkeypatch.setattr(PrivateKey, "sign", sign)
+        with pytest.raises(AuditError, match="disk is full"):
+            border.released(task, at.answer(), REPLY_DIGEST, 1)
+        with pytest.raises(AuditError, match="disk is full"):
+            border.withheld(task.seal, CohortError("No."), ("no",), REPLY_DIGEST)
+
+    def test_figures_that_are_no_numbers_can_not_be_recorded_and_stay(self, at: Home, border: Border) -> None:
+        task, answer = admitted(at, border), at.answer()
+        answer.update["w"][0] = np.nan
+        with pytest.raises(AuditError, match="JSON"):
+            border.released(task, answer, REPLY_DIGEST, 1)
+
+    @pytest.mark.parametrize("state", ["working", "unknown"])
+    def test_a_word_in_between_says_nothing_and_adds_nothing(self, at: Home, border: Border, state: str) -> None:
+        border.started(1)
+        seal = read_reply_seal(border.word(at.seal(kind="probe"), state, REPLY_DIGEST), SITE.public)
+        assert (seal.state, seal.kind, seal.audit_count) == (state, "probe", 1)
+        assert border.audit.head().count == 1
+
+    def test_rounds_and_bytes_count_for_the_next_decision(self, at: Home, border: Border) -> None:
+        task = admitted(at, border)
+        border.released(task, at.answer(), REPLY_DIGEST, 1_500_000)
+        situation = admitted(at, border).situation
+        assert (situation.rounds_done, situation.bytes_sent) == ({1}, 1_500_000)
