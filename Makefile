@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint install clean
+.PHONY: help demo demo-federation test unit lint install clean
 
 help:  ## Show this list.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed (PYTHON=...)."; exit 2; }
@@ -21,6 +21,9 @@ install: $(STAMP)  ## Make .venv and install into it what constraints.txt pins.
 
 demo: $(STAMP)  ## Build four demo hospitals and train over them.
 	@$(BIN)/eucaim-fl train experiment=demo
+
+demo-federation: $(STAMP)  ## Start a coordinator and three hospitals on this machine, train, show what left each.
+	@$(BIN)/python experiments/demo_federation.py
 
 test: $(STAMP)  ## Run the whole test suite.
 	$(BIN)/python -m pytest -n 2 --dist loadfile

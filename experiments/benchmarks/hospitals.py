@@ -24,6 +24,10 @@ NETWORKS: Mapping[str, dict[str, Any]] = {
     "cnn-0.1M": {"name": "small_cnn", "args": {"channels": [32, 64, 128], "strides": [2, 2, 2]}},
     "cnn-7M": {"name": "small_cnn", "args": {"channels": [72, 144, 288, 576, 1024], "strides": [2, 2, 2, 2, 2]}},
     "densenet121": {"name": "densenet121", "args": {}},
+    "cnn-25M": {
+        "name": "small_cnn",
+        "args": {"channels": [64, 256, 1024, 1024, 1024, 384], "strides": [2, 2, 2, 2, 1, 1]},
+    },
 }
 
 

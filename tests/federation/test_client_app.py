@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -59,6 +60,44 @@ class TestAnswers:
         assert [m.split for m in reply.report.metrics] == ["validation", "test"]
         assert reply.update == {}
         assert reply.pictures is not None
+
+
+class TestPolicy:
+    """What the hospital's policy says counts where no federation asks, too, and from the next message on."""
+
+    @pytest.fixture
+    def written(self, ask):
+        def write(**changes):
+            site = yaml.safe_load(ask.site_file.read_text())
+            ask.site_file.write_text(yaml.safe_dump({**site, "policy": "policy.yaml"}))
+            policy = {
+                "schema": "eucaim-fl-policy/1",
+                "patients": {"training": 2, "metric": 1},
+                "metrics": {"names": ["dice", "hd95_mm"], "decimals": 2},
+                "sent_mb": {"message": 10, "plan": 10, "day": 10},
+                "update": {"largest_norm": 1000},
+                **changes,
+            }
+            ask.site_file.with_name("policy.yaml").write_text(yaml.safe_dump(policy))
+
+        return write
+
+    def test_figures_are_rounded_and_only_those_on_its_list_leave(self, ask, written):
+        written(metrics={"names": ["dice"], "decimals": 1})
+        (metrics,) = ask("train").report.metrics
+        assert set(metrics.values) == set(metrics.sums) == {"dice"}
+        assert all(round(value, 1) == value for value in metrics.values.values())
+
+    def test_a_change_counts_at_once(self, ask, written):
+        assert ask("query", arrays=None).report.patients == 8
+        written(patients={"training": 9, "metric": 1})
+        assert isinstance(ask("train"), Refusal)
+        written()
+        assert ask("train").report.patients == 8
+        written(update={"largest_norm": 1e-9})
+        reply = ask("train")
+        assert reply.code == "EFL304"
+        assert "longer" in reply.reason
 
 
 class TestRefusals:
