@@ -28,7 +28,8 @@ class InstructionSeal(Config):
     """The coordinator's word: this site is asked this about this plan.
 
     nonce: used for one instruction only, however often it is sent. issued_at: seconds since 1970. deadline_s: how long
-    the coordinator waits. content: digest of the packed message.
+    the coordinator waits. content: digest of the packed message. audit_count: the last record of the site's audit log
+    that the coordinator knows of; the site answers with that record's hash.
     """
 
     federation: Annotated[str, Field(pattern=SITE_NAME)]
@@ -40,13 +41,15 @@ class InstructionSeal(Config):
     issued_at: NonNegativeInt
     deadline_s: Annotated[float, Field(gt=0, le=1e7)]
     content: _Hash
+    audit_count: NonNegativeInt = 0
 
 
 class ReplySeal(Config):
     """The site's word: this is my answer to that instruction.
 
     state: `answer`; or, to a probe, `working` on the instruction or `unknown`. audit: number of records and hash of the
-    head of the site's audit log, after the record of this very reply.
+    head of the site's audit log, after the record of this very reply. audit_then: hash of the record that the
+    instruction names, empty if there is none: who rewrote the log has another there.
     """
 
     federation: Annotated[str, Field(pattern=SITE_NAME)]
@@ -59,6 +62,7 @@ class ReplySeal(Config):
     content: _Hash
     audit_count: NonNegativeInt
     audit_hash: _Hash
+    audit_then: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
 
 def new_nonce() -> str:

@@ -143,6 +143,8 @@ def _situation(plan: FederationPlan, home: SiteHome | None) -> Situation:
             "rounds_done": sent.rounds,
             "bytes_sent": sent.bytes,
             "bytes_sent_today": audit.sent_today(now),
+            "plans_today": audit.plans_allowed(now.replace(hour=0, minute=0, second=0, microsecond=0)),
+            "plans_ever": audit.plans_allowed(),
             "approval": audit.approval(plan.sha256()),
         }
     return Situation(site=load_site_file(home.site_file).name, now=now, preview=True, **known)

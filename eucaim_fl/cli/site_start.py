@@ -21,8 +21,13 @@ __all__ = ["command"]
 
 @click.command(name="start", short_help="Connect this site to its federation and serve it.")
 @home_option()
+@click.option(
+    "--keep-sent",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write a copy of every answer that leaves into this folder.",
+)
 @click.option("--detach", is_flag=True, help="Run in the background; the log goes to HOME/state/client.log.")
-def command(home: Path, detach: bool) -> None:
+def command(home: Path, keep_sent: Path | None, detach: bool) -> None:
     """Connect this site to its federation and serve it until it is stopped.
 
     Connects outwards only, to the one address of the invitation (through HTTPS_PROXY, if set). Every instruction is
@@ -53,20 +58,21 @@ def command(home: Path, detach: bool) -> None:
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     place = SiteHome(home.absolute()).require()
     if detach:
-        _in_background(place.folder)
+        _in_background(place.folder, keep_sent)
         return
-    SiteClient(place, ends).run()
+    SiteClient(place, ends, keep_sent).run()
 
 
-def _in_background(home: Path) -> None:
+def _in_background(home: Path, keep_sent: Path | None) -> None:
     """Start the same command in a session of its own, and wait until it serves or has ended."""
     from eucaim_fl.errors import ServiceError
 
     log = home / "state" / "client.log"
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kept = ["--keep-sent", str(keep_sent.absolute())] if keep_sent else []
     with log.open("ab") as stream:
         process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-            [sys.executable, "-m", "eucaim_fl", "site", "start", "--home", str(home)],
+            [sys.executable, "-m", "eucaim_fl", "site", "start", "--home", str(home), *kept],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

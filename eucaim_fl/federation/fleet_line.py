@@ -64,6 +64,7 @@ class BoundedTransport(httpx.BaseTransport):
         self.certificate_until: str | None = None
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request. A compressed answer is refused; the body of any other is bounded while it is read."""
         request.headers["accept-encoding"] = "identity"
         request.extensions = {**request.extensions, "trace": self._trace}
         response = self._inner.handle_request(request)
@@ -91,6 +92,7 @@ class BoundedTransport(httpx.BaseTransport):
                 socket.socket.shutdown(line, socket.SHUT_RDWR)
 
     def close(self) -> None:
+        """Close all connections."""
         self._inner.close()
 
 
@@ -112,7 +114,7 @@ def proxy_for(host: str) -> str | None:
 
 def refusal(status: int, headers: httpx.Headers, body: str, now: datetime) -> LinkError | NotAdmittedError:
     """What a refused call means for the site. status, headers, body: of the HTTP response; now: aware, UTC."""
-    detail = f"HTTP {status}: {body[:300]}"
+    detail = f"HTTP {status}: {''.join(c if c.isprintable() else ' ' for c in body[:300])}"
     if status == 401:
         try:
             ahead = (now - parsedate_to_datetime(headers["date"])).total_seconds()

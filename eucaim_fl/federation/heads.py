@@ -52,18 +52,25 @@ class Heads:
         self._folder = folder
         self._last: dict[str, tuple[int, str]] = {}
 
-    def accept(self, site: str, count: int, digest: str) -> None:
-        """Note a head that came with a reply.
+    def last(self, site: str) -> tuple[int, str]:
+        """Number and hash of the last record that is known of a site's log; 0 and nothing if none is.
 
-        Raises SealError if the log has become shorter than it was, or has another record at its end than it had;
-        JournalError if it can't be written down.
+        Raises SealError if the site's name is none, JournalError if what is known can't be read.
         """
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", site):
             raise SealError("The reply comes from a site without a proper name.")
         if site not in self._last:
             known = [(int(str(head["count"])), str(head["hash"])) for head in read_heads(self._folder, site)]
             self._last[site] = max(known, default=(0, ""))
-        last_count, last_digest = self._last[site]
+        return self._last[site]
+
+    def accept(self, site: str, count: int, digest: str) -> None:
+        """Note a head that came with a reply.
+
+        Raises SealError if the log has become shorter than it was, or has another record at its end than it had;
+        JournalError if it can't be written down.
+        """
+        last_count, last_digest = self.last(site)
         if count < last_count or (count == last_count and last_digest not in ("", digest)):
             raise SealError(
                 "The site's audit log is not the one that it was: records are gone or replaced.",

@@ -30,6 +30,7 @@ from eucaim_fl.sitefile import load_site_file
 __all__ = ["POLICY", "Rehearsal", "free_ports"]
 
 _COMMAND_S = 120.0
+_PATIENCE_S = 20.0
 POLICY: Mapping[str, Any] = {
     "schema": "eucaim-fl-policy/1",
     "valid_until": "2099-12-31",
@@ -37,6 +38,7 @@ POLICY: Mapping[str, Any] = {
     "asking": {"permits": "not_required", "bodies": {}},
     "purposes": ["scientific_research"],
     "tasks": ["segmentation", "classification"],
+    "targets": "any",
     "networks": "any",
     "sites": {"at_least": 1},
     "patients": {"training": 10, "metric": 3},
@@ -47,7 +49,9 @@ POLICY: Mapping[str, Any] = {
     "pictures": True,
     "score_histograms": True,
     "rounds": 1000,
+    "plans": {"day": 100_000, "total": 100_000},
     "hours": "any",
+    "work": {"minutes": 240},
     "sent_mb": {"message": 1000, "plan": 100_000, "day": 100_000},
     "update": {"largest_norm": 1000},
     "privacy": {"mechanism": "none"},
@@ -302,7 +306,7 @@ class Rehearsal:
                 process.send_signal(signal.SIGTERM)
         for process in [*self.clients.values(), *([self.servers] if self.servers else [])]:
             try:
-                process.wait(20)
+                process.wait(_PATIENCE_S)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(5)

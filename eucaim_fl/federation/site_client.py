@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from eucaim_fl.durable import exclusive, write_atomically
 from eucaim_fl.errors import AuditError, EucaimError, LinkError, NotAdmittedError, PolicyError, SiteFileError
@@ -42,12 +43,12 @@ _SESSION_LASTS = timedelta(seconds=75)
 class SiteClient:
     """One site's client. `run` returns after `stop`, or raises what makes it impossible to go on."""
 
-    def __init__(self, home: SiteHome, stopping: threading.Event | None = None) -> None:
+    def __init__(self, home: SiteHome, stopping: threading.Event | None = None, keep_sent: Path | None = None) -> None:
         """Open the site's home. stopping: as `stop`, for who has to be able to set it before.
 
         Raises what `Border` raises.
         """
-        self._border = Border(home)
+        self._border = Border(home, keep_sent=keep_sent)
         self._home = home
         self._stopping = stopping or threading.Event()
         self._fleet: Fleet | None = None
@@ -109,7 +110,8 @@ class SiteClient:
             if before is not None and isinstance(before.node_id, int):
                 self._known_as = before.node_id
                 fresh = datetime.now(UTC) - before.updated < _SESSION_LASTS
-                self._resumes = fresh and before.state in ("connected", "disconnected")
+                left = before.state in ("connected", "disconnected") and not _is_another_that_lives(before.pid)
+                self._resumes = fresh and left
 
     # --- the line ---------------------------------------------------------------------------------------------
 
@@ -125,6 +127,9 @@ class SiteClient:
                 state = "not_admitted" if isinstance(problem, NotAdmittedError) else "disconnected"
                 self._status.say(state, problem)
                 _log.warning("%s %s (%s); trying again", problem.message, problem.fix, problem.local_detail)
+            except EucaimError:
+                self._stopping.set()  # this client ends: with a goodbye the next one need not wait for a minute
+                raise
             finally:
                 if self._fleet is not None:
                     self._fleet.close(say_goodbye=self._stopping.is_set())
@@ -203,3 +208,8 @@ class SiteClient:
         else:
             desk.take(incoming, seal, packed)
             self._post(fleet, desk)
+
+
+def _is_another_that_lives(pid: int) -> bool:
+    """Whether a process of this machine other than this one has a number: this home is then a copy of one in use."""
+    return pid != os.getpid() and Path(f"/proc/{pid}").exists()

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -22,6 +22,7 @@ from eucaim_fl.errors import (
     GateError,
     JournalError,
     PlanError,
+    PolicyRefusalError,
     ReplyError,
     SealError,
     ServiceError,
@@ -49,6 +50,8 @@ __all__ = ["Desk"]
 
 _log = logging.getLogger("eucaim_fl.site")
 _MOST_WAITING = 3
+_MOST_AGAIN = 5
+_LOOK_S = 10.0
 _START_S = 180.0
 _QUESTIONS = {"query": "hello", "train": "round", "evaluate": "final"}
 
@@ -63,6 +66,8 @@ class _Answered:
     seal: InstructionSeal
     content: RecordDict
     specs: tuple[ArraySpec, ...] | None
+    task: Task | None = None
+    again: int = 0
 
 
 @dataclass
@@ -74,6 +79,7 @@ class _Work:
     specs: tuple[ArraySpec, ...]
     message_id: str
     started: float
+    looked: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -83,6 +89,12 @@ class _Waiting:
     incoming: Incoming
     seal: InstructionSeal
     packed: RecordDict
+
+
+def _size(packed: RecordDict) -> int:
+    """Bytes of a packed message: its arrays and its texts."""
+    arrays = sum(len(a.data) for record in packed.array_records.values() for a in record.values())
+    return arrays + sum(len(str(v)) for record in packed.config_records.values() for v in record.values())
 
 
 def _same_question(one: InstructionSeal, other: InstructionSeal) -> bool:
@@ -129,7 +141,7 @@ class Desk:
         """The answer to a probe: the answer itself, or a sealed word about how far it is. Raises AuditError."""
         if self._answered is not None and self._answered.seal.nonce == seal.nonce:
             self.outbox = None
-            return self._answered.content
+            return self._once_more(self._answered)
         known = {one.seal.nonce for one in self._waiting} | ({self._work.task.seal.nonce} if self._work else set())
         state = "working" if seal.nonce in known else "unknown"
         content = RecordDict({"word": ConfigRecord({"state": state})})
@@ -139,7 +151,7 @@ class Desk:
     def _begin(self, incoming: Incoming, seal: InstructionSeal, packed: RecordDict) -> None:
         """Decide, and hand the instruction to the worker, unless it was done, is under way, or has to wait."""
         if self._answered is not None and self._answered.seal.nonce == seal.nonce:
-            self.outbox = (incoming, self._answered.content)
+            self.outbox = (incoming, self._once_more(self._answered))
             return
         for one in self._waiting:
             if one.seal.nonce == seal.nonce:
@@ -149,9 +161,6 @@ class Desk:
         if work is not None and work.task.seal.nonce == seal.nonce:
             work.incoming = incoming  # it was sent again; the answer goes to the last one
             return
-        if work is not None and work.task.seal.plan != seal.plan:
-            self._let_wait(incoming, seal, packed)
-            return
         content = unpack(packed, PlanError)
         del content["seal"]
         if seal.kind != _QUESTIONS.get(incoming.message.metadata.message_type):
@@ -160,6 +169,9 @@ class Desk:
         holder = content.config_records["instruction"].get("holder_signature", "")
         task = self._border.admit(seal, instruction.plan_json, instruction.round, str(holder))
         self._status.instruction(seal, task.plan.name)
+        if work is not None and work.task.seal.plan != seal.plan:
+            self._let_wait(incoming, seal, packed)
+            return
         _log.info("%s of plan %s (%s), round %d: allowed", seal.kind, task.plan.name, seal.plan[:12], seal.round)
         if work is not None and _same_question(work.task.seal, seal):
             work.incoming, work.task = incoming, task
@@ -173,7 +185,7 @@ class Desk:
         specs = tuple(ArraySpec(n, tuple(a.shape), a.dtype, trainable=True) for n, a in (record or {}).items())
         if sum(len(a.data) for a in (record or {}).values()) > LARGEST_MODEL_BYTES:
             raise PlanError("The arriving model is larger than any that is accepted.")
-        ttl = max(1.0, min(seal.deadline_s, incoming.seconds_left))
+        ttl = max(1.0, min(seal.deadline_s, incoming.seconds_left, task.longest_s))
         question = Message(content, 1, incoming.message.metadata.message_type, group_id=str(seal.round), ttl=ttl)
         (identifier,) = self._grid().push_messages([question])
         self._work = _Work(incoming, task, specs if seal.kind == "round" else (), identifier, time.monotonic())
@@ -186,6 +198,26 @@ class Desk:
         except Exception:  # noqa: BLE001  whatever it is, the log has it and the coordinator hears of it
             _log.exception("the worker can't be started")
             raise WorkerError("The site's worker can't be started.") from None
+
+    def _once_more(self, answered: _Answered) -> RecordDict:
+        """An answer that was lost on its way, recorded anew; nothing but a refusal if it may not leave any more.
+
+        Raises AuditError.
+        """
+        if answered.task is not None:
+            try:
+                answered.again += 1
+                if answered.again > _MOST_AGAIN:
+                    raise GateError("The answer was sent as often as it is sent.")
+                self._border.sent_again(answered.task, digest(answered.content), _size(answered.content))
+            except GateError as problem:
+                content = pack(refusal_content(problem.code, problem.message, self._border.invitation.site))
+                told = (digest(content), _size(content))
+                stamped = self._border.withheld(answered.seal, problem, (problem.message,), told)
+                content["seal"] = ConfigRecord(dict(stamped))
+                self._answered = _Answered(answered.seal, content, None)
+                return content
+        return answered.content
 
     def _let_wait(self, incoming: Incoming, seal: InstructionSeal, packed: RecordDict) -> None:
         """Keep an instruction of another run for later; it takes the place of an older one of its run."""
@@ -220,11 +252,25 @@ class Desk:
             self._stopping.wait(seconds)
             return False
         worker = self._worker.result()
+        self._stop_if_forbidden(self._work)
+        if self._work is None:
+            return self.outbox is not None
         worker.wait(seconds)
         for message in worker.pull_messages([self._work.message_id]):
             self._answer(self._work, message)
             return True
         return False
+
+    def _stop_if_forbidden(self, work: _Work) -> None:
+        """End work on a plan that was refused meanwhile. Raises AuditError."""
+        if time.monotonic() < work.looked + _LOOK_S:
+            return
+        work.looked = time.monotonic()
+        objections = self._border.objections(work.task)
+        if objections:
+            _log.warning("what was under way is given up: %s", "; ".join(objections))
+            self._give_up()
+            self._refuse(work.incoming, work.task.seal, PolicyRefusalError(f"Stopped: {'; '.join(objections)}."))
 
     def _answer(self, work: _Work, message: Message) -> None:
         self._work = None
@@ -245,11 +291,8 @@ class Desk:
             self._refuse(work.incoming, seal, stopped, reasons)
             return
         content = pack(reply_content(reply.report, reply.update, reply.pictures))
-        size = sum(len(a.data) for record in content.array_records.values() for a in record.values())
-        size += sum(len(str(value)) for record in content.config_records.values() for value in record.values())
-        fingerprint = digest(content)
-        stamped = self._border.released(work.task, reply, fingerprint, size)
-        self._ready(work.incoming, seal, content, stamped, work.specs)
+        stamped = self._border.released(work.task, reply, digest(content), _size(content))
+        self._ready(work.incoming, seal, content, stamped, work)
         self._status.contributed(seal, work.task.plan.name)
         _log.info("answered %s, round %d, after %.1f s", seal.kind, seal.round, time.monotonic() - work.started)
 
@@ -272,7 +315,8 @@ class Desk:
     ) -> None:
         """Answer with a code and safe text."""
         content = pack(refusal_content(problem.code, problem.message, self._border.invitation.site))
-        stamped = self._border.withheld(seal, problem, reasons or (problem.message,), digest(content))
+        told = (digest(content), _size(content))
+        stamped = self._border.withheld(seal, problem, reasons or (problem.message,), told)
         self._ready(incoming, seal, content, stamped)
         self._status.problem(problem)
 
@@ -282,8 +326,8 @@ class Desk:
         seal: InstructionSeal,
         content: RecordDict,
         stamped: dict[str, Any],
-        specs: tuple[ArraySpec, ...] | None = None,
+        work: _Work | None = None,
     ) -> None:
         content["seal"] = ConfigRecord(dict(stamped))
         self.outbox = (incoming, content)
-        self._answered = _Answered(seal, content, specs)
+        self._answered = _Answered(seal, content, *((work.specs, work.task) if work else (None, None)))

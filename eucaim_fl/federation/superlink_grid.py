@@ -12,7 +12,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -39,42 +38,23 @@ from eucaim_fl.federation.heads import Heads
 from eucaim_fl.federation.home import FederationHome
 from eucaim_fl.federation.local_grid import LOST, SEAL
 from eucaim_fl.federation.nodes import node_ids
-from eucaim_fl.federation.objects import fetch, outgoing, send_all
+from eucaim_fl.federation.objects import CHUNK_BYTES, fetch, outgoing, send_all
 from eucaim_fl.federation.parcel import digest, pack, unpack
+from eucaim_fl.federation.pending import NotYetError, Pending
 from eucaim_fl.federation.superlink_line import SuperlinkLine
 from eucaim_fl.plan import read_plan
 from eucaim_fl.seals import InstructionSeal, Kind, new_nonce, read_reply_seal, sealed
 
 __all__ = ["SuperlinkGrid"]
 
-_FIRST_PROBE_S, _LONGEST_PROBE_S = 10.0, 60.0
+_LONGEST_PROBE_S = 60.0
+_MOST_RESENT = 5
+_PARTIAL_S, _PARTIAL_PAUSE_S = 180.0, 1.0
 _SMALL_REPLY_BYTES = 40 * 2**20
 _NODE = Node(node_id=SUPERLINK_NODE_ID)
 _KINDS: dict[str, Kind] = {"query": "hello", "train": "round", "evaluate": "final"}
 _GONE = "The site gives no sign of life: its line is down, or its client has stopped."
 _REMOVED = "The site is not admitted any more: it was removed from the federation."
-
-
-@dataclass
-class _Pending:
-    """One instruction under way. sent: Flower's identifiers under which it, or a probe for it, was sent.
-
-    site_key: the site's public key, as it was admitted when it was asked. shut_out: the SuperLink takes no message for
-    the site any more.
-    """
-
-    site: str
-    site_key: str
-    node: int
-    message: Message
-    packed: RecordDict
-    seal: InstructionSeal
-    largest_reply: int
-    sent: set[str] = field(default_factory=set)
-    probe_at: float = 0.0
-    pause_s: float = field(default_factory=lambda: _FIRST_PROBE_S)
-    probing: str = ""
-    shut_out: bool = False
 
 
 class SuperlinkGrid(Grid):
@@ -98,11 +78,8 @@ class SuperlinkGrid(Grid):
         self._home, self._holder = home, holder_signature
         self._key = home.coordinator_key
         self._heads = Heads(home.heads_folder)
-        self._pending: dict[str, _Pending] = {}
+        self._pending: dict[str, Pending] = {}
         self._line = SuperlinkLine(home, link_wait_s, tell, self._send_again)
-        self._admitted = home.sites()
-        self.largest_patients = {name: site.largest_patients for name, site in self._admitted.items()}
-        self.names: dict[int, str] = {}
         self._learn_names()
 
     def _learn_names(self) -> None:
@@ -138,10 +115,22 @@ class SuperlinkGrid(Grid):
         return [node for node in nodes if self.names.get(node) in self._admitted]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Seal, pack and send instructions, several at a time; what is returned identifies them for `pull_messages`."""
-        batch = [self._sealed(message) for message in messages]
+        """Seal, pack and send instructions, several at a time; what is returned identifies them for `pull_messages`.
+
+        What several sites get alike is packed once; a large one is sent to one site first, so that the SuperLink has
+        the weights already when the others are sent.
+        """
+        batch: list[Pending] = []
+        for message in messages:
+            if not batch or message.content is not batch[-1].message.content:
+                packed = self._packed(message.content)
+                fingerprint = digest(packed)
+            batch.append(self._sealed(message, packed, fingerprint))
+        alone = 1 if batch and batch[0].largest_reply > _SMALL_REPLY_BYTES + CHUNK_BYTES else 0
+        for one in batch[:alone]:
+            self._send(one)
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(self._send, batch))
+            list(pool.map(self._send, batch[alone:]))
         self._pending.update({one.seal.nonce: one for one in batch})
         return [one.seal.nonce for one in batch]
 
@@ -167,12 +156,19 @@ class SuperlinkGrid(Grid):
             one = self._pending.get(nonce) if nonce is not None else None
             if one is None:
                 continue
-            answer = self._judged(one, proto, tree)
-            if answer is not None:
-                del self._pending[one.seal.nonce]
-                answers.append(answer)
+            one.partial, one.partial_since = None, time.monotonic()
+            answers += self._finished(one, self._judged(one, proto, tree))
+        for one in asked.values():
+            if one.partial is not None and one.seal.nonce in self._pending and time.monotonic() >= one.partial_at:
+                answers += self._finished(one, self._judged(one, *one.partial))
         self._probe(one for nonce, one in asked.items() if nonce in self._pending)
         return answers
+
+    def _finished(self, one: Pending, answer: Message | None) -> list[Message]:
+        if answer is None:
+            return []
+        del self._pending[one.seal.nonce]
+        return [answer]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push messages and wait for their replies, or for the time-out."""
@@ -199,13 +195,18 @@ class SuperlinkGrid(Grid):
 
     # --- going out --------------------------------------------------------------------------------------------
 
-    def _sealed(self, message: Message) -> _Pending:
+    def _packed(self, content: RecordDict) -> RecordDict:
+        """A question's content with the holder's signature, packed."""
+        signed = RecordDict(dict(content))
+        instruction = dict(content.config_records["instruction"])
+        signed["instruction"] = ConfigRecord({**instruction, "holder_signature": self._holder})
+        return pack(signed)
+
+    def _sealed(self, message: Message, packed: RecordDict, fingerprint: str) -> Pending:
         node = message.metadata.dst_node_id
         site = self.names[node]
-        content = RecordDict(dict(message.content))
-        instruction = content.config_records["instruction"]
-        content["instruction"] = ConfigRecord({**dict(instruction), "holder_signature": self._holder})
-        packed = pack(content)
+        instruction = message.content.config_records["instruction"]
+        known_count, known_head = self._heads.last(site)
         seal = InstructionSeal(
             federation=self._home.name,
             site=site,
@@ -215,14 +216,16 @@ class SuperlinkGrid(Grid):
             nonce=new_nonce(),
             issued_at=int(time.time()),
             deadline_s=message.metadata.ttl,
-            content=digest(packed),
+            content=fingerprint,
+            audit_count=known_count,
         )
-        packed["seal"] = ConfigRecord(dict(sealed(seal, self._key)))
-        arrays = sum(len(a.data) for record in content.array_records.values() for a in record.values())
+        own = RecordDict(dict(packed))
+        own["seal"] = ConfigRecord(dict(sealed(seal, self._key)))
+        arrays = sum(len(a.data) for record in packed.array_records.values() for a in record.values())
         key = self._admitted[site].site_key
-        return _Pending(site, key, node, message, packed, seal, arrays + _SMALL_REPLY_BYTES)
+        return Pending(site, key, node, message, own, seal, arrays + _SMALL_REPLY_BYTES, known_head)
 
-    def _send(self, one: _Pending) -> None:
+    def _send(self, one: Pending) -> None:
         """Send the whole instruction, for the first time or again."""
         metadata = one.message.metadata
         sent = self._push(one.packed, one.node, metadata.message_type, metadata.group_id, metadata.ttl)
@@ -263,7 +266,7 @@ class SuperlinkGrid(Grid):
 
         return self._line.call(once)
 
-    def _probe(self, pending: Iterable[_Pending]) -> None:
+    def _probe(self, pending: Iterable[Pending]) -> None:
         """Ask after instructions that have been out for a while."""
         for one in pending:
             if time.monotonic() < one.probe_at:
@@ -288,7 +291,7 @@ class SuperlinkGrid(Grid):
 
     # --- coming in --------------------------------------------------------------------------------------------
 
-    def _judged(self, one: _Pending, proto: Any, tree: Any) -> Message | None:
+    def _judged(self, one: Pending, proto: Any, tree: Any) -> Message | None:
         """The answer to an instruction; None if it was only a word in between."""
         reply_to = proto.metadata.reply_to_message_id
         if proto.HasField("error"):
@@ -297,35 +300,47 @@ class SuperlinkGrid(Grid):
             one.sent.discard(reply_to)  # Flower has lost this message, or its answer: the site is asked after it
             return None
         try:
+            self._object(tree.object_id)  # sent last: if it is there, the rest is
             packed = fetch(tree, self._object, one.largest_reply)
+            one.partial = None
             self._confirm(proto.metadata.message_id)
             state, content = self._opened(one, packed)
+        except NotYetError:
+            return self._not_whole(one, proto, tree)
         except (ReplyError, SealError) as problem:
             self._confirm(proto.metadata.message_id)
             return self._error(one, SEAL, problem.message)
         except LinkError as problem:
             return self._error(one, LOST, problem.message)
-        if state == "working":
-            one.sent.discard(reply_to)
-            return None
+        if state != "answer":
+            return self._told(one, state, reply_to)
+        return make_message(metadata=self._answers(one), content=content)
+
+    def _told(self, one: Pending, state: str, reply_to: str) -> Message | None:
+        """After a word about an instruction: wait on, or send it again, but not for ever."""
+        if reply_to != one.probing:
+            return self._error(one, SEAL, "The site answered an instruction with a word that only a probe gets.")
+        one.sent.discard(reply_to)
         if state == "unknown":
+            one.resent += 1
+            if one.resent > _MOST_RESENT:
+                return self._error(one, LOST, "The site says again and again that it knows nothing of the instruction.")
             one.sent.clear()
             self._send(one)
-            return None
-        metadata = Metadata(
-            run_id=self._line.flower.run_id,
-            message_id=proto.metadata.message_id,
-            src_node_id=one.node,
-            dst_node_id=SUPERLINK_NODE_ID,
-            reply_to_message_id=one.seal.nonce,
-            group_id=proto.metadata.group_id,
-            created_at=proto.metadata.created_at,
-            ttl=1.0,
-            message_type=one.message.metadata.message_type,
-        )
-        return make_message(metadata=metadata, content=content)
+        return None
 
-    def _opened(self, one: _Pending, packed: RecordDict) -> tuple[str, RecordDict]:
+    def _not_whole(self, one: Pending, proto: Any, tree: Any) -> Message | None:
+        """Keep an answer that is still being sent for a later look, within bounds."""
+        now = time.monotonic()
+        if now - one.partial_since > _PARTIAL_S:
+            one.partial = None
+            return self._error(one, LOST, "The site's answer did not arrive whole.")
+        one.sent.discard(proto.metadata.reply_to_message_id)
+        one.partial, one.partial_at = (proto, tree), now + _PARTIAL_PAUSE_S
+        one.probe_at = max(one.probe_at, now + one.pause_s)
+        return None
+
+    def _opened(self, one: Pending, packed: RecordDict) -> tuple[str, RecordDict]:
         """What a site says, once it is certain that this site says it about this instruction.
 
         Raises SealError or ReplyError if it is not.
@@ -341,6 +356,10 @@ class SuperlinkGrid(Grid):
             return seal.state, RecordDict()
         if seal.kind != one.seal.kind:
             raise SealError("The reply answers another question.")
+        if one.known_head and seal.audit_then != one.known_head:
+            raise SealError(
+                "The site's audit log is not the one that it was: where the coordinator knows a record, it has another."
+            )
         self._heads.accept(one.site, seal.audit_count, seal.audit_hash)
         content = unpack(packed, ReplyError)
         del content["seal"]
@@ -351,14 +370,10 @@ class SuperlinkGrid(Grid):
             run = self._line.flower  # of this attempt: another may have been claimed in between
             return run.client.PullObject(PullObjectRequest(node=_NODE, run_id=run.run_id, object_id=identifier))
 
-        for attempt in range(20):  # the site may still be sending it
-            response = self._line.call(pull)
-            if response.object_available:
-                return bytes(response.object_content)
-            if not response.object_found:
-                return None
-            time.sleep(min(0.05 * 2**attempt, 5.0))
-        return None
+        response = self._line.call(pull)
+        if response.object_found and not response.object_available:
+            raise NotYetError
+        return bytes(response.object_content) if response.object_found else None
 
     def _confirm(self, identifier: str) -> None:
         run = self._line.flower
@@ -367,16 +382,19 @@ class SuperlinkGrid(Grid):
                 ConfirmMessageReceivedRequest(node=_NODE, run_id=run.run_id, message_object_id=identifier)
             )
 
-    def _error(self, one: _Pending, code: int, reason: str) -> Message:
-        metadata = Metadata(
+    def _error(self, one: Pending, code: int, reason: str) -> Message:
+        return make_message(metadata=self._answers(one), error=Error(code, reason))
+
+    def _answers(self, one: Pending) -> Metadata:
+        """Metadata of what is handed out as the answer to an instruction."""
+        return Metadata(
             run_id=self._line.flower.run_id,
             message_id="",
             src_node_id=one.node,
             dst_node_id=SUPERLINK_NODE_ID,
             reply_to_message_id=one.seal.nonce,
-            group_id="",
+            group_id=one.message.metadata.group_id,
             created_at=time.time(),
             ttl=1.0,
             message_type=one.message.metadata.message_type,
         )
-        return make_message(metadata=metadata, error=Error(code, reason))

@@ -7,21 +7,22 @@ import pwd
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from eucaim_fl.errors import PlanError
+from eucaim_fl.errors import ConfigError, PlanError
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.site.audit import AuditLog, AuditReader, AuditRecord
 from eucaim_fl.site.home import SiteHome
 from eucaim_fl.site.policy import LoadedPolicy
 from eucaim_fl.site.policy_decision import Decision, Situation, decide
 
-__all__ = ["ASKED_WITHIN", "Waiting", "decide_now", "find_plan", "login_name", "say", "waiting"]
+__all__ = ["ASKED_WITHIN", "Waiting", "decide_now", "find_plan", "login_name", "say", "stated_name", "waiting"]
 
 ASKED_WITHIN = timedelta(days=30)
 """A plan that nobody has asked for since is not shown as waiting any more."""
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
+_STATED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 _LARGEST_PLAN_BYTES = 1024 * 1024
 
 
@@ -99,24 +100,48 @@ def decide_now(
         return decide(plan, loaded, Situation(site=site, now=now, preview=True))
     identity = plan.sha256()
     sent = audit.sent(identity)
+    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     situation = Situation(
         site=site,
         now=now,
         rounds_done=sent.rounds,
         bytes_sent=sent.bytes,
         bytes_sent_today=audit.sent_today(now),
+        plans_today=audit.plans_allowed(midnight),
+        plans_ever=audit.plans_allowed(),
         approval=audit.approval(identity),
         preview=True,
     )
     return decide(plan, loaded, situation)
 
 
-def say(audit: AuditLog, plan_sha256: str, word: Literal["approved", "refused"], by: str) -> None:
+def say(
+    audit: AuditLog, plan_sha256: str, word: Literal["approved", "refused"], by: str, stated_by: str | None = None
+) -> None:
     """Write a person's word on a plan into the audit log; the last word counts.
 
-    Raises AuditError if it can't be written.
+    by: the login name, as the machine knows it. stated_by: the name that the person gave, which nobody checks; see
+    `stated_name`. Raises AuditError if it can't be written.
     """
-    audit.append(word, {"plan": plan_sha256, "by": by})
+    stated = {} if stated_by is None else {"stated_by": stated_by}
+    audit.append(word, {"plan": plan_sha256, "by": by, **stated})
+
+
+def stated_name(name: str) -> str:
+    """The name that a person gives at the terminal, as it is.
+
+    Raises ConfigError if it is longer than 64 characters, empty, or has others than A-Z a-z 0-9 . _ @ + - (the first a
+    letter or digit).
+
+    >>> stated_name("dpo@hospital")
+    'dpo@hospital'
+    """
+    if not _STATED.fullmatch(name):
+        raise ConfigError(
+            "The name of who decides can't be recorded so.",
+            fix="Give a short name such as dpo-2: at most 64 letters, digits and . _ @ + - without spaces.",
+        )
+    return name
 
 
 def login_name() -> str:

@@ -148,6 +148,30 @@ class AuditReader:
         trained = (number for _, number, kind in found if number is not None and kind not in _WITHOUT_TRAINING)
         return Sent(sum(self._number(size or 0) for size, _, _ in found), frozenset(map(self._number, trained)))
 
+    def hash_at(self, count: int) -> str:
+        """Hash of one record by its number; empty if there is none. Raises AuditError if the log can't be read."""
+        found = self._ask("SELECT hash FROM records WHERE seq = ?", count)
+        return self._text(found[0][0]) if found else ""
+
+    def times_asked(self, plan_sha256: str, kind: str, number: int) -> int:
+        """How often a question about a plan was allowed. Raises AuditError if the log can't be read."""
+        query = (
+            f"SELECT count(*) FROM records WHERE {PLAN} = ? AND kind = 'decision' AND json_extract(body, '$.kind') = ? "  # noqa: S608
+            "AND json_extract(body, '$.round') = ? AND json_extract(body, '$.verdict') = 'allow'"
+        )
+        return self._number(self._ask(query, plan_sha256, kind, number)[0][0])
+
+    def plans_allowed(self, since: datetime.datetime | None = None) -> frozenset[str]:
+        """SHA-256 of plans that were allowed; since: not before that time.
+
+        Raises AuditError if the log can't be read.
+        """
+        query = (
+            f"SELECT DISTINCT {PLAN} FROM records WHERE kind = 'decision' AND time >= ? "  # noqa: S608
+            "AND json_extract(body, '$.verdict') = 'allow'"
+        )
+        return frozenset(self._text(row[0]) for row in self._ask(query, utc_text(since) if since else ""))
+
     def sent_today(self, now: datetime.datetime) -> int:
         """Bytes that left on the day of `now`, in the time zone of `now`.
 

@@ -68,7 +68,8 @@ class Left:
 class Line:
     """A record as people read it. happened: what, in words. outcome: allowed, refused, waits, sent, withheld or empty.
 
-    reasons: keys of the policy, or codes and sentences of the gate. by: the login name of who decided.
+    reasons: keys of the policy, or codes and sentences of the gate. by: the login name of who decided, and in brackets
+    the name that they gave themselves, which nobody checked.
     """
 
     number: int
@@ -113,6 +114,11 @@ def _number(value: JsonValue) -> float | None:
 
 def _words(value: JsonValue) -> tuple[str, ...]:
     return tuple(_text(item) or _NOT_SHOWN for item in value) if isinstance(value, list) else ()
+
+
+def _who(body: Mapping[str, JsonValue]) -> str | None:
+    login, stated = _word(body.get("by")), _word(body.get("stated_by"))
+    return login if login is None or stated is None else f"{login} (gave the name {stated})"
 
 
 def _metrics(value: JsonValue) -> dict[str, tuple[str, ...]]:
@@ -191,7 +197,7 @@ def line_of(record: AuditRecord, asker: Asker) -> Line:
         asked=_ASKED.get(asked, "").format(_count(body.get("round"))) if isinstance(asked, str) else "",
         outcome=outcome,
         reasons=(*([code] if code else []), *_words(body.get("reasons"))),
-        by=_word(body.get("by")),
+        by=_who(body),
         left=left,
         hash=record.hash,
     )

@@ -20,7 +20,16 @@ from pydantic import JsonValue
 from eucaim_fl import __version__
 from eucaim_fl.durable import write_atomically
 from eucaim_fl.enrolment import Invitation, read_invitation
-from eucaim_fl.errors import EucaimError, PlanError, PolicyError, RecipeError, SealError, SiteFileError
+from eucaim_fl.errors import (
+    EucaimError,
+    GateError,
+    PlanError,
+    PolicyError,
+    PolicyRefusalError,
+    RecipeError,
+    SealError,
+    SiteFileError,
+)
 from eucaim_fl.models import check_input_size, check_model
 from eucaim_fl.permits import read_permit
 from eucaim_fl.plan import FederationPlan, read_plan
@@ -33,6 +42,7 @@ from eucaim_fl.site.home import SiteHome
 from eucaim_fl.site.nonces import Nonces
 from eucaim_fl.site.policy import LoadedPolicy, load_policy
 from eucaim_fl.site.policy_decision import Decision, Situation, bounds, decide
+from eucaim_fl.site.sent_copy import keep_copy
 from eucaim_fl.sitefile import SiteFile, load_site_file
 
 __all__ = ["Border", "Task"]
@@ -41,6 +51,8 @@ _log = logging.getLogger("eucaim_fl.site")
 _MOST_PLANS = 1000
 _SMALL_BYTES = 2**20
 _IGNORED_EVERY_S = 60.0
+_MOST_TIMES = {"hello": 500, "round": 20, "final": 20}
+"""How often a question of a plan is answered: resumed runs ask again, and nobody else should."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,12 @@ class Task:
     loaded: LoadedPolicy
     situation: Situation
 
+    @property
+    def longest_s(self) -> float:
+        """Seconds after which the site stops working on one instruction."""
+        minutes = self.loaded.policy.work.minutes
+        return 60.0 * minutes if minutes is not None else 0.0
+
 
 def _now() -> datetime:
     return datetime.now(UTC)
@@ -60,13 +78,13 @@ def _now() -> datetime:
 class Border:
     """One site's border. Policy and site file are read anew for every instruction: what IT changes counts at once."""
 
-    def __init__(self, home: SiteHome, now: Callable[[], datetime] = _now) -> None:
+    def __init__(self, home: SiteHome, now: Callable[[], datetime] = _now, keep_sent: Path | None = None) -> None:
         """Open the home's keys, audit log and memory.
 
         Raises ServiceStateError if the home is not set up, KeyFileError, EnrolmentError, SiteFileError, PolicyError,
         AuditError or SealError (the memory of instructions) if a part of it can't be used.
         """
-        self.home, self._now = home.require(), now
+        self.home, self._now, self._keep_sent = home.require(), now, keep_sent
         self._key = PrivateKey.load(home.site_key)
         self.invitation: Invitation = _invitation(home.federation_file)
         self.site, _ = self.read_files()
@@ -151,18 +169,22 @@ class Border:
         if plan.sha256() != seal.plan or number != seal.round:
             raise SealError("The instruction's seal is about another plan or round.")
         _check_network(plan)
+        _check_round(plan, seal)
         self.site, loaded = self.read_files()
-        self._keep(plan)
         situation = self._situation(plan, holder_signature, now)
         decision = decide(plan, loaded, situation)
+        if not decision.refused:
+            self._keep(plan)
         self._record_decision(seal, plan, loaded, decision)
         decision.raise_if_not_allowed()
+        if self.audit.times_asked(seal.plan, seal.kind, seal.round) > _MOST_TIMES[seal.kind]:
+            raise PolicyRefusalError("This site has answered this question of the plan as often as it does.")
         return Task(seal, plan, loaded, situation)
 
     def _situation(self, plan: FederationPlan, holder_signature: str, now: datetime) -> Situation:
         identity = plan.sha256()
         sent = self.audit.sent(identity)
-        permit = _permit_id(plan)
+        permit, _ = _permit(plan)
         return Situation(
             site=self.site.name,
             now=now,
@@ -171,6 +193,8 @@ class Border:
             rounds_done=sent.rounds,
             bytes_sent=sent.bytes,
             bytes_sent_today=self.audit.sent_today(now),
+            plans_today=self.audit.plans_allowed(now.replace(hour=0, minute=0, second=0, microsecond=0)),
+            plans_ever=self.audit.plans_allowed(),
             approval=self.audit.approval(identity),
         )
 
@@ -195,6 +219,9 @@ class Border:
     ) -> None:
         verdict = "allow" if decision.allowed else "refuse" if decision.refused else "wait"
         against = [*decision.refused, *decision.waiting]
+        asking = [clause for clause in decision.clauses if clause.key == "asking"]
+        permit, holder = _permit(plan)
+        verified = loaded.policy.asking.permits == "required" and all(clause.verdict == "allows" for clause in asking)
         self.audit.append(
             "decision",
             {
@@ -203,8 +230,9 @@ class Border:
                 "kind": seal.kind,
                 "round": seal.round,
                 "instruction": seal.nonce,
-                "holder": _holder(plan),
-                "permit": _permit_id(plan),
+                "holder": holder if verified else "",
+                "permit": permit if verified else "",
+                "permit_unverified": plan.permit is not None and not verified,
                 "purpose": plan.purpose,
                 "verdict": verdict,
                 "reasons": _list(clause.key for clause in against),
@@ -214,11 +242,11 @@ class Border:
 
     # --- out --------------------------------------------------------------------------------------------------
 
-    def reasons_against(self, task: Task, answer: Outgoing, specs: Sequence[ArraySpec]) -> tuple[str, ...]:
-        """What speaks against an answer; specs: of the arrays that the instruction brought.
+    def objections(self, task: Task) -> tuple[str, ...]:
+        """What speaks against a plan by now: files, policy and decisions are looked at once more.
 
-        Site file and policy are read once more: work takes hours, and a plan that was refused meanwhile, by a person or
-        a line of the policy, gets no answer. Hours that are over stop no work that was begun in time.
+        Work takes hours, and a plan that was refused meanwhile, by a person or a line of the policy, gets no answer.
+        Hours that are over stop no work that was begun in time; `work.minutes` does.
         Raises AuditError if the log can't be read.
         """
         try:
@@ -229,13 +257,28 @@ class Border:
         refused = decide(task.plan, loaded, situation).refused
         if refused:
             return (f"the site's policy no longer allows it: {', '.join(clause.key for clause in refused)}",)
+        return ()
+
+    def reasons_against(self, task: Task, answer: Outgoing, specs: Sequence[ArraySpec]) -> tuple[str, ...]:
+        """What speaks against an answer; specs: of the arrays that the instruction brought.
+
+        Raises AuditError if the log can't be read.
+        """
+        objections = self.objections(task)
+        if objections:
+            return objections
+        _, loaded = self.read_files()
+        situation = self._situation(task.plan, task.situation.holder_signature, self._now())
         return refusals(answer, task.plan, specs, bounds(loaded.policy, self.site.release, situation))
 
     def released(self, task: Task, answer: Outgoing, digest: str, size: int) -> dict[str, str]:
         """Record an answer that leaves, and seal it. digest, size: of the packed message.
 
-        Raises AuditError if it can't be recorded: then it must not leave.
+        Raises AuditError if it can't be recorded, JournalError if a copy was asked for and can't be kept: then it must
+        not leave.
         """
+        if self._keep_sent is not None:
+            keep_copy(self._keep_sent, digest, answer)
         head = self.audit.append(
             "sent",
             {
@@ -255,10 +298,26 @@ class Border:
         )
         return self._seal(task.seal, "answer", digest, (head.count, head.hash))
 
+    def sent_again(self, task: Task, digest: str, size: int) -> None:
+        """Record that an answer which was lost on its way leaves once more, as it was sealed.
+
+        Raises GateError if it may not leave any more, AuditError if it can't be recorded.
+        """
+        objections = self.objections(task)
+        if objections:
+            raise GateError(f"The site's gate stopped the reply: {'; '.join(objections)}.")
+        about: dict[str, JsonValue] = {"plan": task.seal.plan, "kind": task.seal.kind, "round": task.seal.round}
+        self.audit.append(
+            "sent", {**about, "instruction": task.seal.nonce, "digest": digest, "bytes": size, "again": True}
+        )
+
     def withheld(
-        self, seal: InstructionSeal, problem: EucaimError, reasons: Sequence[str], digest: str
+        self, seal: InstructionSeal, problem: EucaimError, reasons: Sequence[str], message: tuple[str, int]
     ) -> dict[str, str]:
-        """Record that only a coded reason leaves, and seal it. Raises AuditError if it can't be recorded."""
+        """Record that only a coded reason leaves, and seal it. message: digest and size of the packed message.
+
+        Raises AuditError if it can't be recorded.
+        """
         head = self.audit.append(
             "withheld",
             {
@@ -267,11 +326,12 @@ class Border:
                 "round": seal.round,
                 "instruction": seal.nonce,
                 "code": problem.code,
-                "digest": digest,
+                "digest": message[0],
+                "bytes": message[1],
                 "reasons": _list(reason[:200] for reason in reasons),
             },
         )
-        return self._seal(seal, "answer", digest, (head.count, head.hash))
+        return self._seal(seal, "answer", message[0], (head.count, head.hash))
 
     def word(self, seal: InstructionSeal, state: Any, digest: str) -> dict[str, str]:
         """A sealed word about an instruction under way (`working` or `unknown`); it says nothing else."""
@@ -291,6 +351,7 @@ class Border:
             content=digest,
             audit_count=head[0],
             audit_hash=head[1],
+            audit_then=self.audit.hash_at(seal.audit_count) if seal.audit_count else "",
         )
         return sealed(body, self._key)
 
@@ -309,6 +370,13 @@ def _check_network(plan: FederationPlan) -> None:
         ) from None
 
 
+def _check_round(plan: FederationPlan, seal: InstructionSeal) -> None:
+    """Raises PlanError if the plan has no such round, or not for this kind of question."""
+    first, last = {"hello": (0, 0), "round": (1, plan.rounds), "final": (plan.rounds + 1,) * 2}.get(seal.kind, (1, 0))
+    if not first <= seal.round <= last:
+        raise PlanError("The plan has no such round.")
+
+
 def _list(texts: Iterable[str]) -> list[JsonValue]:
     """At most 100 texts: a record of the log is small."""
     return list(islice(texts, 100))
@@ -323,15 +391,10 @@ def _invitation(path: Path) -> Invitation:
     return read_invitation(document, None)
 
 
-def _permit_id(plan: FederationPlan) -> str:
+def _permit(plan: FederationPlan) -> tuple[str, str]:
+    """A permit's id and holder by its own words, which nobody has verified; nothing without a permit."""
     try:
-        return "" if plan.permit is None else read_permit(plan.permit)[0].id
+        permit = None if plan.permit is None else read_permit(plan.permit)[0]
     except EucaimError:
-        return ""
-
-
-def _holder(plan: FederationPlan) -> str:
-    try:
-        return "" if plan.permit is None else read_permit(plan.permit)[0].holder
-    except EucaimError:
-        return ""
+        permit = None
+    return ("", "") if permit is None else (permit.id, permit.holder)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from eucaim_fl.records import SiteMetrics
 from eucaim_fl.site.report import MetricsRecord, SiteReport
 
-__all__ = ["base_name", "only_listed", "rounded", "small_class", "without_few"]
+__all__ = ["base_name", "coarse", "only_listed", "rounded", "small_class", "without_few"]
 
 _BY_CLASS = ("auc", "balanced_accuracy", "confusion", "scores_")
 _WITH_ENDING = ("dice", "hd95_mm", "scores")
@@ -47,6 +47,18 @@ def without_few(metrics: SiteMetrics, minimum: int) -> SiteMetrics:
         values={n: v for n, v in metrics.values.items() if n not in few},
         sums={n: v for n, v in metrics.sums.items() if n not in few},
     )
+
+
+def coarse(count: int, minimum: int) -> int:
+    """A count of people who are not behind any figure, rounded down to a multiple of the minimum.
+
+    A plan decides who is set aside (by the class or the series that it asks for), so an exact count would answer how
+    many patients have a value.
+
+    >>> [coarse(n, 5) for n in (0, 1, 4, 5, 11)]
+    [0, 0, 0, 5, 10]
+    """
+    return count // minimum * minimum
 
 
 def only_listed(metrics: SiteMetrics, listed: frozenset[str] | None) -> SiteMetrics:

@@ -176,6 +176,10 @@ def _people(report: SiteReport, bounds: GateBounds) -> list[str]:
     reasons, least = [], bounds.minimum_metric_patients
     if report.patients < bounds.minimum_patients:
         reasons.append("fewer training patients than the site's minimum")
+    elif report.kind == "round" and report.seen < bounds.minimum_patients:
+        reasons.append("an update from steps that saw fewer patients than the site's minimum")
+    if report.quarantined % bounds.minimum_metric_patients:
+        reasons.append("an exact count of cases that were set aside")
     if any(0 < m.patients < least for m in report.metrics):
         reasons.append("a metric over fewer patients than the site's minimum")
     if any(0 < people < least for m in report.metrics for people in _defined(m)):

@@ -26,7 +26,7 @@ from eucaim_fl.models.networks import array_specs, build, get_arrays, set_arrays
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import ArraySpec, SiteMetrics, SplitName
 from eucaim_fl.seeding import derive_seed
-from eucaim_fl.site.disclosure import only_listed, rounded, without_few
+from eucaim_fl.site.disclosure import coarse, only_listed, rounded, without_few
 from eucaim_fl.site.gate import GateBounds, default_bounds
 from eucaim_fl.site.lineage import Lineage, Use
 from eucaim_fl.site.policy import load_policy
@@ -152,7 +152,8 @@ class SiteNode:
         update = _difference(get_arrays(network), arriving)
         self._record("round", number, arriving, ("train", "validation"))
         report = self._report("round", number, metrics, seconds=time.perf_counter() - started)
-        report = report.model_copy(update={"train_loss": outcome.loss, "steps": outcome.steps})
+        told = {"train_loss": outcome.loss, "steps": outcome.steps, "seen": outcome.patients}
+        report = report.model_copy(update=told)
         return Answer(rounded(report, self.bounds.digits), update)
 
     def final(self, number: int, weights: Mapping[str, Array]) -> Answer:
@@ -212,7 +213,7 @@ class SiteNode:
                 "plan_sha256": self.plan.sha256(),
                 "round": number,
                 "patients": self.cohort.patients("train"),
-                "quarantined": len(self.cohort.quarantined),
+                "quarantined": coarse(len(self.cohort.quarantined), self.bounds.minimum_metric_patients),
                 "cohort_sha256": self.cohort.fingerprint,
                 "metrics": tuple(MetricsRecord.of(_finite(m)) for m in metrics or []),
                 "seconds": round(seconds, 4),

@@ -42,12 +42,14 @@ __all__ = [
     "MetricName",
     "MetricsPolicy",
     "PatientsPolicy",
+    "PlansPolicy",
     "Policy",
     "PrivacyPolicy",
     "SentPolicy",
     "SitesPolicy",
     "UpdatePolicy",
     "Window",
+    "WorkPolicy",
     "load_policy",
 ]
 
@@ -55,6 +57,7 @@ Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 MetricName = Literal["dice", "hd95_mm", "auc", "balanced_accuracy", "brier", "confusion", "scores"]
 _Dataset = Annotated[str, Field(pattern=DATASET_NAME)]
 _Network = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+_Target = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 _BodyName = Annotated[str, Field(pattern=SITE_NAME)]
 _Time = Annotated[str, Field(pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$")]
 
@@ -88,7 +91,10 @@ class AskingPolicy(Config):
 
 
 class SitesPolicy(Config):
-    """at_least: smallest number of sites in a plan, this one included; an update is hidden among the others'."""
+    """at_least: smallest number of sites that a plan names, this one included.
+
+    It hides no update among others: the coordinator sees each site's update by itself.
+    """
 
     at_least: PositiveInt | None = None
 
@@ -96,7 +102,8 @@ class SitesPolicy(Config):
 class PatientsPolicy(Config):
     """Least numbers of people behind what leaves; where the site file asks for more, that counts.
 
-    training: patients behind an update. metric: patients behind every figure, and of each class in figures by class.
+    training: patients behind an update; a plan whose steps in a round can't visit so many is refused.
+    metric: patients behind every figure, and of each class in figures by class.
     """
 
     training: PositiveInt | None = None
@@ -112,6 +119,19 @@ class MetricsPolicy(Config):
 
     names: tuple[MetricName, ...] = ()
     decimals: Annotated[int, Field(ge=0, le=6)] | None = None
+
+
+class PlansPolicy(Config):
+    """Largest number of different plans that are worked for: on a day (UTC), and in all."""
+
+    day: PositiveInt | None = None
+    total: PositiveInt | None = None
+
+
+class WorkPolicy(Config):
+    """minutes: longest time that the site works on one instruction, at most a week; then it stops and says so."""
+
+    minutes: Annotated[float, Field(gt=0, le=10_080)] | None = None
 
 
 class Window(Config):
@@ -169,6 +189,11 @@ Hours = Annotated[
     Annotated[Literal["any"], Tag("any")] | Annotated[Annotated[tuple[Window, ...], Field(max_length=50)], Tag("list")],
     Discriminator(_any_or_list),
 ]
+Targets = Annotated[
+    Annotated[Literal["any"], Tag("any")]
+    | Annotated[Annotated[tuple[_Target, ...], Field(max_length=100)], Tag("list")],
+    Discriminator(_any_or_list),
+]
 Networks = Annotated[
     Annotated[Literal["any"], Tag("any")]
     | Annotated[Annotated[tuple[_Network, ...], Field(max_length=100)], Tag("list")],
@@ -180,10 +205,11 @@ class Policy(Config):
     """What a site lets a federation do.
 
     valid_until: last day (UTC) on which anything is allowed. datasets: ids that this cohort stands for in permits.
-    purposes: of Art. 53(1) EHDS, see `config.PURPOSES`. tasks: segmentation, classification. networks: names of
-    `eucaim_fl.models`, or `any`. pictures, score_histograms: whether they may leave; the site file must agree.
-    rounds: largest number in a plan. hours: windows in which work is done, or `any`. approval: whether a person
-    decides on every new plan. The other sections say it themselves.
+    purposes: of Art. 53(1) EHDS, see `config.PURPOSES`. tasks: segmentation, classification. targets: clinical columns,
+    by the name in plans, that a classification may learn to predict, or `any`. networks: names of `eucaim_fl.models`,
+    or `any`. pictures, score_histograms: whether they may leave; the site file must agree. rounds: largest number in a
+    plan. hours: windows in which work is done, or `any`. approval: whether a person decides on every new plan. The
+    other sections say it themselves.
     """
 
     schema_: Literal["eucaim-fl-policy/1"] = Field(alias="schema")
@@ -192,6 +218,7 @@ class Policy(Config):
     asking: AskingPolicy = AskingPolicy()
     purposes: tuple[Purpose, ...] = ()
     tasks: tuple[Literal["segmentation", "classification"], ...] = ()
+    targets: Targets = ()
     networks: Networks = ()
     sites: SitesPolicy = SitesPolicy()
     patients: PatientsPolicy = PatientsPolicy()
@@ -199,7 +226,9 @@ class Policy(Config):
     pictures: bool = False
     score_histograms: bool = False
     rounds: PositiveInt | None = None
+    plans: PlansPolicy = PlansPolicy()
     hours: Hours = ()
+    work: WorkPolicy = WorkPolicy()
     sent_mb: SentPolicy = SentPolicy()
     update: UpdatePolicy = UpdatePolicy()
     privacy: PrivacyPolicy = PrivacyPolicy()

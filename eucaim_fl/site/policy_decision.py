@@ -31,14 +31,17 @@ from eucaim_fl.sitefile import ReleaseConfig
 __all__ = ["RUN_TIME", "Clause", "Decision", "Situation", "Verdict", "bounds", "decide", "is_open"]
 
 Verdict = Literal["allows", "refuses", "waits"]
-_LATER = frozenset({"hours", "sent_mb.day"})
+_LATER = frozenset({"plans.day", "hours", "sent_mb.day"})
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MB = 10**6
 RUN_TIME: Mapping[str, str] = {
     "asking": "whether the permit's holder signed the plan, and how many plans have used the permit",
-    "patients.training": "how many patients can train",
+    "patients.training": "how many patients can train, and how many a round visits",
     "patients.metric": "how many patients are behind each figure",
+    "plans.day": "how many plans were worked for on that day by then",
+    "plans.total": "how many plans were worked for by then",
     "hours": "what time it is then",
+    "work.minutes": "how long each instruction takes",
     "sent_mb.message": "how long each message is",
     "sent_mb.plan": "how much has left for the plan by then",
     "sent_mb.day": "how much has left on that day by then",
@@ -54,7 +57,8 @@ class Situation:
     site: its name; "" is not compared with the plan's. now: with a time zone. holder_signature: over the plan (see
     `permits.sign_plan`). permit_plans: SHA-256 of the plans that the permit allowed here before. rounds_done: of this
     plan; one of them may be asked again, since a reply can be lost, and its bytes count again. bytes_sent: for this
-    plan. bytes_sent_today: for all plans since midnight UTC. approval: what a person here said of this plan.
+    plan. bytes_sent_today: for all plans since midnight UTC. plans_today, plans_ever: SHA-256 of the plans that were
+    allowed since midnight UTC, and ever; this one does not count twice. approval: what a person here said of this plan.
     preview: before the plan is asked; the holder's signature and the number of the permit's plans are left open.
     """
 
@@ -65,6 +69,8 @@ class Situation:
     rounds_done: frozenset[int] = frozenset()
     bytes_sent: int = 0
     bytes_sent_today: int = 0
+    plans_today: frozenset[str] = frozenset()
+    plans_ever: frozenset[str] = frozenset()
     approval: Literal["approved", "refused"] | None = None
     preview: bool = False
 
@@ -230,6 +236,12 @@ def _tasks(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found
     return _found(plan.task.name in policy.tasks, plan.task.name)
 
 
+def _targets(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
+    if plan.task.name == "segmentation":
+        return _Found("allows", "no clinical column as target")
+    return _found(policy.targets == "any" or plan.task.target in policy.targets, f"column '{plan.task.target}'")
+
+
 def _networks(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
     return _found(policy.networks == "any" or plan.model.name in policy.networks, plan.model.name)
 
@@ -242,7 +254,14 @@ def _sites(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found
 
 
 def _training_patients(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
-    return _found(policy.patients.training is not None, "an update of this site's training patients")
+    least, steps = policy.patients.training, plan.training.local_steps
+    if steps is None:
+        return _found(least is not None, "an update of all of this site's training patients")
+    most = steps * plan.training.batch_size
+    told = f"at most {most} patients can be behind an update"
+    if least is not None and most < least:
+        return _Found("refuses", told, (f"{told.capitalize()}.",))
+    return _found(least is not None, told)
 
 
 def _metric_patients(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
@@ -273,6 +292,21 @@ def _rounds(plan: FederationPlan, policy: Policy, situation: Situation) -> _Foun
     return _found(allows, f"{plan.rounds} rounds and a last evaluation{done}")
 
 
+def _plans_of_the_day(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
+    number = len(situation.plans_today | {plan.sha256()})
+    asks = f"with this one, plans of this day (UTC): {number}"
+    if policy.plans.day is None:
+        return _Found("refuses", asks)
+    return _Found("allows" if number <= policy.plans.day else "waits", asks)
+
+
+def _plans_in_all(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
+    number = len(situation.plans_ever | {plan.sha256()})
+    return _found(
+        policy.plans.total is not None and number <= policy.plans.total, f"with this one, plans in all: {number}"
+    )
+
+
 def _hours(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
     asks = f"it is {situation.now.astimezone(UTC):%a %H:%M} (UTC)"
     if policy.hours == "any":
@@ -280,6 +314,11 @@ def _hours(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found
     if not policy.hours:
         return _Found("refuses", asks)
     return _Found("allows" if any(is_open(window, situation.now) for window in policy.hours) else "waits", asks)
+
+
+def _work(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
+    asks = f"instructions; a round counts answers that come within {plan.participation.round_deadline_s:g} s"
+    return _found(policy.work.minutes is not None, asks)
 
 
 def _message_bytes(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
@@ -331,6 +370,7 @@ _CHECKS: dict[str, _Check] = {
     "asking": _asking,
     "purposes": _purposes,
     "tasks": _tasks,
+    "targets": _targets,
     "networks": _networks,
     "sites.at_least": _sites,
     "patients.training": _training_patients,
@@ -340,7 +380,10 @@ _CHECKS: dict[str, _Check] = {
     "pictures": _pictures,
     "score_histograms": _score_histograms,
     "rounds": _rounds,
+    "plans.day": _plans_of_the_day,
+    "plans.total": _plans_in_all,
     "hours": _hours,
+    "work.minutes": _work,
     "sent_mb.message": _message_bytes,
     "sent_mb.plan": _plan_bytes,
     "sent_mb.day": _day_bytes,

@@ -20,8 +20,14 @@ def describe(policy: Policy) -> dict[str, str]:
         "asking": _asking(policy),
         "purposes": _listed(policy.purposes, "for {} only"),
         "tasks": _listed(policy.tasks, "{} only"),
+        "targets": "a classification may learn any clinical column"
+        if isinstance(policy.targets, str)
+        else _listed(policy.targets, "clinical columns that a classification may learn: {}"),
         "networks": "any network" if isinstance(policy.networks, str) else _listed(policy.networks, "only {}"),
-        "sites.at_least": _said(policy.sites.at_least, "a plan names at least {} sites, this one among them"),
+        "sites.at_least": _said(
+            policy.sites.at_least,
+            "a plan names at least {} sites, this one among them; the coordinator sees each site's update by itself",
+        ),
         "patients.training": _said(
             patients.training, "at least {} patients train; more if the site file asks for more"
         ),
@@ -37,7 +43,10 @@ def describe(policy: Policy) -> dict[str, str]:
         if policy.score_histograms
         else "no score histograms leave",
         "rounds": _said(policy.rounds, "a plan has at most {} rounds"),
+        "plans.day": _said(policy.plans.day, "at most {} different plans are worked for on a day (UTC)"),
+        "plans.total": _said(policy.plans.total, "at most {} different plans are ever worked for"),
         "hours": _hours(policy),
+        "work.minutes": _said(policy.work.minutes, "work on one instruction stops after {:g} minutes"),
         "sent_mb.message": _said(sent.message, "a message has at most {:g} million bytes"),
         "sent_mb.plan": _said(sent.plan, "at most {:g} million bytes leave for a plan"),
         "sent_mb.day": _said(sent.day, "at most {:g} million bytes leave on a day (UTC)"),

@@ -60,7 +60,8 @@ class SiteReport(Config):
     """Everything a site says in words and numbers; no free text, no identifiers.
 
     kind: hello (cohort opened, nothing computed), round (evaluated and trained) or final (evaluated only).
-    patients: training patients, the site's weight. quarantined: cases left out because of faults.
+    patients: training patients, the site's weight. seen: those of them that the round's steps saw. quarantined: cases
+    left out because of faults, rounded down to a multiple of the site's minimum for figures.
     cohort_sha256: fingerprint of the cohort's content, without identifiers. seconds: time spent at the site.
     """
 
@@ -73,6 +74,7 @@ class SiteReport(Config):
     cohort_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     train_loss: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None
     steps: NonNegativeInt = 0
+    seen: People = 0
     metrics: tuple[MetricsRecord, ...] = Field(default=(), max_length=3)
     seconds: Seconds = 0.0
     prepare_seconds: Seconds = 0.0

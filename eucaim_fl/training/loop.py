@@ -33,10 +33,14 @@ _BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """loss: mean over the round's steps (with the objective's penalty). steps: optimizer steps made."""
+    """loss: mean over the round's steps (with the objective's penalty). steps: optimizer steps made.
+
+    patients: distinct patients that the steps saw; few steps see few of them.
+    """
 
     loss: float
     steps: int
+    patients: int
 
 
 def steps_of_a_round(plan: FederationPlan, cases: int) -> int:
@@ -47,6 +51,12 @@ def steps_of_a_round(plan: FederationPlan, cases: int) -> int:
     if plan.training.local_steps is not None:
         return plan.training.local_steps
     return max(1, math.ceil((plan.training.local_epochs or 1) * cases / plan.training.batch_size))
+
+
+def _patients_seen(cases: Sequence[PreparedCase], plan: FederationPlan, seed: int, steps: int) -> int:
+    """Distinct patients in a round's batches; the same permutation as `batches` takes."""
+    order = generator(seed, "order").permutation(len(cases))
+    return len({cases[int(i)].patient for i in order[: steps * plan.training.batch_size]})
 
 
 def batches(
@@ -159,4 +169,4 @@ def train_round(network: nn.Module, cases: Sequence[PreparedCase], plan: Federat
                 nn.utils.clip_grad_norm_(parameters, plan.training.gradient_clip)
             optimizer.step()
             total += value
-    return TrainingOutcome(loss=total / steps, steps=steps)
+    return TrainingOutcome(loss=total / steps, steps=steps, patients=_patients_seen(cases, plan, seed, steps))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -27,6 +28,7 @@ from deployment_process import PROFILE, STAMPS
 from federation_faults import find
 from hospitals import Job, write_hospitals, write_recipe
 
+from eucaim_fl.errors import EucaimError
 from eucaim_fl.federation.rehearsal import Rehearsal
 
 __all__ = ["CASES", "overheads", "shares", "spread"]
@@ -92,16 +94,29 @@ def shares(
     return found
 
 
-class _Memory:
-    """Looks at the peak memory of all processes, over and over: some end before the measurement does."""
+class _Watch:
+    """Looks at peak memory and processor time of all processes, over and over: some end before the measurement does.
 
-    def __init__(self, rehearsal: Rehearsal) -> None:
-        self._rehearsal = rehearsal
+    peaks: MiB of the largest of a kind. used: processor seconds since the first rounds that do not count, of all of a
+    kind together.
+    """
+
+    def __init__(self, rehearsal: Rehearsal, stamps: Path) -> None:
+        self._rehearsal, self._stamps, self._counts = rehearsal, stamps, False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.peaks: dict[str, float] = {}
+        self._used: dict[tuple[str, int], tuple[float, float]] = {}
 
-    def __enter__(self) -> _Memory:
+    @property
+    def used(self) -> dict[str, float]:
+        """Processor seconds by kind."""
+        found: dict[str, float] = {}
+        for (name, _), (first, last) in self._used.items():
+            found[name] = found.get(name, 0.0) + last - first
+        return found
+
+    def __enter__(self) -> _Watch:
         self._thread.start()
         return self
 
@@ -111,6 +126,8 @@ class _Memory:
 
     def _watch(self) -> None:
         while not self._ended.wait(0.25):
+            if not self._counts and self._stamps.exists():
+                self._counts = f'{{"round": {_LEFT_OUT + 1},' in self._stamps.read_text(encoding="utf-8")
             for role in _ROLES:
                 self._note(role, find(self._rehearsal, role, None))
             for site in self._rehearsal.sites:
@@ -126,6 +143,10 @@ class _Memory:
                 lines = Path(f"/proc/{pid}/status").read_text().splitlines()
                 peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
                 self.peaks[name] = max(self.peaks.get(name, 0.0), peak / 1024)
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+                first = self._used.get((name, pid), (seconds, 0.0))[0] if self._counts else seconds
+                self._used[name, pid] = (first, seconds)
 
 
 def _stamps(path: Path) -> tuple[dict[int, float], list[dict[str, Any]], list[str]]:
@@ -151,7 +172,7 @@ def measure(case: Case, rounds: int, *, profile: bool, keep: Path | None = None)
             rehearsal.command = (sys.executable, str(_HERE / "deployment_process.py"))
             rehearsal.set_up()
             rehearsal.start(timeout_s=180.0)
-            with _Memory(rehearsal) as memory:
+            with _Watch(rehearsal, stamps) as watch:
                 result = rehearsal.train(
                     f"experiment={recipe}", "tracking=none", "federation.quorum=3", "federation.quorum_wait_s=60"
                 )
@@ -163,7 +184,8 @@ def measure(case: Case, rounds: int, *, profile: bool, keep: Path | None = None)
             "network": case.network, "rounds": len(beyond), "target_s": case.target_s,
             "overhead_s": spread(beyond), "overheads_s": beyond,
             "sites_s": spread([max(p["seconds"] for p in r["participation"]) for r in records[_LEFT_OUT:rounds]]),
-            "bytes": result["bytes"], "memory_mib": {name: round(v) for name, v in sorted(memory.peaks.items())},
+            "bytes": result["bytes"], "memory_mib": {name: round(v) for name, v in sorted(watch.peaks.items())},
+            "processor_s": {name: v / len(beyond) for name, v in sorted(watch.used.items())},
             "steps": shares(events, starts), "not_timed": missing,
         }  # fmt: skip
     finally:
@@ -180,6 +202,8 @@ def _print(name: str, found: Mapping[str, Any]) -> None:
     up, down = (sum(site[way] for site in found["bytes"].values()) for way in ("up", "down"))
     print(f"  arrays in all      {up / 1e6:.1f} MB up, {down / 1e6:.1f} MB down")
     print("  peak memory (MiB)  " + ", ".join(f"{who} {peak}" for who, peak in found["memory_mib"].items()))
+    print("  processor time (s a round)  "
+          + ", ".join(f"{who} {used:.2f}" for who, used in found["processor_s"].items()))  # fmt: skip
     if found["steps"]:
         print(f"  {'step of a round':<42}{'one call':>10}{'all calls':>11}{'processor':>11}   (seconds)")
         for step, seconds in found["steps"].items():
@@ -201,7 +225,11 @@ def main() -> int:
     for name in given.only or CASES:
         case = CASES[name]
         rounds = _LEFT_OUT + 1 if given.quick else case.rounds
-        found[name] = measure(case, rounds, profile=given.profile, keep=given.folder and given.folder.absolute())
+        try:
+            found[name] = measure(case, rounds, profile=given.profile, keep=given.folder and given.folder.absolute())
+        except EucaimError as problem:
+            print(problem.for_terminal(), file=sys.stderr)
+            return 2
         _print(name, found[name])
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ from typing import Any
 from federation_faults import Faults, draw
 from hospitals import Job, write_hospitals, write_recipe
 
-from eucaim_fl.errors import ServiceError
+from eucaim_fl.errors import EucaimError, ServiceError
 from eucaim_fl.federation.rehearsal import Rehearsal
 
 __all__ = ["longest_silence", "outcome", "summary"]
@@ -300,7 +300,11 @@ def main() -> int:
     known = _read(given.results, given.seed)
     todo = given.only or [n for n in range(given.runs) if n not in known]
     if todo and not given.report:
-        known = _do(given, todo)
+        try:
+            known = _do(given, todo)
+        except EucaimError as problem:  # the suite itself could not go on
+            print(problem.for_terminal(), file=sys.stderr)
+            return 2
     records = [
         record for number, record in sorted(known.items()) if number < given.runs or number in (given.only or ())
     ]

@@ -6,13 +6,13 @@ patients have names, numbers, files and pixels that can be recognised wherever t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import csv
 import hashlib
 import json
 import math
 import shutil
-import socket
 import ssl
 import threading
 import time
@@ -39,10 +39,12 @@ from eucaim_fl.errors import LinkError, NotAdmittedError
 from eucaim_fl.federation import admission
 from eucaim_fl.federation.fleet import Fleet, Incoming
 from eucaim_fl.federation.flower_private import (
+    SUPERLINK_NODE_ID,
     FleetHttpClient,
     Node,
     NodeAuthHttpInterceptor,
     PullAppMessagesRequest,
+    PullObjectRequest,
     PushMessagesRequest,
     PushObjectRequest,
     RuntimeVersionHttpInterceptor,
@@ -122,8 +124,8 @@ def _dicom_hospital(folder: Path, canaries: Canaries) -> None:
     for number in range(10):
         image, mask = _scan(rng, pattern)
         study = Study(
-            canaries.plant("number", f"MRN7731{number:02d}KQ"),
-            canaries.plant("study", f"1.2.826.0.1.3680043.77310.{number}.5"),
+            f"MRN7731{number:02d}KQ",
+            f"1.2.826.0.1.3680043.77310.{number}.5",
             2020,
             "F",
             61,
@@ -139,7 +141,8 @@ def _dicom_hospital(folder: Path, canaries: Canaries) -> None:
         if place.name != "segmentation.dcm":
             place.rename(place.with_name(f"befundxk_{place.name}"))
     for kind, text in (
-        ("name", "Quintavalle"), ("name", "Ottilie"), ("number", "ACC77310X"), ("file", "befundxk"),
+        ("name", "Quintavalle"), ("name", "Ottilie"), ("number", "MRN7731"), ("number", "ACC77310X"),
+        ("study", "3680043.77310"), ("file", "befundxk"),
     ):  # fmt: skip
         canaries.plant(kind, text)
 
@@ -153,7 +156,7 @@ def _nifti_hospital(folder: Path, canaries: Canaries) -> None:
     rows = []
     for number in range(10):
         image, mask = _scan(rng, pattern)
-        patient = canaries.plant("number", f"MRN7732{number:02d}KQ")
+        patient = f"MRN7732{number:02d}KQ"
         row = {"patient_id": patient, "remark": "Oberdakis, Zenobia"}
         for kind, array in (("image", image.astype(np.float32)), ("label", mask.astype(np.uint8))):
             row[kind] = f"bildxk/Oberdakis_{number:02d}_{kind}.nii"
@@ -165,7 +168,7 @@ def _nifti_hospital(folder: Path, canaries: Canaries) -> None:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    for kind, text in (("name", "Oberdakis"), ("name", "Zenobia"), ("folder", "bildxk")):
+    for kind, text in (("name", "Oberdakis"), ("name", "Zenobia"), ("number", "MRN7732"), ("folder", "bildxk")):
         canaries.plant(kind, text)
 
 
@@ -177,46 +180,34 @@ class Tap:
 
     def __init__(self, port: int, target: int, home: Any) -> None:
         self.taken: list[tuple[str, bytearray]] = []
-        self._target = ("127.0.0.1", target)
-        self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._server.minimum_version = ssl.TLSVersion.TLSv1_3
-        self._server.load_cert_chain(home.server_file)
+        self._target, self._loop = target, asyncio.new_event_loop()
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.minimum_version = ssl.TLSVersion.TLSv1_3
+        server.load_cert_chain(home.server_file)
         self._client = ssl.create_default_context(cafile=str(home.ca_file))
-        self._socket = socket.create_server(("127.0.0.1", port))
-        threading.Thread(target=self._accept, daemon=True).start()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        listening = asyncio.start_server(self._carry, "127.0.0.1", port, ssl=server)
+        asyncio.run_coroutine_threadsafe(listening, self._loop).result(10)
 
-    def _accept(self) -> None:
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
-            while True:
-                plain, _ = self._socket.accept()
-                threading.Thread(target=self._carry, args=(plain,), daemon=True).start()
-
-    def _carry(self, plain: socket.socket) -> None:
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            plain.settimeout(120)
-            near = stack.enter_context(self._server.wrap_socket(plain, server_side=True))
-            far = stack.enter_context(
-                self._client.wrap_socket(socket.create_connection(self._target, 10), server_hostname="localhost")
+            far = await asyncio.open_connection(
+                "127.0.0.1", self._target, ssl=self._client, server_hostname="localhost"
             )
-            far.settimeout(120)
-            back = threading.Thread(target=self._pass, args=(far, near, "down"), daemon=True)
-            back.start()
-            self._pass(near, far, "up")
-            back.join()
+            await asyncio.gather(self._pass(reader, far[1], "up"), self._pass(far[0], writer, "down"))
 
-    def _pass(self, source: ssl.SSLSocket, target: ssl.SSLSocket, way: str) -> None:
+    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, way: str) -> None:
         note = bytearray()
         self.taken.append((way, note))
         with contextlib.suppress(OSError):
-            while piece := source.recv(65536):
+            while piece := await source.read(65536):
                 note += piece
-                target.sendall(piece)
-        for end in (source, target):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                target.write(piece)
+                await target.drain()
+        target.close()
 
     def close(self) -> None:
-        self._socket.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
 
 
 # --- the federation -----------------------------------------------------------------------------------------------
@@ -383,14 +374,25 @@ class Hand:
             if time.monotonic() > until:
                 return None
             time.sleep(0.1)
-        assert not found.messages_list[0].HasField("error"), found.messages_list[0].error
-        packed = fetch(found.message_object_trees[0], self.grid._object, 50 * 2**20)
+        if found.messages_list[0].HasField("error"):  # the SuperLink's own word: the site is away
+            return None
+        packed = fetch(found.message_object_trees[0], self._part, 50 * 2**20)
         seal = read_reply_seal(dict(packed["seal"]), self.home.sites()[site].site_key)
         assert seal.content == digest(packed)
         content = unpack(packed, AssertionError)  # type: ignore[arg-type]
         refusal = dict(content.config_records.get("refusal", {}))
         report = json.loads(str(content.config_records.get("report", {"json": "{}"})["json"]))
         return Said(seal, str(refusal.get("code", "")), str(refusal.get("reason", "")), report, packed)
+
+    def _part(self, identifier: str) -> bytes | None:
+        """A part of an answer; the site may still be sending it."""
+        run, node = self.grid._line.flower, Node(node_id=SUPERLINK_NODE_ID)
+        for _ in range(100):
+            found = run.client.PullObject(PullObjectRequest(node=node, run_id=run.run_id, object_id=identifier))
+            if found.object_available:
+                return bytes(found.object_content)
+            time.sleep(0.1)
+        return None
 
     def ask(self, site: str, plan: FederationPlan | str, kind: str = "hello", **parts: Any) -> Said:
         """Ask a site as the coordinator does, and wait for its answer."""
@@ -430,6 +432,11 @@ def hand(attacked: Attacked) -> Iterator[Hand]:
 
 
 # --- hostile sites ------------------------------------------------------------------------------------------------
+
+
+def _record(count: int) -> str:
+    """The hash of a record of a made-up audit log."""
+    return hashlib.sha256(str(count).encode()).hexdigest()
 
 
 class Player:
@@ -502,22 +509,23 @@ class Player:
             "state": "answer",
             "content": digest(packed),
             "audit_count": self.count,
-            "audit_hash": hashlib.sha256(str(self.count).encode()).hexdigest(),
+            "audit_hash": _record(self.count),
+            "audit_then": _record(seal.audit_count) if seal.audit_count else "",
             **changes,
         }
         packed["seal"] = ConfigRecord(dict(sealed(ReplySeal(**values), key or self.key)))
         self.answered.append((seal, packed))
         return packed
 
-    def push(self, message: Message, parts: int = 0) -> None:
-        """Send any message through Flower's own client; with more parts in its tree than it has."""
+    def push(self, message: Message, parts: int = 0, *, send_them: bool = True) -> None:
+        """Send any message through Flower's own client; with more parts in its tree than it has, or none sent."""
         apart, node = outgoing(message), Node(node_id=self.fleet.node_id)
         for number in range(parts):
             apart.tree.children.append(ObjectTree(object_id=hashlib.sha256(str(number).encode()).hexdigest()))
         proto = message_to_proto(remove_content_from_message(message))
         request = PushMessagesRequest(node=node, messages_list=[proto], message_object_trees=[apart.tree])
         answer, run = self.raw.PushMessages(request), message.metadata.run_id
-        for identifier, piece in apart.contents(set(answer.objects_to_push)):
+        for identifier, piece in apart.contents(set(answer.objects_to_push) if send_them else set()):
             part = {"run_id": run, "session_id": answer.session_id, "object_id": identifier, "object_content": piece}
             self.raw.PushObject(PushObjectRequest(node=node, **part))
 
@@ -681,7 +689,7 @@ ROUND_ATTACKS: dict[str, Callable[..., RecordDict]] = {
     "other-name": _said(site="a"),
     "other-plan": _said(plan_sha256="f" * 64),
     "foreign-metric": _said(metrics=_metric("auc")),
-    "named-metric": _said(metrics=_metric("Quintavalle")),
+    "named-metric": _said(metrics=_metric("name-of-a-patient")),
     "impossible-metric": _said(metrics=_metric("dice", 77.0)),
     "control-letters": _refusing("\x1b]0;owned\x07\x1b[31m\r\nEFL000 a\u202egnorw " + "x" * 5000),
     "endless-refusal": _refusing("x" * 7_000_000),

@@ -20,7 +20,6 @@ from eucaim_fl.federation.flower_private import (
     PullMessagesRequest,
     make_message,
 )
-from eucaim_fl.federation.heads import Heads
 from eucaim_fl.federation.parcel import digest, pack
 from eucaim_fl.seals import read_instruction_seal
 from eucaim_fl.signing import new_node_key
@@ -146,6 +145,23 @@ class TestWhoMaySpeak:
         assert "not of whom it claims to come from" in answer.error.reason
 
 
+class TestAnswersThatNeverCome:
+    def test_one_that_is_announced_and_not_sent_holds_nobody_up(self, attacked, hand, player):
+        mallory, other, plan = player("mallory"), player("replaying"), attacked.plan("a", "mallory", "replaying")
+        silent, heard = hand.put("mallory", plan), hand.put("replaying", plan)
+        incoming, seal, packed = mallory.next()
+        reply = mallory.sealed(seal, pack(mallory.honest(seal, packed)))
+        mallory.push(Message(reply, reply_to=incoming.message), send_them=False)
+        began = time.monotonic()
+        assert list(hand.grid.pull_messages([silent, heard])) == []
+        incoming, seal, packed = other.next()
+        other.send(incoming, other.sealed(seal, pack(other.honest(seal, packed))))
+        assert not hand.judged(heard).has_error()
+        assert list(hand.grid.pull_messages([silent])) == []
+        assert time.monotonic() - began < 15
+        hand.grid.cancel([silent])
+
+
 class TestReplayedRequests:
     """Flower signs a time stamp only, good for five minutes: whoever sees a request in clear can send it again."""
 
@@ -237,33 +253,34 @@ def _send(attacked, request: bytes) -> int:
 class TestRewrittenAuditLogs:
     """The site's own key makes every record fit; what the coordinator keeps does not fit any more."""
 
-    def test_a_log_that_was_cut_and_rewritten_is_noticed_with_the_next_reply_and_named(
-        self, attacked, hand, player, tmp_path
-    ):
-        forger, plan = player("mallory"), attacked.plan("a", "mallory")
-        home = attacked.home("mallory")
-        (attacked.federation.heads_folder / "mallory.jsonl").unlink(missing_ok=True)
-        hand.grid._heads = Heads(attacked.federation.heads_folder)
-        log = AuditLog(home.audit_folder, forger.key, "mallory")
+    @pytest.mark.parametrize(
+        ("kept_records", "told"), [(2, "the coordinator knows of 6"), (6, "the coordinator knows")]
+    )
+    def test_it_is_noticed_with_the_next_reply_and_named(self, attacked, hand, player, tmp_path, kept_records, told):
+        """Once cut and written on, once as long as it was but with another past."""
+        name = f"forger-{kept_records}"
+        attacked.admit_hostile(name)
+        forger, plan, home = player(name), attacked.plan("a", name), attacked.home(name)
+        log = AuditLog(home.audit_folder, forger.key, name)
         assert not any(self._answer(hand, forger, log, plan).has_error() for _ in range(3))
-        kept = attacked.run("federation", "heads", attacked.name, "mallory").stdout
-        assert [head["count"] for head in json.loads(kept)["heads"]] == [2, 4, 6]
-        (tmp_path / "heads.json").write_text(kept)
+        heads = attacked.run("federation", "heads", attacked.name, name).stdout
+        assert [head["count"] for head in json.loads(heads)["heads"]] == [2, 4, 6]
+        (tmp_path / "heads.json").write_text(heads)
         assert self._verify(attacked, home, tmp_path / "heads.json").returncode == 0
 
-        home.audit_folder.rename(home.audit_folder.with_name("as it was"))
-        rewritten = AuditLog(home.audit_folder, forger.key, "mallory")
-        for record in list(AuditReader(home.audit_folder.with_name("as it was")).records())[:2]:
+        aside = home.audit_folder.rename(home.audit_folder.with_name("as it was"))
+        rewritten = AuditLog(home.audit_folder, forger.key, name)
+        for record in list(AuditReader(aside).records())[:kept_records]:
             rewritten.append(record.kind, {**record.body, "digest": "f" * 64})
         assert self._verify(attacked, home).returncode == 0  # by itself it is perfect
 
         answer = self._answer(hand, forger, rewritten, plan)
         assert answer.has_error()
         assert "audit log is not the one that it was" in answer.error.reason
-        told = self._verify(attacked, home, tmp_path / "heads.json")
-        assert told.returncode == 2
-        assert "Record 2 is not the one that the coordinator knows" in told.stdout
-        assert "the coordinator knows of 6" in told.stdout
+        found = self._verify(attacked, home, tmp_path / "heads.json")
+        assert found.returncode == 2
+        assert "Record 2 is not the one that the coordinator knows" in found.stdout
+        assert told in found.stdout
 
     @staticmethod
     def _verify(attacked, home, heads=None):
@@ -273,11 +290,13 @@ class TestRewrittenAuditLogs:
     @staticmethod
     def _answer(hand, forger, log, plan):
         """An answer with two records of the log behind it, as a real client sends it; as the coordinator judges it."""
-        nonce = hand.put("mallory", plan)
+        nonce = hand.put(forger.name, plan)
         incoming, seal, packed = forger.next()
         made = pack(forger.honest(seal, packed))
         log.append("decision", {"plan": seal.plan, "verdict": "allow", "reasons": []})
         sent = {"plan": seal.plan, "kind": "hello", "round": 0, "bytes": 1, "digest": digest(made)}
         head = log.append("sent", sent)
-        forger.send(incoming, forger.sealed(seal, made, audit_count=head.count, audit_hash=head.hash))
+        then = log.hash_at(seal.audit_count) if seal.audit_count else ""
+        values = {"audit_count": head.count, "audit_hash": head.hash, "audit_then": then}
+        forger.send(incoming, forger.sealed(seal, made, **values))
         return hand.judged(nonce)

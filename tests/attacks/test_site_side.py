@@ -46,6 +46,12 @@ def greeted(attacked, hand):
     return said
 
 
+@pytest.fixture(scope="module")
+def weights(run, attacked):
+    """Weights that fit the plan."""
+    return attacked.last_weights()
+
+
 # --- what somebody without the coordinator's key can do -----------------------------------------------------------
 
 
@@ -88,7 +94,7 @@ class TestABundleOfCode:
     ):
         marker = tmp_path / "marker"
         attacker = Attacker(hand, marker, monkeypatch).run
-        before, told = _snapshot(attacked, "a"), attacked.told("a").count("EFL306")
+        before, told = _snapshot(attacked, "a"), attacked.told("a").count("ERROR EFL30")
         mine, hand.grid._line.flower = hand.grid._line.flower, attacker
         try:
             text = attacked.plan().canonical_json()
@@ -102,7 +108,7 @@ class TestABundleOfCode:
         finally:
             hand.grid._line.flower = mine
         assert hand.ask("a", attacked.plan()).code == ""  # behind them in the line, and the client is alive
-        assert attacked.told("a").count("EFL306") >= told + 4
+        assert attacked.told("a").count("ERROR EFL30") == told + 4
         assert "The message bears no seal" in attacked.told("a")
         found = attacker.client.PullMessages(PullAppMessagesRequest(message_ids=sent)).messages_list
         assert list(found) == []
@@ -178,15 +184,25 @@ class TestInstructionsThatTheCoordinatorDidNotGive:
 
 
 class TestReplayedInstructions:
-    def test_one_that_is_sent_again_is_answered_alike_three_times_and_then_refused(self, attacked, hand, greeted):
+    def test_the_last_one_is_answered_again_with_the_same_bytes(self, attacked, hand, greeted):
+        text = attacked.plan(seed=7).canonical_json()
+        packed = hand.seal("a", text, hand.instruction(text))
+        before = AuditReader(attacked.home("a").audit_folder).head().count
+        answers = [hand.answer("a", hand.push("a", packed)) for _ in range(5)]
+        assert {said.code for said in answers} == {""}
+        assert len({str(dict(said.packed["seal"])) for said in answers}) == 1
+        assert AuditReader(attacked.home("a").audit_folder).head().count == before + 2
+
+    def test_an_older_one_is_answered_three_times_at_most(self, attacked, hand, greeted):
         plan = attacked.plan(seed=7)
         text = plan.canonical_json()
-        packed = hand.seal("a", text, hand.instruction(text))
-        answers = [hand.answer("a", hand.push("a", packed)) for _ in range(4)]
-        assert [said.code for said in answers] == ["", "", "", "EFL306"]
-        first, *again = [{**said.report, "seconds": 0, "prepare_seconds": 0} for said in answers[:3]]
-        assert again == [first, first]
-        assert "played back" in answers[3].reason
+        packed, codes = hand.seal("a", text, hand.instruction(text)), []
+        for _ in range(4):
+            said = hand.answer("a", hand.push("a", packed))
+            codes.append(said.code)
+            hand.ask("a", plan)
+        assert codes == ["", "", "", "EFL306"]
+        assert "played back" in said.reason
 
     @pytest.mark.parametrize(("age_s", "words"), [(25 * 3600, "older than a day"), (-2 * 3600, "from the future")])
     def test_one_of_another_day_is_refused(self, attacked, hand, greeted, age_s, words):
@@ -215,10 +231,12 @@ def _with(*place: str, **values: Any):
     return edit
 
 
+LONG = int("9" * 4000) ** 2
+sys.set_int_max_str_digits(10_000)  # of this process; a site's Python reads no number of more than 4,300 digits
 PLANS: dict[str, tuple[Any, str]] = {
     "a path as its name": (_with(name="../../../etc/cron.d/x"), "EFL102"),
     "a path in the data": (_with("data", folder="/etc/passwd"), "EFL102"),
-    "a file as weights": (_with("model", "args", pretrained="/tmp/weights.pt"), "EFL102"),
+    "a file as weights": (_with("model", "args", pretrained="/srv/weights.pt"), "EFL102"),
     "an environment variable as its name": (_with(name="${oc.env:HOME}"), "EFL102"),
     "an environment variable as a network": (_with("model", name="$HOME"), "EFL102"),
     "_target_": (_with("model", _target_="os.system"), "EFL102"),
@@ -235,15 +253,14 @@ PLANS: dict[str, tuple[Any, str]] = {
     "NaN as a number": (_with("training", "optimizer", lr=math.nan), "EFL102"),
     "infinity": (_with("training", "optimizer", lr=math.inf), "EFL102"),
     "a negative seed": (_with(seed=-1), "EFL102"),
-    "a number of a thousand digits": (_with(seed=10**1000), "EFL102"),
+    "a number of ten thousand digits": (_with(seed=LONG), "EFL102"),
     "another schema": (_with(schema_version=2), "EFL102"),
     "another version": (_with(software="99.9"), "EFL102"),
     "an unknown key": (_with(hook="import os"), "EFL102"),
     "a label with a path": (_with("task", labels=["../x"]), "EFL102"),
     "a terminal's control letters": (_with("model", name="\x1b]0;x\x07"), "EFL102"),
     "half a letter": (_with("model", name="\ud800"), "EFL102"),
-    "a plan without this site": (_with(sites=["b"]), "EFL102"),
-    "a permit full of nothing": (_with(permit={"permit": {}, "x": [[[[[]]]]]}), "EFL310"),
+    "a plan without this site": (_with(sites=["b"]), "EFL310"),
 }
 
 
@@ -272,10 +289,10 @@ def answers(attacked, hand, greeted):
     texts["white space"] = json.dumps(json.loads(plan.canonical_json()), indent=1, sort_keys=True)
     before = _snapshot(attacked, "a")
     plans = set(attacked.home("a").plans_folder.iterdir())
-    sent = {}
-    for what, text in texts.items():
-        sent[what] = hand.push("a", hand.seal("a", text, hand.instruction(text)))
-    found = {what: hand.answer("a", number) for what, number in sent.items()}
+    found, names = {}, list(texts)
+    for four in (names[i : i + 4] for i in range(0, len(names), 4)):  # a site lets no more than that wait
+        sent = {what: hand.push("a", hand.seal("a", texts[what], hand.instruction(texts[what]))) for what in four}
+        found |= {what: hand.answer("a", number) for what, number in sent.items()}
     assert _snapshot(attacked, "a") == before
     new = set(attacked.home("a").plans_folder.iterdir()) - plans
     assert {path.name for path in new} <= {
@@ -309,10 +326,6 @@ class TestPlansOfAHostileCoordinator:
 
 class TestQuestionsOfAHostileCoordinator:
     """A plan that is allowed, with something wrong beside it."""
-
-    @pytest.fixture(scope="class")
-    def weights(self, run, attacked):
-        return attacked.last_weights()
 
     def test_another_round_than_was_sealed(self, attacked, hand, greeted):
         text = attacked.plan().canonical_json()

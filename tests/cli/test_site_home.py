@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from eucaim_fl.cli import cli
 from eucaim_fl.durable import exclusive
 from eucaim_fl.enrolment import Invitation, invite, new_token
-from eucaim_fl.errors import AuditError, EnrolmentError, JournalError, ServiceStateError
+from eucaim_fl.errors import AuditError, ConfigError, EnrolmentError, JournalError, ServiceStateError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.signing import PrivateKey, fingerprint
 from eucaim_fl.site import machine
@@ -308,6 +308,21 @@ class TestApproveAndRefuse:
 
     def test_nothing_is_written_unless_they_say_so(self, home, asked):
         assert run("refuse", asked.sha256(), "--home", home.folder, input="n\n").exit_code == 1
+        assert log(home).approval(asked.sha256()) is None
+
+    @pytest.mark.parametrize(("word", "kind"), [("approve", "approved"), ("refuse", "refused")])
+    def test_a_name_that_a_person_gives_stands_beside_the_login_name(self, home, asked, word, kind):
+        result = run(word, asked.sha256(), "--home", home.folder, "--by", "dpo-2", input="y\n")
+        assert result.exit_code == 0, result.output
+        (record,) = log(home).records(kind=kind)
+        assert record.body["stated_by"] == "dpo-2"
+        assert f"it as dpo-2 (login name {record.body['by']})?" in result.output
+        shown = run("audit", "show", "--home", home.folder, "--json").stdout
+        assert "(gave the name dpo-2)" in shown
+
+    def test_a_name_that_would_not_be_shown_is_refused(self, home, asked):
+        result = run("approve", asked.sha256(), "--home", home.folder, "--by", "\x1b[2J", "--yes")
+        assert isinstance(result.exception, ConfigError)
         assert log(home).approval(asked.sha256()) is None
 
     def test_that_the_policy_refuses_anyway_is_said(self, home, asked):

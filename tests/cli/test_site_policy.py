@@ -25,12 +25,15 @@ OPEN: dict[str, Any] = {
     "asking": {"permits": "not_required"},
     "purposes": ["scientific_research"],
     "tasks": ["segmentation", "classification"],
+    "targets": ["malignant"],
     "networks": "any",
     "sites": {"at_least": 2},
     "patients": {"training": 10, "metric": 5},
     "metrics": {"names": ["dice", "hd95_mm"], "decimals": 3},
     "rounds": 2,
+    "plans": {"day": 1, "total": 2},
     "hours": "any",
+    "work": {"minutes": 30},
     "sent_mb": {"message": 1, "plan": 3, "day": 2},
     "update": {"largest_norm": 10},
     "privacy": {"mechanism": "none"},
@@ -102,6 +105,18 @@ class TestExplain:
         assert len(told["clauses"]) > 15
         assert "hours" in told["open_until_run_time"]
 
+    def test_the_clauses_on_targets_plans_and_work_are_told(self, tmp_path, plan_file, policy_file, plan):
+        output = run("explain", plan_file, "--policy", policy_file()).output
+        assert "targets: clinical columns that a classification may learn: malignant. The plan: no clinical" in output
+        assert "plans.day: at most 1 different plans are worked for on a day (UTC). The plan: with this one," in output
+        assert "work.minutes: work on one instruction stops after 30 minutes" in output
+        for key in ("plans.day", "plans.total", "work.minutes"):
+            assert f"\n- {key}: " in output
+        path = tmp_path / "address.json"
+        other = ClassificationConfig(target="home_address", classes=("no", "yes"))
+        path.write_text(plan.model_copy(update={"task": other}).canonical_json())
+        assert "Refused by targets (line " in run("explain", path, "--policy", policy_file()).output
+
     def test_words_of_a_plan_do_not_steer_the_terminal(self, tmp_path, policy_file, plan):
         classes = ClassificationConfig(target="malignant", classes=("no", "\x1b[2Jyes"))
         path = tmp_path / "hostile.json"
@@ -146,6 +161,14 @@ class TestExplainAtHome:
         assert result.exit_code == 0, result.output
         assert "a person here has approved it" in result.output
 
+    def test_plans_that_were_allowed_before_count(self, home, plan):
+        log = AuditLog(home.audit_folder, PrivateKey.create(), "a")
+        log.append("decision", {"plan": "1" * 64, "verdict": "allow"})
+        output = run("explain", plan.sha256(), "--home", home.folder).output
+        assert "Waits for plans.day (line " in output
+        log.append("decision", {"plan": "2" * 64, "verdict": "allow"})
+        assert "Refused by plans.total (line " in run("explain", plan.sha256(), "--home", home.folder).output
+
     def test_a_hash_that_nobody_asked_for_is_refused(self, home):
         result = run("explain", "0" * 64, "--home", home.folder)
         assert isinstance(result.exception, PlanError)
@@ -165,7 +188,11 @@ class TestCheck:
 
     def test_programs_get_lines(self, policy_file):
         told = json.loads(run("check", policy_file(), "--json").output)
-        assert {"key": "networks", "line": 12, "says": "any network"} in told["says"]
+        assert {"key": "networks", "line": 14, "says": "any network"} in told["says"]
+        lines = {one["key"]: one["line"] for one in told["says"]}
+        text = policy_file().read_text().splitlines()
+        for key in ("targets", "plans.day", "plans.total", "work.minutes"):
+            assert f"{key.rpartition('.')[2]}:" in text[lines[key] - 1]
 
     def test_a_wrong_policy_is_refused(self, policy_file):
         result = run("check", policy_file(rounds=0))

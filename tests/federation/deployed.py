@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from eucaim_fl.site.enrol import CohortChoice, make_home
 from eucaim_fl.site.home import SiteHome
 from tests.conftest import tiny_recipe, write_hospital
 
-__all__ = ["LOOSE", "Deployed", "Run", "deployed", "wait_for"]
+__all__ = ["LOOSE", "Deployed", "Run", "deployed", "one_site", "wait_for"]
 
 LOOSE: dict[str, Any] = {**POLICY, "patients": {"training": 2, "metric": 1}}
 
@@ -51,6 +52,18 @@ def wait_for(what: Callable[[], Any], within_s: float = 60.0) -> Any:
         assert time.monotonic() < until, "it did not come in time"
         time.sleep(0.02)
     return value
+
+
+def patiently(call: Callable[[], object]) -> None:
+    """Make a call that the supervisor, which tells the SuperLink of changes, may be in the way of."""
+    until = time.monotonic() + 20
+    while True:
+        try:
+            call()
+        except ServiceStateError:
+            assert time.monotonic() < until
+        else:
+            return
 
 
 class Run(threading.Thread):
@@ -86,6 +99,10 @@ class Run(threading.Thread):
 
 class Deployed(Rehearsal):
     """A rehearsal whose homes are made without the command line, and runs of a very small network over it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._expected: dict[str, str] = {}
 
     def make_federation(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -123,14 +140,15 @@ class Deployed(Rehearsal):
         now = datetime.now(UTC)
         document = admission.invite(self.federation, site, now)
         path = make_home(self.home(site).folder, read_invitation(document, now), document, CohortChoice())
-        admission.admit(self.federation, admission.requested(self.federation, json.loads(path.read_text()), now))
-        synchronise(self.federation)
+        request = admission.requested(self.federation, json.loads(path.read_text()), now)
+        patiently(lambda: admission.admit(self.federation, request))
+        patiently(lambda: synchronise(self.federation))
         return self.home(site)
 
     def shut_out(self, site: str) -> None:
         """Remove a site, and tell the SuperLink at once."""
-        admission.remove(self.federation, site, datetime.now(UTC))
-        synchronise(self.federation)
+        patiently(lambda: admission.remove(self.federation, site, datetime.now(UTC)))
+        patiently(lambda: synchronise(self.federation))
 
     def recipe(self, engine: str = "superlink", **changes: Any) -> ExperimentConfig:
         """Two rounds over all sites; nobody may be missing, and they are waited for."""
@@ -138,6 +156,13 @@ class Deployed(Rehearsal):
         if engine == "superlink":
             federation |= {"engine": "superlink", "home": self.federation.folder}
         return tiny_recipe(self.folder, list(self._files.values()), **{"federation": federation, **changes})
+
+    def expected(self, **changes: Any) -> str:
+        """The weights that a run has on one machine; computed once for each plan."""
+        plan = resolve(self.recipe("local", **changes)).plan.sha256()
+        if plan not in self._expected:
+            self._expected[plan] = str(self.begin("local", **changes).result()["weights_sha256"])
+        return self._expected[plan]
 
     def begin(self, engine: str = "superlink", **changes: Any) -> Run:
         """Begin a run in the background."""
@@ -166,12 +191,27 @@ class Deployed(Rehearsal):
         self.wait_connected([site])
 
 
+@pytest.fixture(scope="module")
+def one_site(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Deployed]:
+    """Makes copies of a federation with the site `a`, where no server and no client runs."""
+    root = tmp_path_factory.mktemp("one-site")
+    files = [write_hospital(root, "a")]
+    made = Deployed(root / "made", files, LOOSE)
+    made.set_up()
+
+    def copy(folder: Path) -> Deployed:
+        shutil.copytree(made.folder, folder)
+        return Deployed(folder, files, LOOSE)
+
+    return copy
+
+
 _SHARED = pytest.StashKey[Deployed]()
 
 
 @pytest.fixture(scope="session")
 def deployed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    """Sites `a` and `b`, connected. Started for the first test that asks, whatever module it is in; stopped at the end."""
+    """Sites `a` and `b`, connected. One for all modules: started for the first test that asks, stopped at the end."""
     kept = request.config.stash
     if _SHARED not in kept:
         if not has_nginx():

@@ -12,8 +12,8 @@ __all__ = ["deployed"]
 @pytest.mark.federated
 class TestParity:
     def test_a_deployed_run_and_a_local_one_give_the_same_weights(self, deployed: Deployed) -> None:
-        over_lines, on_this_machine = deployed.begin(), deployed.begin("local")
-        there, here = over_lines.result(), on_this_machine.result()
+        there = deployed.begin().result()
+        here = deployed.begin("local").result()
         assert there["plan_sha256"] == here["plan_sha256"]
         assert there["weights_sha256"] == here["weights_sha256"]
         assert there["metrics"] == here["metrics"]

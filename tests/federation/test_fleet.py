@@ -184,28 +184,25 @@ class TestNotLetIn:
             connect(7, resume=True)
         assert time.monotonic() - began < 10
 
-    def test_a_key_file_that_is_none(self, connect, tmp_path):
+    def test_a_key_file_that_is_none(self, deployed, tmp_path):
         (tmp_path / "key.pem").write_text("no key")
         (tmp_path / "key.pem").chmod(0o600)
         with pytest.raises(KeyFileError, match="key"):
-            connect(key=tmp_path / "key.pem")
+            Fleet(f"localhost:{deployed.port}", deployed.federation.ca_file.read_text(), tmp_path / "key.pem")
 
 
 class TestNoLine:
-    def test_an_address_where_nobody_listens(self, connect):
+    def test_an_address_where_nobody_listens(self, deployed, home):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         with pytest.raises(LinkError, match=r"refuses the connection.*Ask the coordinator whether it runs"):
-            connect(address=f"localhost:{port}")
+            Fleet(f"localhost:{port}", deployed.federation.ca_file.read_text(), home.node_key)
 
     def test_a_server_that_is_not_the_coordinators(self, connect, deployed, tmp_path):
         other = Deployed(tmp_path, [])
         other.make_federation()
         with pytest.raises(LinkError, match="not the coordinator's"):
             connect(ca_pem=other.federation.ca_file.read_text())
-
-    def test_the_superlink_itself_is_out_of_reach_of_a_site_that_calls_it_by_its_name(self, connect, deployed):
-        connect(address=f"localhost:{deployed.superlink_port}")  # on loopback it answers: nothing else protects it
 
     def test_a_call_that_hangs_is_ended_from_outside(self, connect, monkeypatch):
         hospital = Hospital()

@@ -155,9 +155,9 @@ class TestRefusal:
         assert isinstance(refusal(500, httpx.Headers(), body, NOW), LinkError)
 
     def test_what_came_from_outside_stays_in_the_local_detail(self):
-        problem = refusal(500, httpx.Headers(), "PATIENT-7", NOW)
+        problem = refusal(500, httpx.Headers(), "PATIENT-7\n\x1b[2J", NOW)
         assert "PATIENT-7" not in str(problem)
-        assert "PATIENT-7" in problem.local_detail
+        assert problem.local_detail == "HTTP 500: PATIENT-7  [2J"
 
 
 class TestDiagnosed:

@@ -126,6 +126,7 @@ class TestAtTheSuperlink:
         with pytest.raises(LinkError, match="could not be claimed in time"):
             self.begin(deployed)
 
-    def test_without_a_superlink_it_says_what_to_look_at(self, deployed):
+    def test_without_a_superlink_it_says_what_to_look_at(self, deployed, tmp_path):
+        home = deployed.federation
         with pytest.raises(LinkError, match=r"does not answer.*federation status"):
-            self.begin(deployed, address="127.0.0.1:1")
+            FlowerRun("127.0.0.1:1", home.ca_file, home.executor_secret, tmp_path)

@@ -33,7 +33,9 @@ from eucaim_fl.federation.site_desk import Desk
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.seals import InstructionSeal, ReplySeal, new_nonce, read_reply_seal, sealed
 from eucaim_fl.signing import PrivateKey
-from tests.federation.deployed import Deployed, wait_for
+from tests.federation.deployed import Deployed, one_site, wait_for
+
+__all__ = ["one_site"]
 
 APPS = Path(__file__).parent / "apps"
 _TYPES = {"hello": "query", "round": "train", "final": "evaluate", "probe": "query.probe"}
@@ -139,10 +141,8 @@ class Worker:
 class Site:
     """A home, the coordinator's key, a fake line and a fake worker, and the client between them."""
 
-    def __init__(self, folder: Path, hospital: Callable[..., Path], fakes: Any) -> None:
-        self._federation = Deployed(folder / "federation", [hospital("a")])
-        self._federation.make_federation()
-        self._federation.enrol("a")
+    def __init__(self, federation: Deployed, fakes: Any) -> None:
+        self._federation = federation
         self.fakes, self.home = fakes, self._federation.home("a")
         self.key: PrivateKey = self._federation.federation.coordinator_key
         self.line = Line(PrivateKey.load(self.home.site_key).public)
@@ -201,19 +201,19 @@ class Site:
 
     def report(self, plan: FederationPlan, kind: str = "hello", number: int = 0, site: str = "a") -> RecordDict:
         """What an honest worker answers."""
-        update = {}
+        update, seen = {}, 0
         if kind == "round":
-            update = {"w": self.fakes.WEIGHTS["w"] + 1, "count": self.fakes.WEIGHTS["count"] + 1}
-        return reply_content(self.fakes.report(plan, kind, site, number), update, None)
+            update, seen = {"w": self.fakes.WEIGHTS["w"] + 1, "count": self.fakes.WEIGHTS["count"] + 1}, 10
+        return reply_content(self.fakes.report(plan, kind, site, number, seen=seen), update, None)
 
     def working(self) -> Any:
         return self.status.get("working")
 
 
 @pytest.fixture
-def site(tmp_path: Path, hospital: Any, fakes: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(tmp_path: Path, one_site: Any, fakes: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     fakes.Grid("a", lambda *_: None)  # sets the task's identity, without which Flower makes no message
-    site = Site(tmp_path, hospital, fakes)
+    site = Site(one_site(tmp_path / "federation"), fakes)
     monkeypatch.setattr(site_client, "Fleet", site.line.connect)
     monkeypatch.setattr(SiteClient, "_start_worker", lambda _: site.worker)
     for name, value in {"_POLL_S": 0.02, "_FIRST_PAUSE_S": 0.02, "_LONGEST_PAUSE_S": 0.05, "_TELL_S": 0.2}.items():
@@ -232,7 +232,7 @@ class TestOneInstruction:
         site.start()
         asked = site.ask(plan)
         wait_for(lambda: site.worker.asked, 10)
-        assert site.working()["kind"] == "hello"
+        wait_for(lambda: (site.working() or {}).get("kind") == "hello", 10)
         site.worker.finish(site.report(plan))
         seal, content = site.line.answered(1)
         assert (seal.nonce, seal.state, seal.kind, seal.plan) == (asked.nonce, "answer", "hello", plan.sha256())
@@ -483,6 +483,7 @@ class TestTheLineFails:
         with monkeypatch.context() as broken:
             broken.setattr(Session, "reply", refuse)
             site.worker.finish(site.report(plan))
+            wait_for(lambda: site.status["last_contribution"], 10)
             site.ask(plan, "round", 1)
             wait_for(lambda: len(site.worker.asked) == 2, 10)
         site.probe(asked, plan)
@@ -514,7 +515,12 @@ class TestTheLineFails:
         wait_for(lambda: site.status.get("state") == "connected", 10)
         told = site.home.status_file.read_text()
         site.stop()
-        for text, resumes in ((told, True), (told.replace('"updated": "20', '"updated": "19'), False)):
+        another = told.replace(f'"pid": {os.getpid()}', f'"pid": {os.getppid()}')
+        for text, resumes in (
+            (told, True),
+            (told.replace('"updated": "20', '"updated": "19'), False),
+            (another, False),
+        ):
             site.home.status_file.write_text(text)
             client = SiteClient(site.home)
             client._remember_session()
@@ -608,7 +614,7 @@ class TestTheWorkerFails:
         site.start()
         ends = site.ask(plan, "round", 1)
         wait_for(lambda: site.line.answers, 60)
-        freezes = site.ask(plan, "final", 2, deadline_s=1.0)
+        freezes = site.ask(plan, "final", plan.rounds + 1, deadline_s=1.0)
         wait_for(lambda: len(site.line.answers) == 2, 30)
         for number, asked in enumerate((ends, freezes), start=1):
             seal, content = site.line.answered(number)

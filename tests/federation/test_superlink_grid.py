@@ -17,7 +17,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.runtime_pb2 import GetNodesResponse, PullAppMessagesResponse, PushAppMessagesResponse
 
 from eucaim_fl.errors import LinkError, PlanError
-from eucaim_fl.federation import superlink_grid
+from eucaim_fl.federation import pending, superlink_grid
 from eucaim_fl.federation.flower_private import (
     SUPERLINK_NODE_ID,
     ErrorCode,
@@ -36,7 +36,9 @@ from eucaim_fl.federation.superlink_grid import SuperlinkGrid
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.seals import InstructionSeal, ReplySeal, read_instruction_seal, sealed
 from eucaim_fl.signing import PrivateKey
-from tests.federation.deployed import Deployed
+from tests.federation.deployed import Deployed, one_site
+
+__all__ = ["one_site"]
 
 NODE = 501
 
@@ -105,10 +107,7 @@ class FakeLine:
 class World:
     """A grid, and the site on the other side of the SuperLink."""
 
-    def __init__(self, folder: Path, hospital: Any, plan: FederationPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-        made = Deployed(folder / "federation", [hospital("a")])
-        made.make_federation()
-        made.enrol("a")
+    def __init__(self, made: Deployed, plan: FederationPlan, monkeypatch: pytest.MonkeyPatch) -> None:
         self.plan, self.superlink = plan, Superlink()
         self.home: FederationHome = made.federation
         self.key = PrivateKey.load(made.home("a").site_key)
@@ -165,14 +164,14 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, hospital: Any, plan_for: Any, monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(tmp_path, hospital, plan_for(), monkeypatch)
+def world(tmp_path: Path, one_site: Any, plan_for: Any, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(one_site(tmp_path / "federation"), plan_for(), monkeypatch)
 
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sites are asked after without waiting."""
-    monkeypatch.setattr(superlink_grid, "_FIRST_PROBE_S", 0.0)
+    monkeypatch.setattr(pending, "FIRST_PROBE_S", 0.0)
 
 
 class TestGoingOut:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eucaim_fl.errors import AuditError, PlanError
+from eucaim_fl.errors import AuditError, ConfigError, PlanError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.signing import PrivateKey
-from eucaim_fl.site.approvals import Waiting, decide_now, find_plan, login_name, say, waiting
+from eucaim_fl.site.approvals import Waiting, decide_now, find_plan, login_name, say, stated_name, waiting
 from eucaim_fl.site.audit import AuditLog, AuditRecord
+from eucaim_fl.site.audit_words import Asker, line_of
 from eucaim_fl.site.home import SiteHome
 from eucaim_fl.site.policy import load_policy
 
@@ -32,7 +33,9 @@ sites: {at_least: 1}
 patients: {training: 2, metric: 1}
 metrics: {names: [dice, hd95_mm], decimals: 3}
 rounds: 10
+plans: {day: 1, total: 2}
 hours: any
+work: {minutes: 10}
 sent_mb: {message: 10, plan: 10, day: 10}
 update: {largest_norm: 100}
 privacy: {mechanism: none}
@@ -123,7 +126,7 @@ class TestFindingAPlan:
 class TestDeciding:
     @pytest.fixture
     def audit(self, tmp_path: Path) -> AuditLog:
-        return AuditLog(tmp_path / "audit", PrivateKey.create(), "a")
+        return AuditLog(tmp_path / "audit", PrivateKey.create(), "a", clock=lambda: NOW)
 
     @pytest.fixture
     def policy(self, tmp_path: Path) -> Path:
@@ -147,6 +150,19 @@ class TestDeciding:
         refused = decide_now(plan, "a", load_policy(policy), audit, NOW).refused
         assert [clause.key for clause in refused] == ["sent_mb.plan"]
 
+    def test_other_plans_that_were_allowed_count_and_this_one_once(self, plan_for, audit, policy):
+        plan = plan_for()
+        audit.append("decision", {"plan": plan.sha256(), "verdict": "allow"})
+        audit.append("decision", {"plan": "1" * 64, "verdict": "wait"})
+        assert [c.key for c in decide_now(plan, "a", load_policy(policy), audit, NOW).waiting] == ["approval"]
+        audit.append("decision", {"plan": "2" * 64, "verdict": "allow"})
+        decision = decide_now(plan, "a", load_policy(policy), audit, NOW)
+        assert [c.key for c in decision.waiting] == ["plans.day", "approval"]
+        tomorrow = decide_now(plan, "a", load_policy(policy), audit, NOW + timedelta(hours=12))
+        assert [c.key for c in tomorrow.waiting] == ["approval"]
+        audit.append("decision", {"plan": "3" * 64, "verdict": "allow"})
+        assert [c.key for c in decide_now(plan, "a", load_policy(policy), audit, NOW).refused] == ["plans.total"]
+
     def test_without_a_log_nothing_is_known_of_the_plan(self, plan_for, policy):
         assert [c.key for c in decide_now(plan_for(), "a", load_policy(policy), None, NOW).waiting] == ["approval"]
 
@@ -154,6 +170,10 @@ class TestDeciding:
         say(audit, A, "approved", "somebody")
         (record,) = audit.records(kind="approved")
         assert record.body == {"plan": A, "by": "somebody"}
+        say(audit, A, "refused", "somebody", "dpo-2")
+        (record,) = audit.records(kind="refused")
+        assert record.body == {"plan": A, "by": "somebody", "stated_by": "dpo-2"}
+        assert line_of(record, Asker()).by == "somebody (gave the name dpo-2)"
 
     def test_a_log_that_cannot_be_used(self, plan_for, audit, policy):
         audit.append("started", {})
@@ -165,6 +185,16 @@ class TestDeciding:
 
 
 class TestWhoDecides:
+    @pytest.mark.parametrize("name", ["dpo-2", "A", "dpo@hospital.example", "9" * 64])
+    def test_a_short_name_may_be_stated(self, name):
+        assert stated_name(name) == name
+
+    @pytest.mark.parametrize("name", ["", " ", "-x", "dpo 2", "a\n", "a/b", "\x1b[2J", "é", "9" * 65])
+    def test_what_is_no_short_name_is_refused_and_not_repeated(self, name):
+        with pytest.raises(ConfigError, match="can't be recorded") as caught:
+            stated_name(name)
+        assert len(name) < 5 or name not in str(caught.value)
+
     def test_it_is_who_sits_at_the_terminal(self, monkeypatch):
         monkeypatch.setattr(os, "getlogin", lambda: "some\x1bbody")
         assert login_name() == "somebody"

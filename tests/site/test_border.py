@@ -59,7 +59,9 @@ OPEN: dict[str, Any] = {
     "patients": {"training": 10, "metric": 5},
     "metrics": {"names": ["dice", "hd95_mm"], "decimals": 3},
     "rounds": 2,
+    "plans": {"day": 20, "total": 100},
     "hours": "any",
+    "work": {"minutes": 10},
     "sent_mb": {"message": 1, "plan": 3, "day": 2},
     "update": {"largest_norm": 10},
     "privacy": {"mechanism": "none"},
@@ -604,7 +606,6 @@ class TestTheGate:
         ("changes", "reason"),
         [
             ({"update": {"largest_norm": 4.9}}, "longer"),  # its norm is 5
-            ({"patients": {"training": 13, "metric": 5}}, "fewer training patients"),
             ({"metrics": {"names": ["dice", "hd95_mm"], "decimals": 0}}, "more decimal places"),
             ({"sent_mb": {"message": 0.0001, "plan": 3, "day": 2}}, "more bytes"),
         ],
@@ -613,6 +614,11 @@ class TestTheGate:
         at.policy(**changes)
         (found,) = border.reasons_against(admitted(at, border), at.answer(), SPECS)
         assert reason in found
+
+    def test_the_policy_s_least_number_of_patients_counts(self, at: Home, border: Border) -> None:
+        at.policy(patients={"training": 12, "metric": 5})
+        (found,) = border.reasons_against(admitted(at, border), at.answer(patients=11), SPECS)
+        assert "fewer training patients" in found
 
     def test_what_has_left_already_is_taken_off(self, at: Home, border: Border) -> None:
         task = admitted(at, border)

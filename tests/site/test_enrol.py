@@ -148,6 +148,7 @@ class TestTheHome:
         assert (site.name, site.cohort.folder, site.cohort.layout) == ("north", folder, "bids")
         assert site.cache_folder() == tmp_path / "home" / "cache"
         assert site.release.data_is == "confidential"
+        assert site.cache.limit_gb == 50
 
     def test_without_a_cohort_a_placeholder_stands_there(self, make, tmp_path):
         make(invited())

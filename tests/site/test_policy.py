@@ -77,6 +77,12 @@ class TestLoading:
             ("[dice]", "[dice, secret_score]", r"line 13 \(metrics.names\)"),
             ("decimals: 3", "decimals: 17", r"line 13 \(metrics.decimals\)"),
             ("schema: eucaim-fl-policy/1", "valid_from: 2020-01-01", r"\(schema is missing\), line 1 \(unknown key\)"),
+            ("[unet]", "[unet]\ntargets: all", r"line 7 \(targets\)"),
+            ("[unet]", "[unet]\ntargets: [home address]", r"line 7 \(targets\)"),
+            ("[unet]", "[unet]\nplans: {day: 0}", r"line 7 \(plans.day\)"),
+            ("[unet]", "[unet]\nplans: {total: many}", r"line 7 \(plans.total\)"),
+            ("[unet]", "[unet]\nwork: {minutes: 10081}", r"line 7 \(work.minutes\)"),
+            ("[unet]", "[unet]\nwork: {minutes: 0}", r"line 7 \(work.minutes\)"),
             ("start: 20:00", "begin: 20:00", r"line 8 \(hours.start is missing\), line 9 \(unknown key\)"),
         ],
     )
@@ -118,6 +124,8 @@ class TestSilence:
         assert not silent.score_histograms
         assert (silent.networks, silent.hours, silent.purposes, silent.tasks, silent.datasets) == ((),) * 5
         assert silent.privacy.mechanism is None
+        assert silent.targets == ()
+        assert (silent.plans.day, silent.plans.total, silent.work.minutes) == (None,) * 3
 
 
 class TestPrivacyPolicy:
@@ -136,6 +144,11 @@ class TestTheTemplate:
         assert policy.valid_until is None
         assert policy.datasets == ()
         assert policy.asking.bodies == {}
+        assert policy.targets == ()
+
+    def test_it_bounds_plans_and_work(self):
+        policy = load_policy(Path(str(files("eucaim_fl.site") / "templates" / "policy.yaml"))).policy
+        assert (policy.plans.day, policy.plans.total, policy.work.minutes) == (20, 1000, 240)
 
     def test_every_key_of_the_model_stands_in_it(self):
         text = (files("eucaim_fl.site") / "templates" / "policy.yaml").read_text()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site import policy_decision
 from eucaim_fl.site.gate import default_bounds
 from eucaim_fl.site.policy import LoadedPolicy, MetricName, Policy, Window
-from eucaim_fl.site.policy_decision import RUN_TIME, Clause, Decision, Situation, bounds, decide, is_open
+from eucaim_fl.site.policy_decision import _CHECKS, RUN_TIME, Clause, Decision, Situation, bounds, decide, is_open
 from eucaim_fl.site.policy_text import describe
 from eucaim_fl.sitefile import ReleaseConfig
 
@@ -27,6 +28,7 @@ NIGHT = Window(days=("mon",), start="20:00", end="06:00", zone="Europe/Madrid")
 BODY, HOLDER = PrivateKey.create(), PrivateKey.create()
 ASKING = {"permits": "required", "bodies": {"hdab": BODY.public}}
 DP = {"mechanism": "dp", "epsilon": 3, "delta": 1e-5}
+CLASSIFIED = {"names": ("auc", "balanced_accuracy", "brier", "confusion"), "decimals": 3}
 OPEN: dict[str, Any] = {
     "schema": "eucaim-fl-policy/1",
     "valid_until": date(2026, 6, 1),
@@ -34,12 +36,15 @@ OPEN: dict[str, Any] = {
     "asking": {"permits": "not_required"},
     "purposes": ("scientific_research",),
     "tasks": ("segmentation", "classification"),
+    "targets": ("malignant",),
     "networks": ("unet",),
     "sites": {"at_least": 2},
     "patients": {"training": 10, "metric": 5},
     "metrics": {"names": ("dice", "hd95_mm"), "decimals": 3},
     "rounds": 2,
+    "plans": {"day": 2, "total": 3},
     "hours": "any",
+    "work": {"minutes": 10},
     "sent_mb": {"message": 1, "plan": 3, "day": 2},
     "update": {"largest_norm": 10},
     "privacy": {"mechanism": "none"},
@@ -53,6 +58,10 @@ def loaded(lines: dict[str, int] | None = None, **changes: Any) -> LoadedPolicy:
 
 def situation(**changes: Any) -> Situation:
     return Situation(**{"site": "a", "now": NOON, **changes})
+
+
+def classifying(plan: FederationPlan) -> FederationPlan:
+    return plan.model_copy(update={"task": ClassificationConfig(target="malignant", classes=("no", "yes"))})
 
 
 @pytest.fixture
@@ -71,12 +80,20 @@ class TestAnOpenPolicy:
 
 
 class TestDenyByDefault:
-    @pytest.mark.parametrize("key", sorted(set(OPEN) - {"schema", "approval"}))
+    @pytest.mark.parametrize("key", sorted(set(OPEN) - {"schema", "approval", "targets"}))
     def test_a_section_that_is_left_out_refuses(self, plan, key):
         values = {name: value for name, value in OPEN.items() if name != key}
         decision = decide(plan, LoadedPolicy(Policy.model_validate(values), "", {}), situation())
         assert decision.refused
         assert {clause.key.partition(".")[0] for clause in decision.refused} == {key}
+
+    def test_without_a_word_on_targets_no_classification_is_allowed(self, plan):
+        policy = loaded(targets=(), metrics=CLASSIFIED)
+        assert [clause.key for clause in decide(classifying(plan), policy, situation()).refused] == ["targets"]
+
+    @pytest.mark.parametrize(("given", "missing"), [({"day": 5}, "plans.total"), ({"total": 5}, "plans.day")])
+    def test_both_numbers_of_plans_must_be_said(self, plan, given, missing):
+        assert [clause.key for clause in decide(plan, loaded(plans=given), situation()).refused] == [missing]
 
     def test_without_a_word_on_approval_a_person_decides(self, plan):
         values = {name: value for name, value in OPEN.items() if name != "approval"}
@@ -87,7 +104,8 @@ class TestDenyByDefault:
         silent = LoadedPolicy(Policy(schema="eucaim-fl-policy/1"), "", {})
         assert not bounds(silent.policy, ReleaseConfig()).metrics
         allowed = {c.key for c in decide(plan, silent, situation()).clauses if c.verdict == "allows"}
-        assert allowed == {"pictures", "score_histograms"}  # they stay, so there is nothing to refuse
+        # pictures and histograms stay here, and a segmentation asks for no column: there is nothing to refuse
+        assert allowed == {"pictures", "score_histograms", "targets"}
 
 
 class TestEachLine:
@@ -101,6 +119,7 @@ class TestEachLine:
             ({"sites": {"at_least": 3}}, "sites.at_least"),
             ({"metrics": {"names": ("dice",), "decimals": 3}}, "metrics.names"),
             ({"rounds": 1}, "rounds"),
+            ({"patients": {"training": 13, "metric": 5}}, "patients.training"),  # 3 steps of 4
             ({"privacy": {"mechanism": "dp", "epsilon": 3, "delta": 1e-5}}, "privacy"),
             ({"asking": {"permits": "required"}}, "asking"),
         ],
@@ -115,10 +134,34 @@ class TestEachLine:
         assert [c.key for c in decide(plan, loaded(), situation(site="z")).refused] == ["sites.at_least"]
 
     def test_a_classification_asks_for_other_figures(self, plan):
-        other = plan.model_copy(update={"task": ClassificationConfig(target="malignant", classes=("no", "yes"))})
+        other = classifying(plan)
         assert [c.key for c in decide(other, loaded(), situation()).refused] == ["metrics.names"]
-        names = ("auc", "balanced_accuracy", "brier", "confusion")
-        assert decide(other, loaded(metrics={"names": names, "decimals": 3}), situation()).allowed
+        assert decide(other, loaded(metrics=CLASSIFIED), situation()).allowed
+
+    @pytest.mark.parametrize(
+        ("targets", "allowed"),
+        [("any", True), (("psa", "malignant"), True), (("psa",), False), (("Malignant",), False), (("any",), False)],
+    )
+    def test_a_classification_learns_the_columns_that_are_named(self, plan, targets, allowed):
+        decision = decide(classifying(plan), loaded(targets=targets, metrics=CLASSIFIED), situation())
+        assert [clause.key for clause in decision.refused] == ([] if allowed else ["targets"])
+
+    def test_a_segmentation_asks_for_no_column(self, plan):
+        assert decide(plan, loaded(targets=()), situation()).allowed
+
+    def test_the_steps_of_a_round_must_be_able_to_visit_enough_patients(self, plan):
+        patients = {"training": 12, "metric": 5}
+        assert decide(plan, loaded(patients=patients), situation()).allowed  # 3 steps of 4
+        few = plan.model_copy(update={"training": plan.training.model_copy(update={"batch_size": 3})})
+        decision = decide(few, loaded(patients=patients), situation())
+        assert [clause.key for clause in decision.refused] == ["patients.training"]
+        with pytest.raises(PolicyRefusalError, match=r"training\. At most 9 patients can be behind an update\."):
+            decision.raise_if_not_allowed()
+
+    def test_epochs_visit_all_patients(self, plan):
+        epochs = {"local_steps": None, "local_epochs": 1, "batch_size": 1}
+        whole = plan.model_copy(update={"training": plan.training.model_copy(update=epochs)})
+        assert decide(whole, loaded(patients={"training": 1000, "metric": 5}), situation()).allowed
 
     def test_the_last_day_is_a_whole_day_in_utc(self, plan):
         last = datetime(2026, 6, 1, 23, 59, tzinfo=UTC)
@@ -135,6 +178,53 @@ class TestEachLine:
         decision = decide(plan, loaded(), situation(rounds_done=frozenset({1, 2}), bytes_sent=1_000_000))
         assert decision.allowed
         assert any("answered 2" in clause.asks for clause in decision.clauses)
+
+
+@dataclass
+class Named:
+    """Stands for a plan of which the name alone matters."""
+
+    name: str
+
+    def sha256(self) -> str:
+        return self.name
+
+
+class TestPlans:
+    def test_those_of_the_day_wait_for_the_next_and_those_in_all_are_refused(self, plan):
+        one, two, three = (frozenset("123"[:count]) for count in (1, 2, 3))
+        assert decide(plan, loaded(), situation(plans_today=one, plans_ever=two)).allowed
+        day = decide(plan, loaded(), situation(plans_today=two, plans_ever=two))
+        assert ([c.key for c in day.waiting], day.refused) == (["plans.day"], ())
+        with pytest.raises(OutsideHoursError, match=r"at another time: plans\.day\.$"):
+            day.raise_if_not_allowed()
+        total = decide(plan, loaded(), situation(plans_today=one, plans_ever=three))
+        assert [c.key for c in total.refused] == ["plans.total"]
+
+    def test_the_plan_itself_does_not_count_again(self, plan):
+        known = frozenset({plan.sha256(), "1"})
+        assert decide(plan, loaded(), situation(plans_today=known, plans_ever=known | {"2"})).allowed
+
+    def test_a_number_that_was_lowered_counts_for_plans_that_run(self, plan):
+        known = frozenset({plan.sha256(), "1"})
+        lowered = loaded(plans={"day": 1, "total": 1})
+        decision = decide(plan, lowered, situation(plans_today=known, plans_ever=known))
+        assert ([c.key for c in decision.waiting], [c.key for c in decision.refused]) == (
+            ["plans.day"],
+            ["plans.total"],
+        )
+
+    @given(st.integers(1, 5), st.integers(1, 5), st.lists(st.sampled_from("abcdefgh")))
+    def test_no_order_of_asking_lets_more_through(self, day, total, asked):
+        allowed: frozenset[str] = frozenset()
+        policy = loaded(plans={"day": day, "total": total}).policy
+        for name in asked:
+            one = cast(FederationPlan, Named(name))
+            now = situation(plans_today=allowed, plans_ever=allowed)
+            found = [_CHECKS[key](one, policy, now).verdict for key in ("plans.day", "plans.total")]
+            if found == ["allows", "allows"]:
+                allowed |= {name}
+        assert len(allowed) == min(day, total, len(set(asked)))
 
 
 class TestApproval:

@@ -19,12 +19,19 @@ class TestDescribe:
     def test_silence_is_named(self):
         silent = {key for key, words in says().items() if words == SILENT}
         assert {"valid_until", "purposes", "networks", "rounds", "hours", "sent_mb.plan", "privacy"} <= silent
+        assert {"targets", "plans.day", "plans.total", "work.minutes"} <= silent
 
     @pytest.mark.parametrize(
         ("values", "key", "words"),
         [
             ({"networks": "any"}, "networks", "any network"),
             ({"networks": ["unet"]}, "networks", "only unet"),
+            ({"targets": "any"}, "targets", "any clinical column"),
+            ({"targets": ["malignant", "any"]}, "targets", "may learn: malignant, any"),
+            ({"plans": {"day": 20}}, "plans.day", "at most 20 different plans"),
+            ({"plans": {"total": 1000}}, "plans.total", "at most 1000 different plans"),
+            ({"work": {"minutes": 2.5}}, "work.minutes", "stops after 2.5 minutes"),
+            ({"sites": {"at_least": 3}}, "sites.at_least", "the coordinator sees each site's update by itself"),
             ({"sent_mb": {"message": 0.5}}, "sent_mb.message", "0.5 million bytes"),
             ({"pictures": True}, "pictures", "may leave if the site file"),
             ({"approval": "automatic"}, "approval", "no person is asked"),

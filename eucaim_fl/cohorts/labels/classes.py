@@ -21,6 +21,6 @@ def read_class(case: Case, task: ClassificationConfig) -> int:
     if value.casefold() not in known:
         raise LabelError(
             f"A patient's value in the column '{task.target}' is none of the plan's classes.",
-            local_detail=f"{case.patient}: {value!r}",
+            local_detail=case.patient,
         )
     return known[value.casefold()]
