@@ -21,6 +21,7 @@ __all__ = ["InstructionSeal", "Kind", "ReplySeal", "new_nonce", "read_instructio
 Kind = Literal["hello", "round", "final", "probe"]
 _LONGEST = 4096
 _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Count = Annotated[int, Field(ge=0, le=2**53)]
 _Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
@@ -41,7 +42,7 @@ class InstructionSeal(Config):
     issued_at: NonNegativeInt
     deadline_s: Annotated[float, Field(gt=0, le=1e7)]
     content: _Hash
-    audit_count: NonNegativeInt = 0
+    audit_count: _Count = 0
 
 
 class ReplySeal(Config):
@@ -60,7 +61,7 @@ class ReplySeal(Config):
     nonce: _Nonce
     state: Literal["answer", "working", "unknown"]
     content: _Hash
-    audit_count: NonNegativeInt
+    audit_count: _Count
     audit_hash: _Hash
     audit_then: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 

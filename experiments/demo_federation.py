@@ -178,11 +178,15 @@ def left_site(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     told += [f"metrics of {split} patients: {', '.join(sorted(found))}" for split, found in sorted(names.items())]
     if patients:
-        told.append(f"training patients behind it: {' or '.join(map(str, patients))}; no image, no name, no identifier")
+        told.append(f"training patients behind it: {' or '.join(map(str, patients))}")
+    beside = ""
     if pictures := sum(entry["pictures"] for entry in sent):
         told.append(
             f"{pictures} example pictures, since the site file calls its data synthetic and the policy allows it"
         )
+        beside = "besides these example pictures (synthetic data) "
+    if patients:
+        told.append(f"{beside}no image, no name, no identifier")
     withheld = sum(line["kind"] == "withheld" for line in lines)
     if withheld:
         told.append(f"{withheld} times only a coded reason")

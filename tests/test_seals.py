@@ -30,8 +30,8 @@ COMMON: dict[str, Any] = {
     "nonce": "b" * 32,
     "content": "c" * 64,
 }
-INSTRUCTION = InstructionSeal(**COMMON, issued_at=1_800_000_000, deadline_s=60.0)
-REPLY = ReplySeal(**COMMON, state="answer", audit_count=7, audit_hash="d" * 64)
+INSTRUCTION = InstructionSeal(**COMMON, issued_at=1_800_000_000, deadline_s=60.0, audit_count=5)
+REPLY = ReplySeal(**COMMON, state="answer", audit_count=7, audit_hash="d" * 64, audit_then="e" * 64)
 OTHER: dict[str, object] = {
     "federation": "breast",
     "site": "south",
@@ -45,6 +45,7 @@ OTHER: dict[str, object] = {
     "state": "unknown",
     "audit_count": 8,
     "audit_hash": "0" * 64,
+    "audit_then": "0" * 64,
 }
 
 
@@ -115,25 +116,48 @@ class TestSeals:
     @pytest.mark.parametrize(
         ("key", "value"),
         [("kind", "run"), ("round", -1), ("nonce", "b" * 31), ("plan", "A" * 64), ("site", "../north"),
-         ("content", None), ("deadline_s", 0), ("deadline_s", 1e9), ("issued_at", -1), ("more", 1)],
+         ("content", None), ("deadline_s", 0), ("deadline_s", 1e9), ("issued_at", -1), ("more", 1),
+         ("audit_count", -1), ("audit_count", 2**53 + 1), ("audit_count", 10**400)],
     )  # fmt: skip
     def test_a_malformed_one_is_refused_whoever_signed_it(self, key: str, value: object) -> None:
         body = {**INSTRUCTION.model_dump(mode="json"), key: value}
         with pytest.raises(SealError, match="malformed"):
             read_instruction_seal(signed(body), COORDINATOR.public)
 
-    @pytest.mark.parametrize(("key", "value"), [("state", "done"), ("audit_count", -1), ("audit_hash", ""), ("x", 1)])
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("state", "done"), ("audit_count", -1), ("audit_count", 2**63), ("audit_hash", ""), ("audit_then", "e" * 63),
+         ("audit_then", "E" * 64), ("audit_then", "e" * 64 + "\n"), ("audit_then", None), ("x", 1)],
+    )  # fmt: skip
     def test_a_malformed_reply_s_is_refused_too(self, key: str, value: object) -> None:
         body = {**REPLY.model_dump(mode="json"), key: value}
         with pytest.raises(SealError, match="malformed"):
             read_reply_seal(signed(body, "reply", SITE), SITE.public)
 
-    @pytest.mark.parametrize("key", sorted(ReplySeal.model_fields))
+    @pytest.mark.parametrize("key", sorted(set(ReplySeal.model_fields) - {"audit_then"}))
     def test_one_that_leaves_something_out_is_refused(self, key: str) -> None:
         body = REPLY.model_dump(mode="json")
         del body[key]
         with pytest.raises(SealError, match="malformed"):
             read_reply_seal(signed(body, "reply", SITE), SITE.public)
+
+    def test_a_coordinator_that_knows_no_record_of_the_log_asks_for_none_and_gets_none(self) -> None:
+        body = INSTRUCTION.model_dump(mode="json")
+        del body["audit_count"]
+        assert read_instruction_seal(signed(body), COORDINATOR.public).audit_count == 0
+        body = REPLY.model_dump(mode="json")
+        del body["audit_then"]
+        assert read_reply_seal(signed(body, "reply", SITE), SITE.public).audit_then == ""
+
+    def test_the_hash_of_an_earlier_record_can_neither_be_taken_out_nor_put_in(self) -> None:
+        silent = REPLY.model_copy(update={"audit_then": ""})
+        for seal, other in ((REPLY, ""), (silent, "e" * 64)):
+            with pytest.raises(SealError, match="not of whom it claims"):
+                read_reply_seal(altered(sealed(seal, SITE), "audit_then", other), SITE.public)
+        without = json.loads(sealed(REPLY, SITE)["body"])
+        del without["audit_then"]
+        with pytest.raises(SealError, match="not of whom it claims"):
+            read_reply_seal({**sealed(REPLY, SITE), "body": json.dumps(without)}, SITE.public)
 
     @given(st.dictionaries(st.sampled_from(["body", "signature", "more"]), st.text() | st.binary() | st.none()))
     def test_garbage_is_refused(self, record: dict[str, object]) -> None:

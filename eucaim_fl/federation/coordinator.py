@@ -35,7 +35,12 @@ from eucaim_fl.validation.pooling import pool
 __all__ = ["Coordinator"]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
-_LATER = {"EFL311", "EFL312"}
+_FIRST_WORD_S, _NEXT_WORD_S = 5.0, 20.0
+"""After how long a person at the terminal hears that sites are waited for, and how often then."""
+_MORE_THAN_QUORUM_S = 60.0
+"""How long sites that the quorum does not need may delay the first round, however long the quorum is waited for."""
+_APPROVAL = "EFL311"
+_LATER = {_APPROVAL, "EFL312"}
 """Refusals for now: the site's IT has to approve first, or the hour is wrong. Such a site is asked again each round."""
 
 
@@ -69,6 +74,7 @@ class Coordinator:
         self._nodes: dict[str, int] = {}
         self._announced: dict[str, SiteReport] = {}
         self._refused: dict[int, Participation] = {}
+        self._told: set[tuple[str, str, str]] = set()
         self._norms: list[float] = []
         self._writer = ThreadPoolExecutor(1)
         self._written: Future[RoundRecord] | None = None
@@ -284,27 +290,54 @@ class Coordinator:
             for p in self._participation(current)
             if p.status != "took_part"
         )
+        fix = "Mend what is named here, then resume the run; completed rounds are kept."
+        waits = [p.site for p in self._participation(current) if p.code == _APPROVAL]
+        if waits:
+            fix = (
+                f"People at {', '.join(waits)} have to approve the plan first; then: "
+                f"eucaim-fl train resume={self._journal.folder.name} "
+                "(a new run waits for them as long as federation.quorum_wait_s says)"
+            )
         return QuorumError(
             f"Round {current.number} has {len(current.reports)} of the {self._plan.participation.quorum} sites "
             f"that it needs. {told}",
-            fix="Mend what is named here, then resume the run; completed rounds are kept.",
+            fix=fix,
         )
 
     # --- who is there -----------------------------------------------------------------------------------------
 
     def _gather(self) -> None:
-        """Before the first round: let all sites connect, for as long as a round may wait for its quorum."""
-        until = time.monotonic() + self._plan.participation.quorum_wait_s
+        """Before the first round: let all sites connect, for as long as a round may wait for its quorum.
+
+        Where the quorum is there, the others are waited for a minute at most. Sites that said not yet are asked again
+        at growing intervals: each greeting is a decision in their audit logs.
+        """
+        rules, wanted = self._plan.participation, len(self._plan.sites)
+        began = time.monotonic()
+        word_at, greet_at, pause = began + _FIRST_WORD_S, began, _FIRST_PAUSE_S
         while True:
-            self._discover(again=False)
-            if len(self._nodes) + len(self._refused) >= len(self._plan.sites) or time.monotonic() >= until:
+            greeting = time.monotonic() >= greet_at
+            self._discover(again=False, only_new=not greeting)
+            now = time.monotonic()
+            if greeting:
+                greet_at, pause = now + pause, min(2.0 * pause, _LONGEST_PAUSE_S)
+            here = len(self._nodes) + len(self._refused)
+            enough = len(self._nodes) >= rules.quorum
+            patience = min(rules.quorum_wait_s, _MORE_THAN_QUORUM_S) if enough else rules.quorum_wait_s
+            if here >= wanted or now >= began + patience:
                 return
+            if now >= word_at:
+                word_at = now + _NEXT_WORD_S
+                self._tell("line", f"waiting for sites: {here} of {wanted} connected")
             self._rest(_FIRST_PAUSE_S)
 
-    def _discover(self, *, again: bool) -> None:
-        """Say hello to nodes that are not known yet; `again`: also to those that refused before."""
+    def _discover(self, *, again: bool, only_new: bool = False) -> None:
+        """Say hello to nodes that are not known yet.
+
+        `again`: also to those that refused before; `only_new`: not even to those that may say yes the next time.
+        """
         lasting = {n for n, p in self._refused.items() if p.status not in ("lost", "deadline") and p.code not in _LATER}
-        known = set(self._nodes.values()) | (set() if again else lasting)
+        known = set(self._nodes.values()) | (set() if again else set(self._refused) if only_new else lasting)
         if len(self._nodes) == len(self._plan.sites):
             return
         connected = list(self._grid.get_node_ids())
@@ -330,6 +363,20 @@ class Coordinator:
                 report = answered.reply.report
                 self._journal.keep_site(site, report.patients, report.quarantined, report.cohort_sha256)
                 self._tell("site_ready", site, report.patients, report.quarantined)
+            if node in self._refused:
+                self._tell_refusal(self._refused[node])
+
+    def _tell_refusal(self, found: Participation) -> None:
+        """Say why a site does not take part, once for each reason, however often it is asked."""
+        known = (found.site, found.code, found.reason)
+        if found.site not in self._plan.sites or known in self._told:
+            return
+        self._told.add(known)
+        if found.code == _APPROVAL:
+            self._tell("line", f"site {found.site} waits for a person there ({_APPROVAL})")
+        else:
+            now = " now" if found.code in _LATER else ""
+            self._tell("line", f"site {found.site} does not take part{now}: {found.code} {found.reason}")
 
     def _wrong_hello(self, site: str, admitted_as: str, reply: Reply | None) -> str:
         """Why a greeting can't be believed, where the grid knows whose node it is; empty if it can."""

@@ -269,7 +269,16 @@ def known_homes() -> dict[str, FederationHome]:
 
 
 def find_home(name: str) -> FederationHome:
-    """The home of a federation. Raises ServiceStateError that names the nearest known one if there is none."""
+    """The home of a federation.
+
+    Raises ServiceStateError that names the nearest known one if there is none, or says that it is another user's.
+    """
+    if re.fullmatch(SITE_NAME, name) and not _may_enter(federations_folder() / name):
+        raise ServiceStateError(
+            f"The folder of the federation '{name}' can't be read: it belongs to another user.",
+            fix="Run this as the user who made it.",
+            local_detail=str(federations_folder() / name),
+        )
     known = known_homes()
     if name not in known:
         raise ServiceStateError(
@@ -278,6 +287,14 @@ def find_home(name: str) -> FederationHome:
             local_detail=str(federations_folder()),
         )
     return known[name]
+
+
+def _may_enter(folder: Path) -> bool:
+    """Whether this user may look into a folder; also true if there is none."""
+    try:
+        return not folder.exists() or os.access(folder, os.R_OK | os.X_OK)
+    except PermissionError:  # already the folder above is closed
+        return False
 
 
 def create(settings: Settings, now: datetime) -> FederationHome:

@@ -105,10 +105,8 @@ class SuperlinkGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """Nodes of admitted sites that are connected now."""
-        nodes = [
-            int(node.node_id)
-            for node in self._line.call(lambda: self._line.flower.client.GetNodes(GetNodesRequest())).nodes
-        ]
+        found = self._line.call(lambda: self._line.flower.client.GetNodes(GetNodesRequest()))
+        nodes = [int(node.node_id) for node in found.nodes]
         if any(node not in self.names for node in nodes):
             with contextlib.suppress(LinkError):
                 self._learn_names()
@@ -275,9 +273,8 @@ class SuperlinkGrid(Grid):
             one.probe_at = time.monotonic() + one.pause_s
             one.sent.discard(one.probing)  # one that was not answered is not waited for any longer
             packed = RecordDict({"probe": ConfigRecord({"nonce": one.seal.nonce})})
-            seal = one.seal.model_copy(
-                update={"kind": "probe", "issued_at": int(time.time()), "content": digest(packed)}
-            )
+            asks = {"kind": "probe", "issued_at": int(time.time()), "content": digest(packed)}
+            seal = one.seal.model_copy(update=asks)
             packed["seal"] = ConfigRecord(dict(sealed(seal, self._key)))
             one.probing = self._push(packed, one.node, "query.probe", one.message.metadata.group_id, one.pause_s * 2)
             one.shut_out = not one.probing
@@ -286,7 +283,7 @@ class SuperlinkGrid(Grid):
     def _send_again(self) -> None:
         """After a new run was claimed: everything under way is sent once more."""
         for one in list(self._pending.values()):
-            one.sent.clear()
+            one.sent, one.partial = set(), None
             self._send(one)
 
     # --- coming in --------------------------------------------------------------------------------------------
@@ -299,6 +296,7 @@ class SuperlinkGrid(Grid):
                 return self._error(one, LOST, _GONE)
             one.sent.discard(reply_to)  # Flower has lost this message, or its answer: the site is asked after it
             return None
+        run = self._line.flower.run_id
         try:
             self._object(tree.object_id)  # sent last: if it is there, the rest is
             packed = fetch(tree, self._object, one.largest_reply)
@@ -311,7 +309,8 @@ class SuperlinkGrid(Grid):
             self._confirm(proto.metadata.message_id)
             return self._error(one, SEAL, problem.message)
         except LinkError as problem:
-            return self._error(one, LOST, problem.message)
+            again = self._line.flower.run_id != run  # a new run was claimed meanwhile: the instruction was sent again
+            return None if again else self._error(one, LOST, problem.message)
         if state != "answer":
             return self._told(one, state, reply_to)
         return make_message(metadata=self._answers(one), content=content)

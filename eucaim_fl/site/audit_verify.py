@@ -52,6 +52,7 @@ def verify_log(folder: Path, public: str, heads: Sequence[Head] = (), *, site: s
     faults: list[str] = []
     identity: LogIdentity | None = None
     check: ChainCheck | None = None
+    strangers: tuple[str, ...] = ()
     try:
         with opened(files) as base:
             found, readable = schema_faults(base)
@@ -60,7 +61,8 @@ def verify_log(folder: Path, public: str, heads: Sequence[Head] = (), *, site: s
                 return (*missing, *faults)
             identity, strange = _identity(base, public, site)
             faults += strange
-            check = ChainCheck(identity, _witnesses(raw, identity, heads))
+            strangers, fitting = _compare(base, identity, heads)
+            check = ChainCheck(identity, _witnesses(raw, identity, fitting))
             for row in _rows(base):
                 check.take(row)
             sound = [str(found) for (found,) in base.execute("PRAGMA integrity_check(1)")] == ["ok"]
@@ -72,7 +74,7 @@ def verify_log(folder: Path, public: str, heads: Sequence[Head] = (), *, site: s
         faults.append(f"The database can't be read{after}: it is damaged, or no audit log.")
     if raw is not None and identity is not None and read_head(raw, identity) is None:
         faults.append("The log's signed head was altered, or is that of another site or key.")
-    return (*missing, *faults, *(check.faults() if check is not None else ()))
+    return (*missing, *faults, *(check.faults() if check is not None else ()), *strangers)
 
 
 def end_faults(
@@ -142,6 +144,28 @@ def _witnesses(raw: bytes | None, identity: LogIdentity, heads: Sequence[Head]) 
         yield Witness(kept, "head")
     for head in heads:
         yield Witness(head, "coordinator")
+
+
+def _compare(
+    base: sqlite3.Connection, identity: LogIdentity, heads: Sequence[Head]
+) -> tuple[tuple[str, ...], list[Head]]:
+    """One sentence on all heads that the log's records contradict (none if there are none), and the other heads."""
+    fitting: list[Head] = []
+    strange: list[int] = []
+    for head in heads:
+        found = base.execute("SELECT hash FROM records WHERE seq = ?", (head.count,)).fetchone()
+        kept = identity.start.hash if head.count == 0 else found and found[0]
+        if isinstance(kept, str) and kept != head.hash:
+            strange.append(head.count)
+        else:
+            fitting.append(head)
+    if not strange:
+        return (), fitting
+    if len(strange) == 1:
+        what = f"Record {strange[0]} is not the one that the coordinator knows"
+    else:
+        what = f"{len(strange)} of the coordinator's {len(heads)} heads do not fit, the first at record {min(strange)}"
+    return (f"{what}: the log was rebuilt or replaced.",), fitting
 
 
 def _rows(base: sqlite3.Connection, after: int | None = None) -> Iterator[tuple[object, ...]]:

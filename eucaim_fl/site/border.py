@@ -37,7 +37,7 @@ from eucaim_fl.records import ArraySpec
 from eucaim_fl.seals import InstructionSeal, Kind, ReplySeal, read_instruction_seal, sealed
 from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit import AuditLog
-from eucaim_fl.site.gate import Outgoing, refusals, update_norm
+from eucaim_fl.site.gate import GateBounds, Outgoing, refusals, update_norm
 from eucaim_fl.site.home import SiteHome
 from eucaim_fl.site.nonces import Nonces
 from eucaim_fl.site.policy import LoadedPolicy, load_policy
@@ -67,8 +67,7 @@ class Task:
     @property
     def longest_s(self) -> float:
         """Seconds after which the site stops working on one instruction."""
-        minutes = self.loaded.policy.work.minutes
-        return 60.0 * minutes if minutes is not None else 0.0
+        return 60.0 * (self.loaded.policy.work.minutes or 0.0)
 
 
 def _now() -> datetime:
@@ -249,27 +248,27 @@ class Border:
         Hours that are over stop no work that was begun in time; `work.minutes` does.
         Raises AuditError if the log can't be read.
         """
+        return self._stands(task)[0]
+
+    def _stands(self, task: Task) -> tuple[tuple[str, ...], GateBounds | None]:
+        """What speaks against a plan by now; if nothing does, what the gate lets out, by the same reading of files."""
         try:
             self.site, loaded = self.read_files()
         except EucaimError:
-            return ("the site's own files can't be used",)
+            return ("the site's own files can't be used",), None
         situation = self._situation(task.plan, task.situation.holder_signature, self._now())
         refused = decide(task.plan, loaded, situation).refused
         if refused:
-            return (f"the site's policy no longer allows it: {', '.join(clause.key for clause in refused)}",)
-        return ()
+            return (f"the site's policy no longer allows it: {', '.join(clause.key for clause in refused)}",), None
+        return (), bounds(loaded.policy, self.site.release, situation)
 
     def reasons_against(self, task: Task, answer: Outgoing, specs: Sequence[ArraySpec]) -> tuple[str, ...]:
         """What speaks against an answer; specs: of the arrays that the instruction brought.
 
         Raises AuditError if the log can't be read.
         """
-        objections = self.objections(task)
-        if objections:
-            return objections
-        _, loaded = self.read_files()
-        situation = self._situation(task.plan, task.situation.holder_signature, self._now())
-        return refusals(answer, task.plan, specs, bounds(loaded.policy, self.site.release, situation))
+        objections, gate = self._stands(task)
+        return objections if gate is None else refusals(answer, task.plan, specs, gate)
 
     def released(self, task: Task, answer: Outgoing, digest: str, size: int) -> dict[str, str]:
         """Record an answer that leaves, and seal it. digest, size: of the packed message.
@@ -303,9 +302,10 @@ class Border:
 
         Raises GateError if it may not leave any more, AuditError if it can't be recorded.
         """
-        objections = self.objections(task)
-        if objections:
-            raise GateError(f"The site's gate stopped the reply: {'; '.join(objections)}.")
+        objections, gate = self._stands(task)
+        if gate is None or size > gate.largest_bytes:
+            told = "; ".join(objections) or "more bytes than this site permits"
+            raise GateError(f"The site's gate stopped the reply: {told}.")
         about: dict[str, JsonValue] = {"plan": task.seal.plan, "kind": task.seal.kind, "round": task.seal.round}
         self.audit.append(
             "sent", {**about, "instruction": task.seal.nonce, "digest": digest, "bytes": size, "again": True}

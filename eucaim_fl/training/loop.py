@@ -54,8 +54,8 @@ def steps_of_a_round(plan: FederationPlan, cases: int) -> int:
 
 
 def _patients_seen(cases: Sequence[PreparedCase], plan: FederationPlan, seed: int, steps: int) -> int:
-    """Distinct patients in a round's batches; the same permutation as `batches` takes."""
-    order = generator(seed, "order").permutation(len(cases))
+    """Distinct patients in a round's batches; the same permutation as `batches` takes, which takes it from its end."""
+    order = generator(seed, "order").permutation(len(cases))[::-1]
     return len({cases[int(i)].patient for i in order[: steps * plan.training.batch_size]})
 
 

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -217,14 +218,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=list(CASES), help="One of the measurements.")
     parser.add_argument("--profile", action="store_true", help="Time the steps of a round; costs little.")
+    parser.add_argument(
+        "--rounds", type=int, help=f"Instead of each measurement's own; the first {_LEFT_OUT} do not count."
+    )
     parser.add_argument("--quick", action="store_true", help="Few rounds: whether it works, not how long it takes.")
     parser.add_argument("--folder", type=Path, help="Work and leave everything here.")
     parser.add_argument("--json", type=Path, help="Write the figures here.")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the federation is stopped
     found = {}
     for name in given.only or CASES:
         case = CASES[name]
-        rounds = _LEFT_OUT + 1 if given.quick else case.rounds
+        rounds = _LEFT_OUT + 1 if given.quick else given.rounds or case.rounds
         try:
             found[name] = measure(case, rounds, profile=given.profile, keep=given.folder and given.folder.absolute())
         except EucaimError as problem:

@@ -25,6 +25,7 @@ import json
 import random
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -297,6 +298,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="Work and leave everything here; default: a temporary folder.")
     parser.add_argument("--report", action="store_true", help="Only print the summary of the results.")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the federation is stopped
     known = _read(given.results, given.seed)
     todo = given.only or [n for n in range(given.runs) if n not in known]
     if todo and not given.report:

@@ -55,16 +55,11 @@ def _layers(content: bytes, depth: int = 0) -> Iterator[bytes]:
     yield content
     if depth == 3:
         return
-    for start, unpack in (
-        (b"\x1f\x8b\x08", lambda at: gzip.GzipFile(fileobj=io.BytesIO(content[at:])).read(2**26)),
-        (b"\x78\x9c", lambda at: zlib.decompressobj().decompress(content[at:], 2**26)),
-        (b"\x78\xda", lambda at: zlib.decompressobj().decompress(content[at:], 2**26)),
-        (b"\x78\x01", lambda at: zlib.decompressobj().decompress(content[at:], 2**26)),
-    ):
+    for start, form in ((b"\x1f\x8b\x08", 31), (b"\x78\x9c", 15), (b"\x78\xda", 15), (b"\x78\x01", 15)):
         at = content.find(start)
         while at >= 0:
-            with contextlib.suppress(OSError, EOFError, zlib.error):
-                inner = unpack(at)
+            with contextlib.suppress(zlib.error):
+                inner = zlib.decompressobj(form).decompress(memoryview(content)[at:], 2**26)
                 if len(inner) > 8:
                     yield from _layers(inner, depth + 1)
             at = content.find(start, at + 1)
@@ -313,8 +308,9 @@ class TestNothingOfAPatientLeaves:
     @pytest.mark.parametrize("way", ["up", "down"])
     def test_not_in_the_traffic(self, attacked, search, way):
         taken = _traffic(attacked, way)
-        assert len(taken) > 100_000
-        assert b"POST /v1/fleet/push-object" in _traffic(attacked, "up")
+        assert len(taken) > 50_000
+        assert (b"POST /v1/fleet/push-object" if way == "up" else b"HTTP/1.1 200 OK") in taken
+        assert b"parcel" in taken  # instructions and answers, as they are in clear
         assert search.bytes(taken, way) == set()
 
     def test_not_in_the_coordinator_s_folder_nor_in_the_superlink_s_database(self, attacked, search):
@@ -344,7 +340,7 @@ class TestTheSearchItself:
         kinds = {
             kind for site in ("StationKolibri", "StationZeisig") for kind, _ in search.folder(attacked.folder / site)
         }
-        assert kinds >= {"name", "number", "study", "series", "file", "folder", "pixels"} - {"folder"}
+        assert kinds == {"name", "number", "study", "series", "file", "folder", "pixels"}
         homes = {kind for kind, _ in search.folder(attacked.home("a").folder)}
         assert {"pixels", "folder"} <= homes  # the cache, and the site's own files
 
@@ -366,8 +362,6 @@ class TestTheSearchItself:
     def test_it_finds_one_however_it_is_written(self, search, canaries, kind, hidden):
         raw = b"MRN773104KQ" if kind == "text" else canaries.pixels[0]
         wrapped = secrets.token_bytes(500) + hidden(raw) + secrets.token_bytes(500)
-        if kind == "pixels" and wrapped == wrapped.upper():
-            pytest.skip("nothing to find")
         assert {name for name, _ in search.bytes(wrapped, "x")} == ({"number"} if kind == "text" else {"pixels"})
 
     def test_it_finds_one_in_a_database_a_zip_and_a_name_of_a_file(self, search, tmp_path):
@@ -395,4 +389,4 @@ class TestTheSearchItself:
         time.sleep(0.2)
         taken = b"".join(bytes(note) for way, note in attacked.tap.taken[before:] if way == "up")
         del attacked.tap.taken[before:]
-        assert {kind for kind, _ in search.bytes(taken, "up")} == {"name"}
+        assert {kind for kind, _ in search.bytes(taken, "up")} == {"name", "number"}

@@ -155,7 +155,8 @@ class Deployed(Rehearsal):
         federation: dict[str, Any] = {"quorum": len(self.sites), "quorum_wait_s": 60.0, "round_deadline_s": 120.0}
         if engine == "superlink":
             federation |= {"engine": "superlink", "home": self.federation.folder}
-        return tiny_recipe(self.folder, list(self._files.values()), **{"federation": federation, **changes})
+        federation |= changes.pop("federation", {})
+        return tiny_recipe(self.folder, list(self._files.values()), federation=federation, **changes)
 
     def expected(self, **changes: Any) -> str:
         """The weights that a run has on one machine; computed once for each plan."""

@@ -42,6 +42,16 @@ class TestAccepting:
         assert counts(tmp_path) == [5]
         heads.accept("a", 6, TWO)
 
+    def test_the_last_one_is_known_over_restarts(self, tmp_path: Path) -> None:
+        heads = Heads(tmp_path)
+        assert heads.last("a") == (0, "")
+        heads.accept("a", 5, ONE)
+        assert heads.last("a") == Heads(tmp_path).last("a") == (5, ONE)
+        with contextlib.suppress(SealError):
+            heads.accept("a", 4, TWO)
+        heads.accept("a", 6, TWO)
+        assert heads.last("a") == Heads(tmp_path).last("a") == (6, TWO)
+
     def test_each_site_has_its_own(self, tmp_path: Path) -> None:
         heads = Heads(tmp_path)
         heads.accept("a", 5, ONE)
@@ -52,6 +62,8 @@ class TestAccepting:
     def test_a_name_that_no_site_has_is_refused(self, tmp_path: Path, site: str) -> None:
         with pytest.raises(SealError, match="proper name"):
             Heads(tmp_path).accept(site, 1, ONE)
+        with pytest.raises(SealError, match="proper name"):
+            Heads(tmp_path).last(site)
         assert not list(tmp_path.iterdir())
 
     def test_what_can_not_be_written_down_is_not_accepted(self, tmp_path: Path) -> None:

@@ -122,7 +122,8 @@ class TestTwoClientsWithOneKey:
         well.wait_connected([copy])
         stopped = ""
         try:
-            assert well.begin().result()["weights_sha256"] == well.expected()
+            result = well.begin(federation={"quorum_wait_s": 10.0}).result()
+            assert result["weights_sha256"] == well.expected()
         except QuorumError as problem:
             stopped = str(problem)
         assert not stopped or "EFL306" in stopped  # it can be resumed once there is one client again

@@ -308,6 +308,29 @@ class TestQuestions:
         with pytest.raises(ValueError, match="time zone"):
             utc_text(datetime.datetime(2026, 3, 2))
 
+    def test_the_hash_of_a_record_by_its_number(self, log: AuditLog) -> None:
+        heads = [log.append("started", {"pid": number}) for number in range(3)]
+        assert [log.hash_at(head.count) for head in heads] == [head.hash for head in heads]
+        assert [log.hash_at(number) for number in (0, -1, 4, 2**53)] == [""] * 4
+
+    def test_how_often_a_question_was_allowed(self, log: AuditLog) -> None:
+        for plan, kind, number, verdict in (
+            (PLAN, "round", 1, "allow"), (PLAN, "round", 1, "allow"), (PLAN, "round", 1, "refuse"),
+            (PLAN, "round", 2, "allow"), (PLAN, "final", 1, "allow"), (OTHER, "round", 1, "allow"),
+        ):  # fmt: skip
+            log.append("decision", {**decision(plan, verdict), "kind": kind, "round": number})
+        log.append("sent", sent(PLAN, "round", 1, 10))
+        assert log.times_asked(PLAN, "round", 1) == 2
+        assert log.times_asked(PLAN, "round", 3) == log.times_asked("c" * 64, "round", 1) == 0
+
+    def test_plans_that_were_allowed_ever_and_since(self, log: AuditLog, clock: Clock) -> None:
+        for day, plan, verdict in ((1, PLAN, "allow"), (2, OTHER, "allow"), (2, OTHER, "allow"), (2, "c" * 64, "wait")):
+            clock.now = moment(f"2026-03-0{day}")
+            log.append("decision", decision(plan, verdict, permit=""))
+        assert log.plans_allowed() == {PLAN, OTHER}
+        assert log.plans_allowed(moment("2026-03-02")) == {OTHER}
+        assert log.plans_allowed(moment("2026-03-03")) == frozenset()
+
     def test_records_by_plan_kind_time_and_number(self, log: AuditLog, clock: Clock) -> None:
         for day, kind, plan in ((1, "decision", PLAN), (2, "sent", PLAN), (3, "sent", OTHER), (4, "stopped", None)):
             clock.now = moment(f"2026-03-0{day}")
@@ -342,13 +365,17 @@ class TestQuestions:
         log.sent_today(moment("2026-03-02"))
         log._ask = lambda query, *values: asked.append((query, values)) or []  # type: ignore
         log.permit_plans("P-1")
+        log.hash_at(1)
+        log.plans_allowed(moment("2026-03-02"))
         list(log.records(kind="sent"))
         list(log.records(plan=PLAN))
+        log._ask = lambda query, *values: asked.append((query, values)) or [[0]]  # type: ignore
+        log.times_asked(PLAN, "round", 1)
         for query, values in asked:
             steps = [row[3] for row in base.execute(f"EXPLAIN QUERY PLAN {query}", values)]
-            assert "INDEX" in steps[0], (query, steps)
+            assert "INDEX" in steps[0] or "PRIMARY KEY" in steps[0], (query, steps)
         base.close()
-        assert len(asked) == 7
+        assert len(asked) == 10
 
 
 class TestReading:
@@ -397,6 +424,12 @@ class TestReading:
             reader.sent_today(moment("2026-03-02"))
         with pytest.raises(AuditError, match="damaged"):
             reader.plans("a")
+        with pytest.raises(AuditError, match="damaged"):
+            reader.hash_at(1)
+        with pytest.raises(AuditError, match="damaged"):
+            reader.times_asked(PLAN, "round", 1)
+        with pytest.raises(AuditError, match="damaged"):
+            reader.plans_allowed()
 
     def test_a_damaged_index_leads_nobody_in_circles(self, log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(log, "_ask", lambda *_: [("b" * 64,)])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eucaim_fl.records import SiteMetrics
-from eucaim_fl.site.disclosure import base_name, only_listed, rounded, small_class, without_few
+from eucaim_fl.site.disclosure import base_name, coarse, only_listed, rounded, small_class, without_few
 from eucaim_fl.site.report import MetricsRecord, SiteReport
 from eucaim_fl.validation.pooling import check_metrics
 
@@ -50,6 +50,18 @@ class TestWithoutFew:
 
     def test_enough_people_lose_nothing(self):
         assert without_few(classified(5, 0, 1, 4), 5) == classified(5, 0, 1, 4)
+
+
+class TestCoarse:
+    @given(st.integers(0, 10**6), st.integers(1, 1000))
+    def test_it_is_a_multiple_of_the_minimum_and_less_than_one_below(self, count, minimum):
+        told = coarse(count, minimum)
+        assert told % minimum == 0
+        assert 0 <= count - told < minimum
+        assert coarse(told, minimum) == told
+
+    def test_fewer_than_the_minimum_are_none(self):
+        assert [coarse(n, 5) for n in (0, 4, 5, 9, 10)] == [0, 0, 5, 5, 10]
 
 
 class TestBaseName:

@@ -18,7 +18,7 @@ from eucaim_fl.arrays import Arrays
 from eucaim_fl.config import ClassificationConfig, SegmentationConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec
-from eucaim_fl.site.disclosure import rounded
+from eucaim_fl.site.disclosure import coarse, rounded
 from eucaim_fl.site.gate import default_bounds, refusals, update_norm
 from eucaim_fl.site.node import Answer
 from eucaim_fl.site.report import SiteReport
@@ -57,6 +57,7 @@ def answer(plan: FederationPlan, training: int = 10, pictures: Any = None, **met
             "cohort_sha256": "1" * 64,
             "round": 1,
             "patients": training,
+            "seen": training,
             "metrics": ({**measured, **metrics},),
         }
     )
@@ -215,6 +216,39 @@ class TestPeople:
         few = answer(classification, patients=8, values={"auc": 0.5}, sums={"confusion": (5.0, 0.0, 1.0, 2.0)})
         reasons = refusals(few, classification, SPECS, STRICT)
         assert reasons == ("figures by class with fewer patients of a class than the site's minimum",)
+
+
+class TestSeen:
+    """A site may have many patients, and a round's steps few of them."""
+
+    REASON = ("an update from steps that saw fewer patients than the site's minimum",)
+
+    @pytest.mark.parametrize("seen", [0, 1, 9])
+    def test_an_update_of_few_patients_is_refused(self, plan: FederationPlan, seen: int) -> None:
+        assert refusals(changed(answer(plan, training=500), seen=seen), plan, SPECS, STRICT) == self.REASON
+
+    @pytest.mark.parametrize("seen", [10, 11, 500])
+    def test_one_of_enough_passes(self, plan: FederationPlan, seen: int) -> None:
+        assert refusals(changed(answer(plan, training=500), seen=seen), plan, SPECS, STRICT) == ()
+
+    @pytest.mark.parametrize("kind", ["hello", "final"])
+    def test_where_nothing_is_trained_nobody_is_counted(self, plan: FederationPlan, kind: str) -> None:
+        told = replace(changed(answer(plan), kind=kind, seen=0), update={})
+        assert refusals(told, plan, SPECS, STRICT) == ()
+
+
+class TestQuarantined:
+    @pytest.mark.parametrize("count", [1, 4, 6, 9])
+    def test_an_exact_count_is_refused(self, plan: FederationPlan, count: int) -> None:
+        reasons = refusals(changed(answer(plan), quarantined=count), plan, SPECS, STRICT)
+        assert reasons == ("an exact count of cases that were set aside",)
+
+    @given(count=st.integers(0, 10_000), minimum=st.integers(1, 100))
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_one_that_was_rounded_down_passes(self, plan: FederationPlan, count: int, minimum: int) -> None:
+        bounds = replace(OPEN, minimum_metric_patients=minimum)
+        told = changed(answer(plan, patients=0, values={}, sums={}), quarantined=coarse(count, minimum))
+        assert "an exact count of cases that were set aside" not in refusals(told, plan, SPECS, bounds)
 
 
 class TestDefined:

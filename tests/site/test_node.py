@@ -107,6 +107,16 @@ class TestHello:
         assert answer.report.cohort_sha256 == node.cohort.fingerprint
         assert (answer.report.metrics, dict(answer.update), answer.pictures) == ((), {}, None)
 
+    @pytest.mark.parametrize(("aside", "told"), [(0, 0), (1, 0), (4, 0), (5, 5), (13, 10)])
+    def test_how_many_were_set_aside_is_told_in_steps_of_the_site_s_minimum(
+        self, node_of: Callable[..., SiteNode], aside: int, told: int
+    ) -> None:
+        node = node_of({"minimum_metric_patients": 5})
+        node.cohort.quarantined = [object()] * aside  # type: ignore[misc, assignment]
+        answer = node.hello()
+        assert answer.report.quarantined == told
+        assert refusals(answer, node.plan, node.specs(), node.bounds) == ()
+
 
 class TestRound:
     def test_twice_gives_the_same_bits(self, node_of: Callable[..., SiteNode]) -> None:
@@ -148,7 +158,7 @@ class TestRound:
 
         def recorded(network: Any, cases: Any, plan: Any, seed: int) -> TrainingOutcome:
             seeds.append(seed)
-            return TrainingOutcome(0.0, 1)
+            return TrainingOutcome(0.0, 1, patients=8)
 
         monkeypatch.setattr("eucaim_fl.site.node.train_round", recorded)
         paths = [hospital("a"), hospital("b")]
@@ -158,6 +168,17 @@ class TestRound:
             for number in (1, 2):
                 SiteNode(path, plan).round(number, weights)
         assert len(set(seeds)) == 4
+
+    @pytest.mark.parametrize(("steps", "seen"), [(1, 2), (3, 6), (20, 8)])
+    def test_it_tells_how_many_patients_its_steps_saw_and_the_gate_looks_at_them(
+        self, node_of: Callable[..., SiteNode], steps: int, seen: int
+    ) -> None:
+        node = node_of({"minimum_patients": 7}, training={"local_steps": steps, "batch_size": 2})
+        specs, weights = initial_arrays(node.plan)
+        answer = node.round(1, weights)
+        assert (answer.report.patients, answer.report.seen, answer.report.steps) == (8, seen, steps)
+        refused = ("an update from steps that saw fewer patients than the site's minimum",)
+        assert refusals(answer, node.plan, specs, node.bounds) == (() if seen >= 7 else refused)
 
     def test_a_process_serves_one_site_after_the_other(self, hospital: Hospital, recipe: Recipe) -> None:
         paths = [hospital("a"), hospital("b")]

@@ -126,6 +126,30 @@ class TestBatches:
         assert found[0][0].dtype == torch.float32
 
 
+class TestPatientsSeen:
+    @pytest.mark.parametrize("size", [1, 2, 3])
+    def test_they_are_those_of_the_batches_really_drawn(self, plan_for: Plans, prepared_case: Cases, size: int) -> None:
+        patients = ["p0", "p0", "p0", "p1", "p1", "p2", "p3"]
+        made = [
+            prepared_case(np.full((4, 4, 2), n), np.zeros((4, 4, 2)), patient) for n, patient in enumerate(patients)
+        ]
+        plan = plan_for(training={"batch_size": size, "augmentation": QUIET})
+        counts = set()
+        for seed in range(10):
+            for steps in range(1, 9):
+                drawn = [int(v) for images, _ in batches(made, plan, seed, steps) for v in images[:, 0, 0, 0]]
+                expected = len({patients[number] for number in drawn})
+                assert loop._patients_seen(made, plan, seed, steps) == expected
+                counts.add(expected)
+        assert counts >= {2, 3, 4}
+
+    def test_a_round_tells_how_many(self, plan_for: Plans, cases: list[PreparedCase]) -> None:
+        few = plan_for(training={"local_steps": 1, "batch_size": 2})
+        assert train_round(network_of(few), cases, few, 0).patients == 2
+        all_of_them = plan_for(training={"local_steps": 4, "batch_size": 2})
+        assert train_round(network_of(all_of_them), cases, all_of_them, 0).patients == 5
+
+
 class TestTrainRound:
     @pytest.mark.parametrize(
         ("task", "changes"),
