@@ -12,7 +12,7 @@ import click
 from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from eucaim_fl.cli.home_option import home_option
-from eucaim_fl.errors import ConfigError
+from eucaim_fl.errors import AuditError, ConfigError
 from eucaim_fl.parsing import SITE_NAME, Config, parse
 from eucaim_fl.site.home import SiteHome
 
@@ -99,8 +99,13 @@ def verify(ctx: click.Context, home: Path, heads: Path | None, key: str | None, 
     from eucaim_fl.site.audit_chain import Head
     from eucaim_fl.site.audit_verify import verify_log
 
-    folder, public = _log_folder(home), _public_key(home, key)
+    folder = _log_folder(home)
+    public = _public_key(home, key, folder)
     kept = None if heads is None else _read_heads(heads)
+    other = None if kept is None else _of_another(folder, kept.site)
+    if other is not None:
+        click.echo(json.dumps({"intact": None, "faults": [other]}, indent=2) if as_json else other)
+        ctx.exit(2)
     faults = verify_log(
         folder,
         public,
@@ -135,7 +140,7 @@ def export_log(
     """Write the log for others: signed, without paths, and recorded in the log itself. It is verified first.
 
     ehds: JSON lines with what the logs of a secure processing environment tell. csv: the same for a spreadsheet.
-    tracer: the calls USE_DATASETS for EUCAIM's traceability service.
+    tracer: the calls USE_DATASETS for EUCAIM's traceability service. A file that is there already is not replaced.
 
     \b
     Examples:
@@ -146,11 +151,15 @@ def export_log(
     from eucaim_fl.site.audit import AuditLog, AuditReader
     from eucaim_fl.site.audit_export import ExportScope, export
 
+    if out.exists() or out.is_symlink():
+        raise ConfigError("There is such a file already.", fix="Name another one with --out.", local_detail=str(out))
     place = SiteHome(home)
     site = AuditReader(place.audit_folder).identity().site  # there must be a log: an export does not begin one
     log = AuditLog(place.audit_folder, PrivateKey.load(place.site_key), site)
     head = export(log, out, form, ExportScope(datasets or _datasets(place), _utc(since), _utc(until)))
-    click.echo(f"Written and recorded; the log had {head.count} records, the last one {head.hash[:12]}.")
+    out.chmod(0o600)
+    click.echo(f"Written to {out.absolute()}, for this user's eyes, and recorded.")
+    click.echo(f"The log had {head.count} records, the last one {head.hash[:12]}.")
 
 
 def _utc(day: datetime | None) -> datetime | None:
@@ -163,12 +172,28 @@ def _log_folder(home: Path) -> Path:
     return home if alone else SiteHome(home).audit_folder
 
 
-def _public_key(home: Path, key: str | None) -> str:
+def _of_another(folder: Path, site: str) -> str | None:
+    """What is said if the heads are of another site than the log; None if not, or if the log does not say it."""
+    from eucaim_fl.site.audit_reader import AuditReader
+
+    try:
+        stated = AuditReader(folder).identity().site
+    except AuditError:  # whatever is wrong with the log, its check says it
+        return None
+    shown = "".join(letter if letter.isprintable() else "?" for letter in stated)
+    return None if stated == site else f"These heads are of site {site}; this is the log of {shown}."
+
+
+def _public_key(home: Path, key: str | None, folder: Path) -> str:
     import re
 
     from eucaim_fl.signing import PUBLIC_KEY, PrivateKey
 
     if key is None:
+        if folder == home and not SiteHome(home).site_key.exists():
+            raise ConfigError(
+                "This is a copy of the log: give --key ed25519:… (the public key stands in NAME.request.json)."
+            )
         return PrivateKey.load(SiteHome(home).site_key).public
     if re.fullmatch(PUBLIC_KEY, key) is None:
         raise ConfigError("--key is no public key.", fix="It looks like ed25519: and 43 letters and digits.")

@@ -83,6 +83,7 @@ def command(
         blocking = sum(one.severity == "blocks" for one in found)
         many = "1 thing blocks" if blocking == 1 else f"{blocking} things block"
         click.echo(f"\nLine, home and machine: {many if blocking else 'nothing blocks'}.")
+        click.echo("Whether the coordinator admits this site is shown by `eucaim-fl site status` once the client runs.")
     ctx.exit(0 if good else 2)
 
 

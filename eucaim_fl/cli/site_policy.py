@@ -16,12 +16,14 @@ from eucaim_fl.site.home import HOME_VARIABLE, SiteHome
 
 if TYPE_CHECKING:
     from eucaim_fl.plan import FederationPlan
+    from eucaim_fl.site.audit_words import Line
+    from eucaim_fl.site.policy import Policy
     from eucaim_fl.site.policy_decision import Clause, Decision, Situation
 
 __all__ = ["command"]
 
 _LONGEST_PLAN = 1024 * 1024
-_HASH = re.compile(r"[0-9a-f]{8,64}")
+_DIGITS = re.compile(r"[0-9a-f]{1,64}")
 
 
 @click.group("policy", short_help="Say what the policy allows of a plan, line by line.")
@@ -44,8 +46,10 @@ def command() -> None:
 def explain_plan(ctx: click.Context, plan: str, home: Path | None, policy_file: Path | None, as_json: bool) -> None:
     """Say what the policy allows or refuses of PLAN, and which line says so.
 
-    PLAN is a file (`plan.json` of a run, or what `plan show --json` prints), or with --home the SHA-256, or its first
-    characters, of a plan that was asked for. The function that answers is the one that decides when the plan is asked.
+    PLAN is a file (`plan.json` of a run, or what `plan show --json` prints), or with --home the SHA-256, or 4 or more
+    of its first digits, of a plan that was asked for; what was decided of it last is said too.
+
+    The function that answers is the one that decides when the plan is asked.
     Exit 0: allowed; 2: refused, or waiting for a person or for its hours.
 
     \b
@@ -64,10 +68,14 @@ def explain_plan(ctx: click.Context, plan: str, home: Path | None, policy_file: 
         raise ConfigError("There is no policy to ask.", fix="Name one with --policy, or the site's home with --home.")
     loaded = load_policy(policy_file)
     decision = decide(asked, loaded, _situation(asked, place))
+    last = _last_decided(asked, place)
     if as_json:
-        click.echo(json.dumps(_as_json(asked, loaded.sha256, decision), indent=2))
+        told = _as_json(asked, loaded.sha256, decision)
+        if place is not None:
+            told["last_decided"] = last and {"outcome": last.outcome, "at": last.time, "reasons": list(last.reasons)}
+        click.echo(json.dumps(told, indent=2))
     else:
-        _print(asked, decision)
+        _print(asked, decision, None if place is None else _decided(last))
     ctx.exit(0 if decision.allowed else 2)
 
 
@@ -85,41 +93,53 @@ def check_policy(policy_file: Path, as_json: bool) -> None:
     from eucaim_fl.site.policy_text import describe
 
     loaded = load_policy(policy_file)
+    open_keys = _unfilled(loaded.policy)
     lines = {key: (loaded.lines.get(key), says) for key, says in describe(loaded.policy).items()}
     if as_json:
         told = [{"key": key, "line": line, "says": says} for key, (line, says) in lines.items()]
-        click.echo(json.dumps({"policy_sha256": loaded.sha256, "says": told}, indent=2))
+        click.echo(json.dumps({"policy_sha256": loaded.sha256, "unfilled": open_keys, "says": told}, indent=2))
         return
     for key, (line, says) in lines.items():
         click.echo(f"{_line(line)}  {key}: {says}.")
-    click.echo(f"\nThe policy can be used. SHA-256: {loaded.sha256}")
+    verdict = "The policy can be used."
+    if open_keys:
+        verdict = f"It reads well, but allows nothing until these are filled in: {', '.join(open_keys)}."
+    click.echo(f"\n{verdict} SHA-256: {loaded.sha256}")
+
+
+def _unfilled(policy: Policy) -> list[str]:
+    """Keys that refuse every plan because nothing stands there. Without targets a segmentation can still be done."""
+    from eucaim_fl.site.policy_text import SILENT, describe
+
+    found = {key for key, says in describe(policy).items() if says == SILENT}
+    if policy.asking.permits == "required" and not policy.asking.bodies:
+        found.add("asking.bodies")
+    if policy.tasks != ("classification",):
+        found.discard("targets")
+    order = list(describe(policy))
+    return sorted(found, key=lambda key: order.index(key.removesuffix(".bodies")))
 
 
 def _read_plan(words: str, home: SiteHome | None) -> FederationPlan:
     """The plan in a file, or one that the home keeps. Raises PlanError if there is none, or it is not valid."""
     from eucaim_fl.plan import read_plan
     from eucaim_fl.signing import canonical_json
+    from eucaim_fl.site.approvals import find_plan
 
     path = Path(words)
-    if home is not None and not path.exists() and _HASH.fullmatch(words):
-        found = sorted(home.plans_folder.glob(f"{words}*.json"))
-        if len(found) != 1:
-            raise PlanError(
-                "The home keeps no plan of that SHA-256." if not found else "Several plans begin so.",
-                fix="`eucaim-fl site status` lists those that wait." if not found else "Name more characters.",
-            )
-        path = found[0]
+    if home is not None and not path.exists() and _DIGITS.fullmatch(words):
+        return find_plan(home, words)
     try:
         if not path.is_file():
-            raise FileNotFoundError(2, "no such file")
+            raise ValueError("no such file")
         with path.open("rb") as stream:
             raw = stream.read(_LONGEST_PLAN)
         text = canonical_json(json.loads(raw)).decode()  # as `plan show` prints it, people may have it indented
     except (OSError, ValueError, RecursionError) as problem:
         raise PlanError(
             "The plan can't be read.",
-            fix="Name a JSON file, such as plan.json of a run folder.",
-            local_detail=f"{path}: {problem}",
+            fix="Name a JSON file, such as plan.json of a run folder; or with --home, 4 or more digits of its SHA-256.",
+            local_detail=f"{path}: {(problem.strerror if isinstance(problem, OSError) else None) or problem}",
         ) from None
     return read_plan(text)
 
@@ -150,6 +170,24 @@ def _situation(plan: FederationPlan, home: SiteHome | None) -> Situation:
     return Situation(site=load_site_file(home.site_file).name, now=now, preview=True, **known)
 
 
+def _last_decided(plan: FederationPlan, home: SiteHome | None) -> Line | None:
+    """What the audit log has of the last decision on a plan; None without one."""
+    if home is None or not home.audit_folder.is_dir():
+        return None
+    from eucaim_fl.site.audit import AuditReader
+    from eucaim_fl.site.audit_words import Asker, line_of
+
+    found = AuditReader(home.audit_folder).records(plan=plan.sha256(), kind="decision", last=1)
+    return next((line_of(record, Asker()) for record in found), None)
+
+
+def _decided(last: Line | None) -> str:
+    if last is None:
+        return "nothing yet"
+    why = f" because of: {'; '.join(last.reasons)}" if last.reasons else ""
+    return f"{last.outcome} at {last.time[:19].replace('T', ' ')} UTC{why}"
+
+
 def _open(decision: Decision) -> dict[str, str]:
     """What only run time can tell, of the clauses that do not refuse anyway."""
     from eucaim_fl.site.policy_decision import RUN_TIME
@@ -174,7 +212,7 @@ def _as_json(plan: FederationPlan, policy_sha256: str, decision: Decision) -> di
     }
 
 
-def _print(plan: FederationPlan, decision: Decision) -> None:
+def _print(plan: FederationPlan, decision: Decision, last: str | None) -> None:
     from eucaim_fl.plan import explain
 
     _say(f"Plan {plan.name}, SHA-256 {plan.sha256()}\n\nWhat it asks:")
@@ -187,6 +225,8 @@ def _print(plan: FederationPlan, decision: Decision) -> None:
     _say("\nOpen until run time:")
     for key, what in _open(decision).items():
         _say(f"- {key}: {what}")
+    if last is not None:
+        _say(f"\nLast decided here: {last}.")
     if decision.allowed:
         _say("\nAllowed.")
     if decision.refused:

@@ -46,8 +46,18 @@ def command(home: Path, keep_sent: Path | None, detach: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # at once: as process 1 of a container nobody else hears them
         signal.signal(number, end)
     os.umask(0o077)
-    from eucaim_fl.federation.site_client import SiteClient
+    from eucaim_fl.errors import ServiceStateError
     from eucaim_fl.site.home import SiteHome
+    from eucaim_fl.site.running import client_pid
+
+    place = SiteHome(home.absolute()).require()
+    other = client_pid(place)
+    if other is not None:
+        raise ServiceStateError(
+            f"The client of this home already runs (process {other}); `eucaim-fl site stop` ends it.",
+            local_detail=str(place.folder),
+        )
+    from eucaim_fl.federation.site_client import SiteClient
 
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout, force=True
@@ -56,7 +66,6 @@ def command(home: Path, keep_sent: Path | None, detach: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    place = SiteHome(home.absolute()).require()
     if detach:
         _in_background(place.folder, keep_sent)
         return

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eucaim_fl.cli.home_option import home_option
+from eucaim_fl.errors import ApprovalPendingError, OutsideHoursError, PolicyRefusalError
 
 if TYPE_CHECKING:
-    from eucaim_fl.site.overview import Overview
-    from eucaim_fl.site.status import ClientStatus, Step
+    from eucaim_fl.site.overview import LastStep, Overview
+    from eucaim_fl.site.status import Fault, Step
 
 __all__ = ["command"]
+
+_DECIDED = (PolicyRefusalError.code, ApprovalPendingError.code, OutsideHoursError.code)
 
 
 @click.command("status", short_help="Connected? Contributing? What waits for approval?")
@@ -66,6 +69,8 @@ def _as_json(seen: Overview) -> dict[str, Any]:
         "bytes_sent_today": seen.bytes_today,
         "bytes_sent": seen.bytes_sent,
         "messages_sent": seen.messages_sent,
+        "last_asked": None if seen.last_asked is None else vars(seen.last_asked),
+        "last_sent": None if seen.last_sent is None else vars(seen.last_sent),
         "privacy_budget": None,
     }
 
@@ -74,7 +79,7 @@ def _lines(seen: Overview, home: Path) -> list[str]:
     from eucaim_fl.site.status import well
 
     lines = [f"Site {seen.site} in federation {seen.federation}, coordinator {seen.address}", ""]
-    lines += _client(seen.status, seen.running)
+    lines += _client(seen, home)
     lines.append(f"{'Health:':<20}{' '.join(seen.reasons) or well(seen.status)}")
     lines += ["", f"Waiting for a person here: {len(seen.waiting) or 'nothing'}"]
     for one in seen.waiting:
@@ -94,7 +99,8 @@ def _lines(seen: Overview, home: Path) -> list[str]:
     return lines
 
 
-def _client(status: ClientStatus | None, running: bool) -> list[str]:
+def _client(seen: Overview, home: Path) -> list[str]:
+    status, running = seen.status, seen.running
     if status is None:
         return [f"{'Client:':<20}{'starting' if running else 'it has never run here'}"]
     if running:
@@ -108,13 +114,35 @@ def _client(status: ClientStatus | None, running: bool) -> list[str]:
     if running:
         yes = {True: "yes", False: "no"}
         lines.append(f"{'Connected:':<20}{yes[status.connected]}")
-        lines.append(f"{'Admitted:':<20}{yes[status.admitted]}")
-    lines.append(f"{'Last asked:':<20}{_step(status.last_instruction)}")
-    lines.append(f"{'Last contributed:':<20}{_step(status.last_contribution)}")
+        unknown = not status.connected and status.state != "not_admitted"
+        lines.append(f"{'Admitted:':<20}{'unknown (not connected)' if unknown else yes[status.admitted]}")
+    lines.append(f"{'Last asked:':<20}{_recorded(seen.last_asked) or _step(status.last_instruction)}")
+    lines.append(
+        f"{'Last contributed:':<20}{_recorded(seen.last_sent, outcome=False) or _step(status.last_contribution)}"
+    )
     if status.last_problem is not None:
         problem = status.last_problem
-        lines.append(f"{'Last problem:':<20}{problem.code} at {_time(problem.at)}: {problem.text}")
+        told = _local(problem, seen.last_asked, home)
+        lines.append(f"{'Last problem:':<20}{problem.code} at {_time(problem.at)}: {told}")
     return lines
+
+
+def _local(problem: Fault, asked: LastStep | None, home: Path) -> str:
+    """A problem as it is told here: the coordinator's people ask the site, the site's people ask the policy."""
+    if problem.code not in _DECIDED:
+        return problem.text
+    plan = "PLAN" if asked is None else asked.plan[:16]
+    text = problem.text.partition("Ask the site;")[0].rstrip()
+    return f"{text} `eucaim-fl site policy explain {plan} --home {home}` names the lines."
+
+
+def _recorded(step: LastStep | None, *, outcome: bool = True) -> str:
+    """A step as the audit log has it, which outlives the client; empty without one."""
+    if step is None:
+        return ""
+    text = f"{step.kind} {step.round} of {step.name} ({step.plan[:12]}) at {step.at[:19].replace('T', ' ')} UTC"
+    why = f" because of: {'; '.join(step.reasons)}" if step.reasons else ""
+    return f"{text}: {step.outcome}{why}" if outcome else text
 
 
 def _step(step: Step | None) -> str:

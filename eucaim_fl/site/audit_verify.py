@@ -74,7 +74,7 @@ def verify_log(folder: Path, public: str, heads: Sequence[Head] = (), *, site: s
         faults.append(f"The database can't be read{after}: it is damaged, or no audit log.")
     if raw is not None and identity is not None and read_head(raw, identity) is None:
         faults.append("The log's signed head was altered, or is that of another site or key.")
-    return (*missing, *faults, *(check.faults() if check is not None else ()), *strangers)
+    return (*missing, *faults, *strangers, *(check.faults() if check is not None else ()))
 
 
 def end_faults(

@@ -7,12 +7,26 @@ from datetime import datetime
 
 from eucaim_fl.site.approvals import ASKED_WITHIN, Waiting, waiting
 from eucaim_fl.site.audit import AuditReader
+from eucaim_fl.site.audit_words import Asker, line_of
 from eucaim_fl.site.enrol import read_joined
 from eucaim_fl.site.home import SiteHome
 from eucaim_fl.site.running import is_running
 from eucaim_fl.site.status import ClientStatus, health, read_status
 
-__all__ = ["Overview", "look"]
+__all__ = ["LastStep", "Overview", "look"]
+
+
+@dataclass(frozen=True)
+class LastStep:
+    """The last request or answer that the audit log has. at: ISO. outcome, reasons: of a request, in plain words."""
+
+    plan: str
+    name: str
+    kind: str
+    round: int
+    at: str
+    outcome: str
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,8 @@ class Overview:
     bytes_today: int = 0
     bytes_sent: int = 0
     messages_sent: int = 0
+    last_asked: LastStep | None = None
+    last_sent: LastStep | None = None
 
 
 def look(home: SiteHome, now: datetime) -> Overview:
@@ -56,4 +72,25 @@ def look(home: SiteHome, now: datetime) -> Overview:
         bytes_today=audit.sent_today(now),
         bytes_sent=sum(sizes),
         messages_sent=len(sizes),
+        last_asked=_last(audit, "decision"),
+        last_sent=_last(audit, "sent"),
+    )
+
+
+def _last(audit: AuditReader, kind: str) -> LastStep | None:
+    """The last record of a kind; the plan's name stands in decisions alone."""
+    record = next(audit.records(kind=kind, last=1), None)
+    if record is None:
+        return None
+    body, line = record.body, line_of(record, Asker())
+    plan, number = line.plan or "", body.get("round")
+    asked = record if kind == "decision" else next(audit.records(plan=plan, kind="decision", last=1), record)
+    return LastStep(
+        plan,
+        str(asked.body.get("name") or "a plan"),
+        str(body.get("kind") or "instruction"),
+        number if isinstance(number, int) else 0,
+        record.time,
+        line.outcome,
+        line.reasons,
     )

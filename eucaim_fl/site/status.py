@@ -137,5 +137,5 @@ def well(status: ClientStatus | None) -> str:
         }.get(problem.code, "it could not do what was asked last")
         return f"connected and admitted; {why} ({problem.code})"
     if status is None or status.last_contribution is None:
-        return "connected and admitted; nothing was contributed yet"
+        return "connected and admitted; nothing was contributed since the client started"
     return "connected, admitted and contributing"

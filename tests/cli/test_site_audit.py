@@ -115,12 +115,13 @@ class TestVerify:
     def test_heads_that_the_log_lacks(self, home: SiteHome, tmp_path: Path) -> None:
         result = run("verify", "--home", home.folder, "--heads", kept(home, tmp_path / "heads.json", hash="0" * 64))
         assert result.exit_code == 2
-        assert "Record 2 is not the one that the coordinator knows" in result.output
+        assert "4 of the coordinator's 4 heads do not fit, the first at record 1: the log was" in result.output
+        assert result.output.count("coordinator") == 2, "one line in all, and whom to tell"
 
     def test_heads_of_another_site(self, home: SiteHome, tmp_path: Path) -> None:
         result = run("verify", "--home", home.folder, "--heads", kept(home, tmp_path / "heads.json", site="south"))
         assert result.exit_code == 2
-        assert "another site's" in result.output
+        assert result.output == "These heads are of site south; this is the log of north.\n"
 
     def test_a_copy_elsewhere_with_the_public_key_alone(self, home: SiteHome, tmp_path: Path) -> None:
         copy = shutil.copytree(home.audit_folder, tmp_path / "copy")
@@ -130,8 +131,11 @@ class TestVerify:
         assert run("verify", "--home", copy, "--key", PrivateKey.create().public).exit_code == 2
         with pytest.raises(ConfigError, match="--key is no public key"):
             run("verify", "--home", copy, "--key", "ed25519:short")
-        with pytest.raises(KeyFileError, match="key file"):
+        with pytest.raises(ConfigError, match="This is a copy of the log: give --key ed25519:"):
             run("verify", "--home", copy)
+        home.site_key.unlink()
+        with pytest.raises(KeyFileError, match="key file"):
+            run("verify", "--home", home.folder)
 
     @pytest.mark.parametrize(
         ("content", "match"),
@@ -149,9 +153,17 @@ class TestExport:
     def test_it_writes_and_says_where_the_log_stood(self, home: SiteHome, tmp_path: Path) -> None:
         out = tmp_path / "out.jsonl"
         result = run("export", "--home", home.folder, "--format", "ehds", "--out", out, "--dataset", "ds-5")
-        assert "the log had 4 records" in result.output
+        assert f"Written to {out}" in result.output
+        assert "The log had 4 records" in result.output
+        assert out.stat().st_mode & 0o777 == 0o600
         assert json.loads(out.read_text().splitlines()[0])["datasets"] == ["ds-5"]
         assert "4 records" not in run("verify", "--home", home.folder).output, "the export is in the log"
+
+    def test_a_file_that_is_there_is_not_replaced(self, home: SiteHome, tmp_path: Path) -> None:
+        (tmp_path / "out.csv").write_text("kept")
+        with pytest.raises(ConfigError, match="such a file already"):
+            run("export", "--home", home.folder, "--format", "csv", "--out", tmp_path / "out.csv", "--dataset", "d")
+        assert (tmp_path / "out.csv").read_text() == "kept"
 
     def test_the_policy_says_which_datasets_there_are(self, home: SiteHome, tmp_path: Path) -> None:
         home.policy_file.write_text("schema: eucaim-fl-policy/1\ndatasets: [ds-7]\n")

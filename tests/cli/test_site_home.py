@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -180,6 +181,7 @@ class TestCheck:
         assert "line.refused" in result.output
         assert "blocks" in result.output
         assert "Line, home and machine:" in result.output
+        assert "is shown by `eucaim-fl site status` once the client runs" in result.output
 
     def test_json_names_no_place(self, home, tmp_path):
         home.site_key.chmod(0o644)
@@ -239,6 +241,33 @@ class TestStatus:
         assert "connected since" in result.output
         assert "round 3 of demo (ffffffffffff)" in result.output
         assert (line.exit_code, line.output) == (0, "healthy: connected, admitted and contributing\n")
+
+    def test_a_restart_or_a_refusal_does_not_hide_what_was_asked_last(self, home, asked):
+        log(home).append("sent", {"plan": asked.sha256(), "kind": "round", "round": 2, "bytes": 5})
+        body = {"plan": asked.sha256(), "name": "tiny", "kind": "round", "round": 3}
+        log(home).append("decision", {**body, "verdict": "refuse", "reasons": ["rounds"]})
+        text = "The site's policy refuses the plan: rounds. Ask the site; it knows."
+        problem = {"code": "EFL310", "text": text, "at": NOW.isoformat()}
+        write_status(home, last_contribution=None, last_problem=problem)
+        output = run("status", "--home", home.folder).output
+        asked_line, sent_line = (line for line in output.splitlines() if line.startswith(("Last asked", "Last contr")))
+        assert f"round 3 of tiny ({asked.sha256()[:12]}) at " in asked_line
+        assert asked_line.endswith("UTC: refused because of: rounds")
+        assert f"round 2 of tiny ({asked.sha256()[:12]}) at " in sent_line
+        explain = f"`eucaim-fl site policy explain {asked.sha256()[:16]} --home {home.folder}` names the lines."
+        assert f"refuses the plan: rounds. {explain}" in output
+        value = json.loads(run("status", "--home", home.folder, "--json").stdout)
+        assert (value["last_asked"]["outcome"], value["last_sent"]["round"]) == ("refused", 2)
+
+    @pytest.mark.parametrize(
+        ("state", "says"), [("disconnected", "unknown (not connected)"), ("not_admitted", "no"), ("connected", "yes")]
+    )
+    def test_admission_is_unknown_without_a_line(self, home, state, says):
+        line = state == "connected"
+        write_status(home, state=state, connected=line, admitted=line)
+        with exclusive(home.run_folder):
+            output = run("status", "--home", home.folder).output
+        assert f"{'Admitted:':<20}{says}\n" in output
 
     def test_a_client_that_is_gone_is_not_well_whatever_it_said(self, home):
         write_status(home)
@@ -329,6 +358,18 @@ class TestApproveAndRefuse:
         home.policy_file.write_text(home.policy_file.read_text().replace("rounds: 100", "rounds: 1"))
         result = run("approve", asked.sha256(), "--home", home.folder, "--yes")
         assert "The policy refuses this plan whatever you say here: rounds." in result.output
+
+
+class TestStart:
+    @pytest.mark.parametrize("words", [(), ("--detach",)])
+    def test_a_second_client_is_refused_before_anything_is_started(self, home, words, monkeypatch):
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr(os, "umask", lambda _: 0)
+        with exclusive(home.run_folder):
+            (home.run_folder / "pid").write_text(str(os.getpid()))
+            result = run("start", "--home", home.folder, *words)
+        assert isinstance(result.exception, ServiceStateError)
+        assert f"already runs (process {os.getpid()}); `eucaim-fl site stop` ends it." in str(result.exception)
 
 
 class TestStop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,22 @@ class TestExplainAtHome:
         assert result.exit_code == 0, result.output
         assert "a person here has approved it" in result.output
 
+    def test_what_was_decided_last_is_told(self, home, plan):
+        assert "Last decided" not in run("explain", plan.sha256()[:4], "--policy", home.policy_file).output
+        assert "Last decided here: nothing yet." in run("explain", plan.sha256()[:4], "--home", home.folder).output
+        log = AuditLog(home.audit_folder, PrivateKey.create(), "a")
+        log.append("decision", {"plan": plan.sha256(), "verdict": "refuse", "reasons": ["rounds", "hours"]})
+        output = run("explain", plan.sha256()[:4], "--home", home.folder).output
+        assert re.search(r"Last decided here: refused at [-0-9]+ [:0-9]+ UTC because of: rounds; hours\.", output)
+        told = json.loads(run("explain", plan.sha256()[:4], "--home", home.folder, "--json").output)
+        assert (told["last_decided"]["outcome"], told["last_decided"]["reasons"]) == ("refused", ["rounds", "hours"])
+
+    def test_a_name_that_is_no_file_is_told_without_the_system_s_number(self, home):
+        problem = run("explain", "plan-x.json", "--home", home.folder).exception
+        assert isinstance(problem, PlanError)
+        assert "Errno" not in problem.for_terminal()
+        assert "first 4 digits" in str(run("explain", "abc", "--home", home.folder).exception)
+
     def test_plans_that_were_allowed_before_count(self, home, plan):
         log = AuditLog(home.audit_folder, PrivateKey.create(), "a")
         log.append("decision", {"plan": "1" * 64, "verdict": "allow"})
@@ -172,7 +189,7 @@ class TestExplainAtHome:
     def test_a_hash_that_nobody_asked_for_is_refused(self, home):
         result = run("explain", "0" * 64, "--home", home.folder)
         assert isinstance(result.exception, PlanError)
-        assert "no plan of that" in str(result.exception)
+        assert "No plan of that" in str(result.exception)
 
     def test_a_site_that_the_plan_does_not_name_is_told(self, home, plan):
         home.site_file.write_text(yaml.safe_dump({"name": "z", "cohort": {"layout": "nifti_csv", "folder": "x"}}))
@@ -193,6 +210,13 @@ class TestCheck:
         text = policy_file().read_text().splitlines()
         for key in ("targets", "plans.day", "plans.total", "work.minutes"):
             assert f"{key.rpartition('.')[2]}:" in text[lines[key] - 1]
+
+    def test_keys_that_are_open_are_named(self, policy_file):
+        result = run("check", policy_file(datasets=[], update={}, targets=[], asking={"permits": "required"}))
+        assert result.exit_code == 0
+        words = "It reads well, but allows nothing until these are filled in: datasets, asking.bodies, update.largest_"
+        assert words in result.output
+        assert "can be used" not in result.output
 
     def test_a_wrong_policy_is_refused(self, policy_file):
         result = run("check", policy_file(rounds=0))

@@ -7,6 +7,7 @@ import pytest
 from flwr.app import Error, Message
 
 from eucaim_fl.errors import InterruptedRunError, JournalError, LinkError, QuorumError
+from eucaim_fl.federation import coordinator as coordinator_module
 from eucaim_fl.federation.coordinator import Coordinator
 from eucaim_fl.federation.local_grid import LOST, SEAL
 from eucaim_fl.federation.messages import refusal_content, reply_content
@@ -414,6 +415,43 @@ class TestRefusals:
         _, end = run(fakes, plan, journal, state, handler)
         return [(found.status, found.code) for found in (participation(record)["b"] for record in end.records)]
 
+    @pytest.mark.parametrize(
+        ("code", "line"),
+        [
+            ("EFL310", "site b does not take part: EFL310 The site's policy refuses the plan (approval)."),
+            ("EFL311", "site b waits for a person there (EFL311)"),
+            (
+                "EFL312",
+                "site b does not take part now: EFL312 The site's policy refuses the plan (approval).",
+            ),
+        ],
+    )
+    def test_they_are_told_once_with_their_reason(self, fakes, make_federation, code, line):
+        plan, journal, state = make_federation("ab", rounds=3)
+        inner, ear = fakes.honest(plan), Lines()
+
+        def handler(site, message):
+            if site == "b":
+                text = "The site's policy refuses the plan (approval)."
+                return Message(refusal_content(code, text, "b"), reply_to=message)
+            return inner(site, message)
+
+        run(fakes, plan, journal, state, handler, listeners=[ear])
+        assert ear.lines == [line]
+
+    def test_who_waits_for_an_approval_is_named_with_what_to_do_then(self, fakes, make_federation):
+        plan, journal, state = make_federation("ab", federation={"quorum": 2})
+        inner = fakes.honest(plan)
+
+        def handler(site, message):
+            if site == "b":
+                return Message(refusal_content("EFL311", "A person decides.", "b"), reply_to=message)
+            return inner(site, message)
+
+        with pytest.raises(QuorumError) as told:
+            run(fakes, plan, journal, state, handler)
+        assert "People at b have to approve the plan first; then: eucaim-fl train resume=run " in told.value.fix
+
     def test_a_round_that_is_refused_for_now_is_asked_for_again(self, fakes, make_federation):
         plan, journal, state = make_federation("ab", rounds=3)
 
@@ -422,6 +460,58 @@ class TestRefusals:
 
         _, end = run(fakes, plan, journal, state, spoiled(plan, fakes, closed))
         assert [participation(record)["b"].code for record in end.records] == ["", "EFL312", "", ""]
+
+
+class Lines(Listener):
+    """Keeps what is told line by line."""
+
+    def __init__(self):
+        self.lines = []
+
+    def line(self, text):
+        self.lines.append(text)
+
+
+class TestGathering:
+    """Before the first round, on a clock that only moves when the coordinator rests."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        now = [0.0]
+        monkeypatch.setattr(coordinator_module.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(coordinator_module.time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
+        return now
+
+    def gather(self, fakes, plan, journal, handler, connected):
+        """Gather over a grid to which only so many sites are connected; returns the lines told."""
+        grid, ear = fakes.Grid(plan.sites, handler), Lines()
+        every = list(grid.get_node_ids())
+        grid.get_node_ids = lambda: every[:connected]
+        Coordinator(grid, plan, journal, fakes.SPECS, [ear])._gather()
+        return ear.lines
+
+    def test_it_is_said_now_and_then_how_many_sites_are_there(self, fakes, make_federation, clock):
+        plan, journal, _ = make_federation("abc", federation={"quorum": 2, "quorum_wait_s": 50.0})
+        lines = self.gather(fakes, plan, journal, fakes.honest(plan), 0)
+        assert lines == ["waiting for sites: 0 of 3 connected"] * 3  # after 5, 25 and 45 s
+        assert clock[0] == pytest.approx(50, abs=0.5)
+
+    def test_sites_beyond_the_quorum_delay_the_start_by_a_minute(self, fakes, make_federation, clock):
+        plan, journal, _ = make_federation("abc", federation={"quorum": 2, "quorum_wait_s": 86400.0})
+        self.gather(fakes, plan, journal, fakes.honest(plan), 2)
+        assert clock[0] == pytest.approx(60, abs=0.5)
+
+    def test_a_site_that_says_not_yet_is_not_pestered(self, fakes, make_federation, clock):
+        plan, journal, _ = make_federation("ab", federation={"quorum": 2, "quorum_wait_s": 600.0})
+        hellos = []
+
+        def handler(site, message):
+            hellos.append(site)
+            return Message(refusal_content("EFL311", "A person decides.", site), reply_to=message)
+
+        lines = self.gather(fakes, plan, journal, handler, 1)
+        assert lines.count("site a waits for a person there (EFL311)") == 1
+        assert 30 <= len(hellos) <= 60  # each 15 s, sooner at the start
 
 
 class TestTheLine:

@@ -133,6 +133,21 @@ class TestFind:
             find_home("livr")
         assert str(home.folder.parent) not in str(told.value)
 
+    def test_one_of_another_user_is_not_called_missing(self, home, monkeypatch):
+        monkeypatch.setattr(home_module.os, "access", lambda *_: False)
+        with pytest.raises(ServiceStateError, match="belongs to another user") as told:
+            find_home("liver")
+        assert told.value.fix == "Run this as the user who made it."
+        assert str(home.folder.parent) not in str(told.value)
+
+    def test_nor_one_in_a_folder_that_is_closed(self, home, monkeypatch):
+        def closed(_path):
+            raise PermissionError
+
+        monkeypatch.setattr(home_module.Path, "exists", closed)
+        with pytest.raises(ServiceStateError, match="belongs to another user"):
+            find_home("liver")
+
     def test_where_there_is_none_it_says_how_to_make_one(self, tmp_path, monkeypatch):
         monkeypatch.setenv("EUCAIM_FL_FEDERATIONS", str(tmp_path))
         with pytest.raises(ServiceStateError, match="federation init livr"):

@@ -22,7 +22,7 @@ from eucaim_fl.errors import (
     NotAdmittedError,
     RunFolderBusyError,
 )
-from eucaim_fl.federation import site_client
+from eucaim_fl.federation import site_client, site_desk
 from eucaim_fl.federation.fleet import Incoming
 from eucaim_fl.federation.local_grid import LocalGrid
 from eucaim_fl.federation.messages import instruction_content, reply_content, to_record
@@ -33,6 +33,8 @@ from eucaim_fl.federation.site_desk import Desk
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.seals import InstructionSeal, ReplySeal, new_nonce, read_reply_seal, sealed
 from eucaim_fl.signing import PrivateKey
+from eucaim_fl.site import border
+from eucaim_fl.site.audit import AuditLog
 from tests.federation.deployed import Deployed, one_site, wait_for
 
 __all__ = ["one_site"]
@@ -206,6 +208,11 @@ class Site:
             update, seen = {"w": self.fakes.WEIGHTS["w"] + 1, "count": self.fakes.WEIGHTS["count"] + 1}, 10
         return reply_content(self.fakes.report(plan, kind, site, number, seen=seen), update, None)
 
+    @property
+    def audit(self) -> AuditLog:
+        """The log as a person at the site has it, beside the client."""
+        return AuditLog(self.home.audit_folder, PrivateKey.load(self.home.site_key), "a")
+
     def working(self) -> Any:
         return self.status.get("working")
 
@@ -335,6 +342,40 @@ class TestSentAgain:
         assert content is site.line.answers[0][2]
         assert len(site.worker.asked) == 1
 
+    def test_each_time_it_leaves_is_recorded_and_there_is_an_end_to_it(self, site, plan):
+        site.start()
+        asked = site.ask(plan, "round", 1)
+        wait_for(lambda: site.worker.asked, 10)
+        site.worker.finish(site.report(plan, "round", 1))
+        site.line.answered(1)
+        for number in range(2, 9):
+            site.probe(asked, plan) if number % 2 else site.ask(plan, "round", 1, nonce=asked.nonce)
+            site.line.answered(number)
+        codes = [content.config_records.get("refusal", {}).get("code") for _, _, content in site.line.answers]
+        assert codes == [None] * 6 + ["EFL304"] * 2
+        assert {seal.nonce for _, seal, _ in site.line.answers} == {asked.nonce}
+        sent = [record.body for record in site.audit.records(kind="sent")]
+        assert [body.get("again", False) for body in sent] == [False] + [True] * 5
+        assert len({(body["digest"], body["bytes"]) for body in sent}) == 1
+        (withheld,) = site.audit.records(kind="withheld")
+        assert withheld.body["reasons"] == ["The answer was sent as often as it is sent."]
+        assert len(site.worker.asked) == 1
+
+    @pytest.mark.parametrize("probed", [True, False])
+    def test_one_whose_plan_was_refused_meanwhile_does_not_leave_again(self, site, plan, probed):
+        site.start()
+        asked = site.ask(plan, "round", 1)
+        wait_for(lambda: site.worker.asked, 10)
+        site.worker.finish(site.report(plan, "round", 1))
+        site.line.answered(1)
+        site.audit.append("refused", {"plan": plan.sha256(), "by": "it"})
+        site.probe(asked, plan) if probed else site.ask(plan, "round", 1, nonce=asked.nonce)
+        seal, content = site.line.answered(2)
+        assert (seal.nonce, seal.state, seal.kind) == (asked.nonce, "answer", "round")
+        assert (content["refusal"]["code"], "approval" in content["refusal"]["reason"]) == ("EFL304", True)
+        assert list(content.array_records) == []
+        assert len(list(site.audit.records(kind="sent"))) == 1
+
     def test_after_a_restart_nothing_is_known(self, site, plan):
         site.start()
         asked = site.ask(plan)
@@ -410,7 +451,77 @@ class TestSentAgain:
         assert site.line.answered(1)[0].nonce == later.nonce
 
 
+class TestStopped:
+    def test_work_on_a_plan_that_a_person_refuses_ends_soon(self, site, plan, monkeypatch):
+        monkeypatch.setattr(site_desk, "_LOOK_S", 0.1)
+        site.start()
+        asked = site.ask(plan, "round", 1)
+        wait_for(lambda: site.worker.asked, 10)
+        time.sleep(0.3)
+        assert site.worker.cancelled == []
+        site.audit.append("refused", {"plan": plan.sha256(), "by": "it"})
+        seal, content = site.line.answered(1)
+        assert (seal.nonce, seal.state) == (asked.nonce, "answer")
+        assert (content["refusal"]["code"], "approval" in content["refusal"]["reason"]) == ("EFL310", True)
+        assert site.worker.cancelled == ["1"]
+        wait_for(lambda: site.working() is None, 10)
+        (withheld,) = site.audit.records(kind="withheld")
+        assert (withheld.body["plan"], withheld.body["code"]) == (plan.sha256(), "EFL310")
+
+    def test_the_worker_gets_no_longer_than_the_policy_has_it(self, site, plan):
+        text = site.home.policy_file.read_text()
+        assert "minutes: 240" in text
+        site.home.policy_file.write_text(text.replace("minutes: 240", "minutes: 0.5"))
+        site.start()
+        site.ask(plan)
+        wait_for(lambda: site.worker.asked, 10)
+        assert site.worker.asked[0].metadata.ttl == 30.0
+        site.ask(plan, "round", 1, deadline_s=7.0)
+        wait_for(lambda: len(site.worker.asked) == 2, 10)
+        assert site.worker.asked[1].metadata.ttl == 7.0
+
+    def test_a_question_that_came_too_often_is_refused_by_name(self, site, plan, monkeypatch):
+        monkeypatch.setattr(border, "_MOST_TIMES", {"hello": 1, "round": 1, "final": 1})
+        site.start()
+        site.ask(plan)
+        wait_for(lambda: site.worker.asked, 10)
+        site.worker.finish(site.report(plan))
+        site.line.answered(1)
+        site.ask(plan)
+        _, content = site.line.answered(2)
+        assert (content["refusal"]["code"], "as often as" in content["refusal"]["reason"]) == ("EFL310", True)
+
+    def test_a_round_that_the_plan_does_not_have_is_refused(self, site, plan):
+        site.start()
+        site.ask(plan, "final", plan.rounds)
+        assert site.line.answered(1)[1]["refusal"]["code"] == "EFL102"
+        assert site.worker.asked == []
+
+
 class TestOtherRuns:
+    def test_they_are_decided_before_they_wait(self, site, plan, plan_for):
+        forbidden = plan_for(seed=7, purpose="education")
+        site.start()
+        site.ask(plan)
+        wait_for(lambda: site.worker.asked, 10)
+        asked = site.ask(forbidden)
+        seal, content = site.line.answered(1)
+        assert (seal.nonce, content["refusal"]["code"]) == (asked.nonce, "EFL310")
+        assert (len(site.worker.asked), site.worker.cancelled) == (1, [])
+
+    def test_one_that_was_refused_while_it_waited_is_not_worked_on(self, site, plan, plan_for):
+        other = plan_for(seed=7)
+        site.start()
+        site.ask(plan)
+        wait_for(lambda: site.worker.asked, 10)
+        second = site.ask(other)
+        wait_for(lambda: other.sha256() in site.audit.plans_allowed(), 10)
+        site.audit.append("refused", {"plan": other.sha256(), "by": "it"})
+        site.worker.finish(site.report(plan))
+        seal, content = site.line.answered(2)
+        assert (seal.nonce, content["refusal"]["code"]) == (second.nonce, "EFL310")
+        assert len(site.worker.asked) == 1
+
     def test_their_instructions_wait_for_their_turn(self, site, plan, plan_for):
         other = plan_for(seed=7)
         site.start()

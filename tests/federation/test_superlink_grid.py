@@ -53,6 +53,8 @@ class Superlink:
         self.confirmed: list[str] = []
         self.asked: list[list[str]] = []
         self.lets_in = True
+        self.unfinished: set[str] = set()
+        self.looked = 0
         self.online = [NODE]
 
     def GetNodes(self, _: Any) -> Any:
@@ -79,9 +81,13 @@ class Superlink:
         )
 
     def PullObject(self, request: Any) -> Any:
+        self.looked += 1
         content = self.objects.get(request.object_id)
-        found = content is not None
-        return PullObjectResponse(object_found=found, object_available=found, object_content=content or b"")
+        there = content is not None and request.object_id not in self.unfinished
+        content = content if there else b""
+        return PullObjectResponse(
+            object_found=request.object_id in self.objects, object_available=there, object_content=content
+        )
 
     def ConfirmMessageReceived(self, request: Any) -> None:
         self.confirmed.append(request.message_object_id)
@@ -262,6 +268,41 @@ class TestComingIn:
         (answer,) = world.grid.pull_messages([second])
         assert (answer.error.code, "audit log" in answer.error.reason) == (SEAL, True)
 
+    def test_what_the_coordinator_knows_of_a_site_s_log_goes_with_the_next_instruction(self, world):
+        first = world.ask()
+        assert world.arrived()[1].audit_count == 0
+        world.answer(audit_count=5, audit_hash="5" * 64)
+        list(world.grid.pull_messages([first]))
+        second = world.ask()
+        assert world.arrived()[1].audit_count == 5
+        world.answer(audit_count=9, audit_hash="9" * 64, audit_then="5" * 64)
+        assert not next(iter(world.grid.pull_messages([second]))).has_error()
+        world.ask()
+        assert world.arrived()[1].audit_count == 9
+
+    @pytest.mark.parametrize("then", ["", "0" * 64])
+    def test_a_site_that_rewrote_its_log_and_made_it_longer_is_refused_again_and_again(self, world, then):
+        first = world.ask()
+        world.answer(audit_count=5, audit_hash="5" * 64)
+        list(world.grid.pull_messages([first]))
+        for attempt in range(3):
+            again = world.ask()
+            world.answer(audit_count=10 + attempt, audit_hash="a" * 64, audit_then=then)
+            (answer,) = world.grid.pull_messages([again])
+            assert (answer.error.code, "audit log" in answer.error.reason) == (SEAL, True)
+        grid = SuperlinkGrid(world.home, "holder's signature")  # a coordinator that was restarted
+        assert grid._heads.last("a") == (5, "5" * 64)
+        sound = world.ask()
+        world.answer(audit_count=20, audit_hash="b" * 64, audit_then="5" * 64)
+        assert not next(iter(world.grid.pull_messages([sound]))).has_error()
+
+    def test_a_site_that_claims_an_endless_log_harms_nobody(self, world):
+        first = world.ask()
+        world.answer(audit_count=2**53)
+        assert not next(iter(world.grid.pull_messages([first]))).has_error()
+        world.ask()
+        assert world.arrived()[1].audit_count == 2**53
+
     def test_a_site_that_is_removed_while_it_works_ends_nothing(self, world):
         identifier = world.ask()
         (world.home.sites_folder / "a.json").unlink()
@@ -277,7 +318,113 @@ class TestComingIn:
         assert list(world.grid.send_and_receive([message], timeout=0.0)) == []
 
 
+class TestInParts:
+    """An answer that its site is still sending is looked at later; nobody waits for it."""
+
+    @pytest.fixture
+    def parts(self, world: World) -> list[str]:
+        """Parts of the answer, which is announced; the first holds it together and is sent last."""
+        world.answer()
+        ((_, tree),) = world.superlink.replies[world.superlink.messages[-1][0].metadata.message_id]
+        return list(identifiers(tree))
+
+    @pytest.fixture
+    def asked(self, world: World) -> str:
+        return world.ask()
+
+    def test_it_is_taken_once_it_is_whole(self, world, asked, parts, monkeypatch):
+        monkeypatch.setattr(superlink_grid, "_PARTIAL_PAUSE_S", 0.0)
+        world.superlink.unfinished = set(parts)
+        for _ in range(3):
+            assert list(world.grid.pull_messages([asked])) == []
+        world.superlink.unfinished = {parts[-1]}
+        assert list(world.grid.pull_messages([asked])) == []
+        world.superlink.unfinished = set()
+        (answer,) = world.grid.pull_messages([asked])
+        assert (answer.has_error(), answer.metadata.reply_to_message_id) == (False, asked)
+        assert list(world.grid.pull_messages([asked])) == []
+        assert len(world.superlink.confirmed) == 1
+
+    def test_nobody_waits_for_it_and_it_is_not_looked_for_all_the_time(self, world, asked, parts, monkeypatch):
+        monkeypatch.setattr(superlink_grid, "_PARTIAL_PAUSE_S", 3600.0)
+        world.superlink.unfinished = {parts[0]}
+        began = time.monotonic()
+        list(world.grid.pull_messages([asked]))
+        looked = world.superlink.looked
+        other = world.ask()
+        world.answer()
+        (answer,) = world.grid.pull_messages([asked, other])
+        assert answer.metadata.reply_to_message_id == other
+        for _ in range(10):
+            assert list(world.grid.pull_messages([asked])) == []
+        assert world.superlink.looked - looked <= len(parts) + 1  # the other's parts alone
+        assert time.monotonic() - began < 5
+
+    def test_while_it_comes_the_site_is_not_asked_after(self, world, asked, parts, at_once, monkeypatch):
+        monkeypatch.setattr(superlink_grid, "_PARTIAL_PAUSE_S", 0.0)
+        world.grid._pending[asked].pause_s = 60.0
+        world.superlink.unfinished = set(parts)
+        for _ in range(3):
+            list(world.grid.pull_messages([asked]))
+            world.grid._pending[asked].probe_at = max(world.grid._pending[asked].probe_at - 30, 0)
+        assert [m.metadata.message_type for m, _ in world.superlink.messages] == ["query"]
+
+    def test_one_that_never_becomes_whole_counts_as_lost(self, world, asked, parts, monkeypatch):
+        monkeypatch.setattr(superlink_grid, "_PARTIAL_PAUSE_S", 0.0)
+        world.superlink.unfinished = {parts[-1]}
+        assert list(world.grid.pull_messages([asked])) == []
+        world.grid._pending[asked].partial_since -= superlink_grid._PARTIAL_S + 1
+        (answer,) = world.grid.pull_messages([asked])
+        assert (answer.error.code, "not arrive whole" in answer.error.reason) == (LOST, True)
+
+    def test_where_a_new_run_was_claimed_the_instruction_is_sent_again_and_the_rest_forgotten(
+        self, world, asked, parts, monkeypatch
+    ):
+        monkeypatch.setattr(superlink_grid, "_PARTIAL_PAUSE_S", 0.0)
+        world.superlink.unfinished = set(parts)
+        assert list(world.grid.pull_messages([asked])) == []
+        real, calls = world.line.call, itertools.count()
+
+        def renews(call: Callable[[], Any]) -> Any:
+            if next(calls) == 1:  # the SuperLink that was asked for the rest has been started anew
+                world.superlink.objects.clear()
+                world.superlink.unfinished.clear()
+                world.line.flower.run_id = 10
+                world.line.call = real
+                world.sends_again()
+            return call()
+
+        world.line.call = renews
+        assert list(world.grid.pull_messages([asked])) == []
+        assert world.grid._pending[asked].partial is None
+        assert [m.metadata.run_id for m, _ in world.superlink.messages] == [9, 10]
+        world.answer()
+        (answer,) = world.grid.pull_messages([asked])
+        assert not answer.has_error()
+
+
 class TestAskingAfter:
+    @pytest.mark.parametrize("state", ["working", "unknown"])
+    def test_a_word_that_only_a_probe_gets_is_no_answer_to_an_instruction(self, world, state):
+        identifier = world.ask()
+        world.answer(state=state)
+        (answer,) = world.grid.pull_messages([identifier])
+        assert (answer.error.code, "only a probe" in answer.error.reason) == (SEAL, True)
+        assert len(world.superlink.messages) == 1
+
+    def test_a_site_that_says_for_ever_that_it_knows_nothing_counts_as_lost(self, world, at_once):
+        identifier = world.ask()
+        answers: list[Message] = []
+        for _ in range(superlink_grid._MOST_RESENT + 1):
+            assert answers == []
+            world.grid._pending[identifier].probe_at = 0.0
+            assert list(world.grid.pull_messages([identifier])) == []
+            world.answer(state="unknown")
+            answers = list(world.grid.pull_messages([identifier]))
+        assert (answers[0].error.code, "again and again" in answers[0].error.reason) == (LOST, True)
+        sent = [m for m, _ in world.superlink.messages if m.metadata.message_type == "query"]
+        assert len(sent) == 1 + superlink_grid._MOST_RESENT
+
     def test_a_site_at_work_is_left_to_it(self, world, at_once):
         identifier = world.ask()
         assert list(world.grid.pull_messages([identifier])) == []

@@ -22,6 +22,7 @@ from eucaim_fl.errors import (
     CohortError,
     EnrolmentError,
     EucaimError,
+    GateError,
     JournalError,
     KeyFileError,
     LinkError,
@@ -143,6 +144,7 @@ class Home:
             "plan_sha256": self.plan.sha256(),
             "round": 1,
             "patients": 12,
+            "seen": 12,
             "cohort_sha256": "0" * 64,
             "metrics": ({"split": "validation", "patients": 10, "values": {"dice": 0.5}, "sums": sums},),
             **changes,
@@ -341,6 +343,7 @@ class TestAdmit:
             "instruction": seal.nonce,
             "holder": "",
             "permit": "",
+            "permit_unverified": False,
             "purpose": "scientific_research",
             "verdict": "allow",
             "reasons": [],
@@ -391,7 +394,8 @@ class TestAdmit:
             with pytest.raises(error, match=reasons[0]):
                 border.admit(at.seal(), at.plan.canonical_json(), 1, "")
             assert decisions(border) == [(verdict, reasons)] * number
-        assert (at.home.plans_folder / f"{at.plan.sha256()}.json").is_file()
+        kept = (at.home.plans_folder / f"{at.plan.sha256()}.json").is_file()
+        assert kept is (verdict == "wait")  # who sends what is refused anyway can't fill the folder
 
     def test_each_kind_of_no_is_an_error_of_its_own(self, at: Home, border: Border) -> None:
         text = at.plan.canonical_json()
@@ -449,6 +453,56 @@ class TestAdmit:
             border.admit(at.seal(), at.plan.canonical_json(), 2, "")
         assert decisions(border) == []
 
+    @pytest.mark.parametrize(("kind", "number"), [("hello", 0), ("round", 1), ("round", 2), ("final", 3)])
+    def test_the_plan_s_rounds_are_admitted(self, at: Home, border: Border, kind: str, number: int) -> None:
+        assert admitted(at, border, kind=kind, round=number).seal.round == number
+
+    @pytest.mark.parametrize(
+        ("kind", "number"),
+        [("hello", 1), ("round", 0), ("round", 3), ("round", 10**30), ("final", 0), ("final", 2), ("final", 4),
+         ("probe", 1)],
+    )  # fmt: skip
+    def test_a_round_that_the_plan_does_not_have_is_refused(
+        self, at: Home, border: Border, kind: str, number: int
+    ) -> None:
+        with pytest.raises(PlanError, match="no such round"):
+            admitted(at, border, kind=kind, round=number)
+        assert decisions(border) == []
+
+    @pytest.mark.parametrize(("kind", "number"), [("hello", 0), ("round", 1), ("final", 3)])
+    def test_a_question_is_answered_so_often_and_no_more(
+        self, at: Home, border: Border, kind: str, number: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("eucaim_fl.site.border._MOST_TIMES", {"hello": 3, "round": 3, "final": 3})
+        for _ in range(3):
+            admitted(at, border, kind=kind, round=number)
+        with pytest.raises(PolicyRefusalError, match="as often as it does"):
+            admitted(at, border, kind=kind, round=number)
+        with pytest.raises(PolicyRefusalError, match="as often as it does"):
+            admitted(at, at.open(), kind=kind, round=number)
+        admitted(at, border, kind="round", round=2)  # another question
+
+    def test_how_long_work_may_take_is_the_policy_s(self, at: Home, border: Border) -> None:
+        at.policy(work={"minutes": 1.5})
+        assert admitted(at, border).longest_s == 90.0
+        at.policy(work={})
+        with pytest.raises(PolicyRefusalError, match=r"work\.minutes"):
+            admitted(at, border)
+
+    def test_so_many_plans_on_a_day_and_in_all(self, at: Home, border: Border) -> None:
+        at.policy(plans={"day": 1, "total": 2})
+        admitted(at, border)
+        admitted(at, border)  # the same one
+        at.plan = at.plan.model_copy(update={"seed": 1})
+        with pytest.raises(OutsideHoursError, match=r"plans\.day"):
+            admitted(at, border)
+        at.now += timedelta(days=1)
+        admitted(at, border)
+        at.now += timedelta(days=1)
+        at.plan = at.plan.model_copy(update={"seed": 2})
+        with pytest.raises(PolicyRefusalError, match=r"plans\.total"):
+            admitted(at, border)
+
     def test_what_can_not_be_recorded_is_not_admitted(
         self, at: Home, border: Border, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -498,6 +552,7 @@ class TestPermits:
         border.admit(asked.seal(), asked.plan.canonical_json(), 1, sign_plan(asked.plan, HOLDER))
         (record,) = border.audit.records(kind="decision")
         assert (record.body["permit"], record.body["holder"]) == ("P-1", "university")
+        assert record.body["permit_unverified"] is False
         assert border.audit.permit_plans("P-1") == {asked.plan.sha256()}
 
     def test_its_number_of_plans_is_counted_over_restarts(self, asked: Home, border: Border) -> None:
@@ -519,6 +574,22 @@ class TestPermits:
             border.admit(asked.seal(), asked.plan.canonical_json(), 1, sign_plan(asked.plan, HOLDER))
         (record,) = border.audit.records(kind="decision")
         assert (record.body["permit"], record.body["holder"], record.body["reasons"]) == ("", "", ["asking"])
+        assert record.body["permit_unverified"] is True
+
+    def test_one_that_does_not_cover_the_plan_is_not_named_and_not_used_up(self, asked: Home, border: Border) -> None:
+        with pytest.raises(PolicyRefusalError, match="holder"):
+            border.admit(asked.seal(), asked.plan.canonical_json(), 1, "A" * 86)
+        (record,) = border.audit.records(kind="decision")
+        assert (record.body["permit"], record.body["holder"], record.body["permit_unverified"]) == ("", "", True)
+        assert border.audit.permit_plans("P-1") == frozenset()
+
+    def test_where_none_is_asked_for_nobody_s_name_is_taken_on_trust(self, asked: Home, border: Border) -> None:
+        asked.policy()
+        admitted(asked, border)
+        (record,) = border.audit.records(kind="decision")
+        assert (record.body["verdict"], record.body["permit_unverified"]) == ("allow", True)
+        assert (record.body["permit"], record.body["holder"]) == ("", "")
+        assert border.audit.permit_plans("P-1") == frozenset()
 
     def test_one_that_expires_while_work_is_done_lets_nothing_out(self, asked: Home, border: Border) -> None:
         task = border.admit(asked.seal(), asked.plan.canonical_json(), 1, sign_plan(asked.plan, HOLDER))
@@ -641,10 +712,44 @@ class TestTheGate:
         (reason,) = border.reasons_against(task, at.answer(), SPECS)
         assert "no longer allows it: approval" in reason
 
+    def test_steps_that_saw_few_patients_let_nothing_out(self, at: Home, border: Border) -> None:
+        (reason,) = border.reasons_against(admitted(at, border), at.answer(patients=500, seen=9), SPECS)
+        assert "saw fewer patients" in reason
+
+    def test_what_speaks_against_a_plan_by_now_can_be_asked_while_work_is_done(self, at: Home, border: Border) -> None:
+        task = admitted(at, border)
+        assert border.objections(task) == ()
+        at.policy(purposes=["education"], rounds=1)
+        assert border.objections(task) == ("the site's policy no longer allows it: purposes, rounds",)
+        at.policy()
+        border.audit.append("refused", {"plan": at.plan.sha256(), "by": "it"})
+        assert border.objections(task) == ("the site's policy no longer allows it: approval",)
+        at.site_file(name="south")
+        assert border.objections(task) == ("the site's own files can't be used",)
+        at.site_file()
+        (at.home.audit_folder / "audit.sqlite").write_bytes(b"no database" * 1000)
+        with pytest.raises(AuditError, match="damaged"):
+            border.objections(task)
+
+    def test_files_that_change_in_the_middle_of_a_look_end_nothing(
+        self, at: Home, border: Border, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task, real = admitted(at, border), border.read_files
+
+        def once() -> Any:
+            found = real()
+            at.home.policy_file.write_text("half a fi")
+            return found
+
+        monkeypatch.setattr(border, "read_files", once)
+        assert border.reasons_against(task, at.answer(), SPECS) == ()
+        assert border.reasons_against(task, at.answer(), SPECS) == ("the site's own files can't be used",)
+
     def test_work_that_was_begun_in_time_may_end_after_hours(self, at: Home, border: Border) -> None:
         at.policy(hours=[{"days": ["mon"], "start": "08:00", "end": "12:30", "zone": "UTC"}])
         task = admitted(at, border)
         at.now += timedelta(hours=1)
+        assert border.objections(task) == ()
         assert border.reasons_against(task, at.answer(), SPECS) == ()
 
     def test_site_files_that_can_not_be_read_any_more_let_nothing_out(self, at: Home, border: Border) -> None:
@@ -685,10 +790,11 @@ class TestWhatLeaves:
 
     def test_a_coded_no_is_in_the_log_too(self, at: Home, border: Border) -> None:
         problem = CohortError("Too few patients.", local_detail="/cohort/secret")
-        record = border.withheld(at.seal(), problem, ("too few", "x" * 1000), REPLY_DIGEST)
+        record = border.withheld(at.seal(), problem, ("too few", "x" * 1000), (REPLY_DIGEST, 99))
         seal = read_reply_seal(record, SITE.public)
         (kept,) = border.audit.records(kind="withheld")
         assert (kept.body["code"], kept.body["reasons"]) == ("EFL201", ["too few", "x" * 200])
+        assert (kept.body["digest"], kept.body["bytes"]) == (REPLY_DIGEST, 99)
         assert "secret" not in json.dumps(kept.body)
         assert (seal.audit_count, seal.audit_hash, seal.content) == (kept.seq, kept.hash, REPLY_DIGEST)
 
@@ -703,7 +809,7 @@ class TestWhatLeaves:
 
         monkeypatch.setattr(PrivateKey, "sign", sign)
         border.released(task, at.answer(), REPLY_DIGEST, 1)
-        border.withheld(task.seal, CohortError("No."), ("no",), REPLY_DIGEST)
+        border.withheld(task.seal, CohortError("No."), ("no",), (REPLY_DIGEST, 99))
         assert seen == [True, True]
 
     def test_what_can_not_be_recorded_is_not_sealed(
@@ -720,7 +826,74 @@ class TestWhatLeaves:
         with pytest.raises(AuditError, match="disk is full"):
             border.released(task, at.answer(), REPLY_DIGEST, 1)
         with pytest.raises(AuditError, match="disk is full"):
-            border.withheld(task.seal, CohortError("No."), ("no",), REPLY_DIGEST)
+            border.withheld(task.seal, CohortError("No."), ("no",), (REPLY_DIGEST, 99))
+
+    def test_an_answer_that_leaves_once_more_is_recorded_once_more(self, at: Home, border: Border) -> None:
+        task = admitted(at, border)
+        border.released(task, at.answer(), REPLY_DIGEST, 1234)
+        border.sent_again(task, REPLY_DIGEST, 1234)
+        first, again = (record.body for record in border.audit.records(kind="sent"))
+        assert "again" not in first
+        assert again == {
+            "plan": at.plan.sha256(),
+            "kind": "round",
+            "round": 1,
+            "instruction": task.seal.nonce,
+            "digest": REPLY_DIGEST,
+            "bytes": 1234,
+            "again": True,
+        }
+        assert border.audit.sent(at.plan.sha256()).bytes == border.audit.sent_today(NOON) == 2 * 1234
+        assert border.audit.sent(at.plan.sha256()).rounds == {1}
+
+    def test_one_that_may_not_leave_any_more_stays(self, at: Home, border: Border) -> None:
+        task = admitted(at, border)
+        border.released(task, at.answer(), REPLY_DIGEST, 1000)
+        border.audit.append("refused", {"plan": at.plan.sha256(), "by": "it"})
+        with pytest.raises(GateError, match="no longer allows it: approval"):
+            border.sent_again(task, REPLY_DIGEST, 1000)
+        at.home.policy_file.unlink()
+        with pytest.raises(GateError, match="own files can't be used"):
+            border.sent_again(task, REPLY_DIGEST, 1000)
+        assert len(list(border.audit.records(kind="sent"))) == 1
+
+    @pytest.mark.parametrize(
+        "sent", [{"message": 0.9, "plan": 9, "day": 9}, {"message": 1, "plan": 1.9, "day": 9},
+                 {"message": 1, "plan": 9, "day": 1.9}],
+    )  # fmt: skip
+    def test_the_bytes_of_message_plan_and_day_count_each_time(
+        self, at: Home, border: Border, sent: dict[str, float]
+    ) -> None:
+        task = admitted(at, border)
+        border.released(task, at.answer(), REPLY_DIGEST, 1_000_000)
+        at.policy(sent_mb=sent)
+        with pytest.raises(GateError, match="more bytes than this site permits"):
+            border.sent_again(task, REPLY_DIGEST, 1_000_000)
+        at.policy(sent_mb={"message": 1, "plan": 2, "day": 2})
+        border.sent_again(task, REPLY_DIGEST, 1_000_000)
+
+    def test_one_that_can_not_be_recorded_again_stays(
+        self, at: Home, border: Border, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task = admitted(at, border)
+        fill_disk(monkeypatch)
+        with pytest.raises(AuditError, match="disk is full"):
+            border.sent_again(task, REPLY_DIGEST, 1000)
+
+    def test_the_record_that_the_coordinator_knows_is_shown_to_it(self, at: Home, border: Border) -> None:
+        for number in range(3):
+            border.started(number)
+        hashes = [record.hash for record in border.audit.records()]
+        task = admitted(at, border, audit_count=2)
+        for made in (
+            border.released(task, at.answer(), REPLY_DIGEST, 1),
+            border.withheld(task.seal, CohortError("No."), ("no",), (REPLY_DIGEST, 99)),
+            border.word(task.seal.model_copy(update={"kind": "probe"}), "working", REPLY_DIGEST),
+        ):
+            assert read_reply_seal(made, SITE.public).audit_then == hashes[1]
+        for unknown in (0, 1000, 2**53):
+            seal = border.word(at.seal(kind="probe", audit_count=unknown), "unknown", REPLY_DIGEST)
+            assert read_reply_seal(seal, SITE.public).audit_then == ""
 
     def test_figures_that_are_no_numbers_can_not_be_recorded_and_stay(self, at: Home, border: Border) -> None:
         task, answer = admitted(at, border), at.answer()

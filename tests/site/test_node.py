@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ class TestHello:
         self, node_of: Callable[..., SiteNode], aside: int, told: int
     ) -> None:
         node = node_of({"minimum_metric_patients": 5})
-        node.cohort.quarantined = [object()] * aside  # type: ignore[misc, assignment]
+        node.cohort = replace(node.cohort, quarantined=(object(),) * aside)
         answer = node.hello()
         assert answer.report.quarantined == told
         assert refusals(answer, node.plan, node.specs(), node.bounds) == ()

@@ -87,7 +87,7 @@ class TestPraise:
 
     def test_only_a_site_that_contributed_is_contributing(self):
         assert well(status(last_contribution=self.STEP)) == "connected, admitted and contributing"
-        assert well(status()) == "connected and admitted; nothing was contributed yet"
+        assert well(status()) == "connected and admitted; nothing was contributed since the client started"
 
     @pytest.mark.parametrize(("code", "says"), [("EFL310", "refuses"), ("EFL311", "a person"), ("EFL312", "hours")])
     def test_what_its_policy_holds_back_is_told(self, code, says):
