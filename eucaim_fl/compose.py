@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, JsonValue
 
-from eucaim_fl.config import ExperimentConfig, FederationConfig, parse
+from eucaim_fl.config import ExperimentConfig, FederationConfig, PermitFiles, parse
 from eucaim_fl.errors import PermitError, RecipeError
 from eucaim_fl.federation.home import known_homes
 from eucaim_fl.models.arguments import check_input_size, check_model
@@ -27,7 +27,7 @@ from eucaim_fl.permits import read_permit, sign_plan
 from eucaim_fl.plan import FederationPlan, make_plan
 from eucaim_fl.registry import suggestion
 from eucaim_fl.resources import configs_folder, experiment_files, site_file
-from eucaim_fl.signing import PrivateKey, load_document
+from eucaim_fl.signing import PrivateKey, fingerprint, load_document
 from eucaim_fl.sitefile import load_site_file
 from eucaim_fl.strategies.aggregation import check_rule
 from eucaim_fl.strategies.server_optimizer import check_optimizer
@@ -53,14 +53,15 @@ def resolve(config: ExperimentConfig) -> Recipe:
     With the engine `superlink`, the recipe's site files are not looked at: the sites are those that the federation has
     admitted (or `federation.sites` of them), whose own files lie with them.
     Raises RecipeError (unknown network, wrong argument, impossible rule, too few sites), SiteFileError (a site file
-    that is missing or wrong), PermitError or KeyFileError (the permit or its holder's key can't be used).
+    that is missing or wrong), PermitError or KeyFileError (the permit or its holder's key can't be used,
+    or they do not belong together).
     """
     files = {} if config.federation.engine == "superlink" else _own_site_files(config)
     names = tuple(files) or _admitted(config.federation)
     arguments = check_model(config.model, config.task)
     complete = config.model.model_copy(update={"args": arguments.model_dump(mode="json")})
     config = config.model_copy(update={"model": complete})
-    permit = None if config.permit.file is None else _permit(config.permit.file)
+    permit, key = _permit_and_key(config.permit)
     plan = make_plan(config, names, permit)
     size = plan.training.patch_voxels or plan.data.size_voxels[: plan.task.spatial_dims]
     if None in size:
@@ -71,15 +72,27 @@ def resolve(config: ExperimentConfig) -> Recipe:
     check_input_size(plan.model, plan.task, tuple(int(n) for n in size if n is not None))
     check_rule(plan.method.rule, plan.participation.quorum)
     check_optimizer(plan.method.server_optimizer)
-    holder = "" if config.permit.holder_key is None else sign_plan(plan, PrivateKey.load(config.permit.holder_key))
-    return Recipe(config, plan, dict(sorted(files.items())), holder)
+    return Recipe(config, plan, dict(sorted(files.items())), "" if key is None else sign_plan(plan, key))
 
 
-def _permit(path: Path) -> Mapping[str, JsonValue]:
-    """A signed permit as it goes into the plan. Raises PermitError if it is malformed or altered."""
-    document = load_document(path, "permit", PermitError)
-    read_permit(document)
-    return cast(Mapping[str, JsonValue], document)
+def _permit_and_key(files: PermitFiles) -> tuple[Mapping[str, JsonValue] | None, PrivateKey | None]:
+    """A signed permit as it goes into the plan, and the key that signs the plan.
+
+    Raises PermitError if the permit is malformed or altered, or the key is missing or not its holder's; KeyFileError
+    if the key can't be read.
+    """
+    key = None if files.holder_key is None else PrivateKey.load(files.holder_key)
+    if files.file is None:
+        return None, key
+    document = load_document(files.file, "permit", PermitError)
+    permit, _ = read_permit(document)
+    if key is None or key.public != permit.holder_key:
+        other = "" if key is None else f" That key is {fingerprint(key.public)}."
+        raise PermitError(
+            f"This permit's plans must be signed by its holder's key {fingerprint(permit.holder_key)}.{other}",
+            fix="Give permit.holder_key=FILE, the private key of the permit's holder.",
+        )
+    return cast(Mapping[str, JsonValue], document), key
 
 
 def _own_site_files(config: ExperimentConfig) -> dict[str, Path]:

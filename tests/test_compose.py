@@ -12,7 +12,7 @@ from eucaim_fl.compose import compose, resolve, sweep
 from eucaim_fl.errors import KeyFileError, PermitError, RecipeError, SiteFileError
 from eucaim_fl.federation.home import Settings, create
 from eucaim_fl.permits import Permit, issue
-from eucaim_fl.signing import PrivateKey, new_node_key, verify
+from eucaim_fl.signing import PrivateKey, fingerprint, new_node_key, verify
 
 NOW = datetime.now(UTC)
 
@@ -152,6 +152,19 @@ class TestPermits:
         for path, said in (("none.pem", "can't be read"), ("node.pem", "holds no Ed25519 key")):
             with pytest.raises(KeyFileError, match=said):
                 resolve(recipe([site], permit={**files, "holder_key": tmp_path / path}))
+
+    def test_nor_one_whose_plans_nobody_signs(self, hospital, recipe, files):
+        shown = fingerprint(PrivateKey.load(files["holder_key"]).public)
+        with pytest.raises(PermitError, match=rf"must be signed by its holder's key {shown}\.") as told:
+            resolve(recipe([hospital("a")], permit={"file": files["file"]}))
+        assert "That key" not in told.value.message
+        assert "permit.holder_key=FILE" in told.value.fix
+
+    def test_nor_one_with_a_key_that_is_not_its_holders(self, hospital, recipe, files, tmp_path):
+        other = PrivateKey.create()
+        other.save(tmp_path / "other.pem")
+        with pytest.raises(PermitError, match=rf"That key is {fingerprint(other.public)}\."):
+            resolve(recipe([hospital("a")], permit={**files, "holder_key": tmp_path / "other.pem"}))
 
 
 class TestHospitals:

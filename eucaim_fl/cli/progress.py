@@ -52,7 +52,8 @@ class LineListener(Listener):
         self._say(text)
 
     def waiting_for_quorum(self, number: int, have: int, need: int) -> None:
-        self._say(f"round {number}: {have} of the {need} sites needed; asking the others again")
+        whom = "others" if have else "sites"
+        self._say(f"round {number}: {have} of the {need} sites needed; asking the {whom} again")
 
     def round_done(self, record: RoundRecord) -> None:
         name = f"round {record.round}/{self._rounds}" if record.round <= self._rounds else "final evaluation"

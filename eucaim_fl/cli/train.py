@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from eucaim_fl.config import ExperimentConfig
-from eucaim_fl.errors import RecipeError
+from eucaim_fl.config import ExperimentConfig, FederationConfig
+from eucaim_fl.errors import InterruptedRunError, LinkError, RecipeError
 
 if TYPE_CHECKING:
     from eucaim_fl.compose import Recipe
     from eucaim_fl.tracking.sidecar import TrackingOutcome
 
 __all__ = ["command", "run_quietly", "train_recipe"]
+
+_LOOK_S = 1.0
 
 
 @click.command(
@@ -125,7 +130,45 @@ def _execute(
 
     listener = listener_for(console)
     try:
+        if config.federation.engine == "superlink" and not (folder / "result.json").exists():
+            _await_superlink(folder, config.federation, listener.line)
         return execute(folder, config, site_files, listener)
     finally:
         if isinstance(listener, BarListener):
             listener.close()
+
+
+def _await_superlink(folder: Path, federation: FederationConfig, tell: Callable[[str], None]) -> None:
+    """Say at once that a federation's SuperLink does not answer, and wait for it for `link_wait_s` at most.
+
+    Raises LinkError if it does not come, InterruptedRunError after Ctrl-C; the run can be resumed.
+    """
+    from eucaim_fl.federation.home import FederationHome
+
+    home = FederationHome(Path(str(federation.home)))
+    resume = f"eucaim-fl train resume={folder.name}"
+    status = f"eucaim-fl federation status {home.name}"
+    until = time.monotonic() + federation.link_wait_s
+    told = False
+    try:
+        while not _listens(home.runtime_address):
+            if not told:
+                tell(f"The SuperLink of {home.name} does not answer; see {status}")
+            told = True
+            if time.monotonic() >= until:
+                raise LinkError(
+                    f"The SuperLink of {home.name} has not answered for {federation.link_wait_s:g} s.",
+                    fix=f"See {status}; then: {resume}",
+                )
+            time.sleep(min(_LOOK_S, max(0.0, until - time.monotonic())))
+    except KeyboardInterrupt:
+        raise InterruptedRunError("The run was stopped.", fix=f"Go on with: {resume}") from None
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), _LOOK_S):
+            return True
+    except OSError:
+        return False
