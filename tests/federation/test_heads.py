@@ -73,6 +73,8 @@ class TestAccepting:
         assert str(tmp_path) not in str(caught.value)
         with pytest.raises(JournalError, match="can't be read"):
             read_heads(tmp_path / "heads", "a")
+        with pytest.raises(JournalError, match="can't be read"):
+            Heads(tmp_path / "heads").last("a")
 
     def test_a_full_disk_leaves_the_head_as_it_was(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         heads = Heads(tmp_path)

@@ -828,6 +828,17 @@ class TestWhatLeaves:
         with pytest.raises(AuditError, match="disk is full"):
             border.withheld(task.seal, CohortError("No."), ("no",), (REPLY_DIGEST, 99))
 
+    def test_where_copies_are_asked_for_nothing_leaves_without_one(self, at: Home, tmp_path: Path) -> None:
+        kept = tmp_path / "sent"
+        border = Border(at.home, lambda: NOON, kept)
+        border.released(admitted(at, border), at.answer(), REPLY_DIGEST, 1234)
+        assert [path.name for path in kept.iterdir()] == [REPLY_DIGEST]
+        (tmp_path / "file").write_text("")
+        strict = Border(at.home, lambda: NOON, tmp_path / "file")
+        with pytest.raises(JournalError, match="can't be kept"):
+            strict.released(admitted(at, strict, nonce="7" * 32), at.answer(), REPLY_DIGEST, 1234)
+        assert len(list(border.audit.records(kind="sent"))) == 1
+
     def test_an_answer_that_leaves_once_more_is_recorded_once_more(self, at: Home, border: Border) -> None:
         task = admitted(at, border)
         border.released(task, at.answer(), REPLY_DIGEST, 1234)
