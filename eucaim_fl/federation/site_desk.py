@@ -92,9 +92,10 @@ class _Waiting:
 
 
 def _size(packed: RecordDict) -> int:
-    """Bytes of a packed message: its arrays and its texts."""
+    """Bytes of a packed message: its arrays and its texts, without the seal, which comes after the count."""
     arrays = sum(len(a.data) for record in packed.array_records.values() for a in record.values())
-    return arrays + sum(len(str(v)) for record in packed.config_records.values() for v in record.values())
+    texts = [record for name, record in packed.config_records.items() if name != "seal"]
+    return arrays + sum(len(str(value)) for record in texts for value in record.values())
 
 
 def _same_question(one: InstructionSeal, other: InstructionSeal) -> bool:
