@@ -49,7 +49,7 @@ POLICY: Mapping[str, Any] = {
     "pictures": True,
     "score_histograms": True,
     "rounds": 1000,
-    "plans": {"day": 100_000, "total": 100_000},
+    "plans": {"day": 100_000, "total": 100_000, "repeats": 100_000},
     "hours": "any",
     "work": {"minutes": 240},
     "sent_mb": {"message": 1000, "plan": 100_000, "day": 100_000},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,6 @@ from eucaim_fl.errors import (
     GateError,
     PlanError,
     PolicyError,
-    PolicyRefusalError,
     RecipeError,
     SealError,
     SiteFileError,
@@ -51,8 +50,6 @@ _log = logging.getLogger("eucaim_fl.site")
 _MOST_PLANS = 1000
 _SMALL_BYTES = 2**20
 _IGNORED_EVERY_S = 60.0
-_MOST_TIMES = {"hello": 500, "round": 20, "final": 20}
-"""How often a question of a plan is answered: resumed runs ask again, and nobody else should."""
 
 
 @dataclass(frozen=True)
@@ -170,14 +167,13 @@ class Border:
         _check_network(plan)
         _check_round(plan, seal)
         self.site, loaded = self.read_files()
-        situation = self._situation(plan, holder_signature, now)
+        times = 0 if seal.kind == "hello" else self.audit.times_asked(seal.plan, seal.kind, seal.round)
+        situation = replace(self._situation(plan, holder_signature, now), times_asked=times)
         decision = decide(plan, loaded, situation)
         if not decision.refused:
             self._keep(plan)
         self._record_decision(seal, plan, loaded, decision)
         decision.raise_if_not_allowed()
-        if self.audit.times_asked(seal.plan, seal.kind, seal.round) > _MOST_TIMES[seal.kind]:
-            raise PolicyRefusalError("This site has answered this question of the plan as often as it does.")
         return Task(seal, plan, loaded, situation)
 
     def _situation(self, plan: FederationPlan, holder_signature: str, now: datetime) -> Situation:

@@ -122,10 +122,14 @@ class MetricsPolicy(Config):
 
 
 class PlansPolicy(Config):
-    """Largest number of different plans that are worked for: on a day (UTC), and in all."""
+    """Largest number of different plans that are worked for: on a day (UTC), and in all.
+
+    repeats: how often one round of a plan is answered; a run that is resumed or done again asks again.
+    """
 
     day: PositiveInt | None = None
     total: PositiveInt | None = None
+    repeats: PositiveInt = 20
 
 
 class WorkPolicy(Config):

@@ -40,6 +40,7 @@ RUN_TIME: Mapping[str, str] = {
     "patients.metric": "how many patients are behind each figure",
     "plans.day": "how many plans were worked for on that day by then",
     "plans.total": "how many plans were worked for by then",
+    "plans.repeats": "how often each round was answered by then",
     "hours": "what time it is then",
     "work.minutes": "how long each instruction takes",
     "sent_mb.message": "how long each message is",
@@ -58,8 +59,8 @@ class Situation:
     `permits.sign_plan`). permit_plans: SHA-256 of the plans that the permit allowed here before. rounds_done: of this
     plan; one of them may be asked again, since a reply can be lost, and its bytes count again. bytes_sent: for this
     plan. bytes_sent_today: for all plans since midnight UTC. plans_today, plans_ever: SHA-256 of the plans that were
-    allowed since midnight UTC, and ever; this one does not count twice. approval: what a person here said of this plan.
-    preview: before the plan is asked; the holder's signature and the number of the permit's plans are left open.
+    allowed since midnight UTC, and ever; this one does not count twice. times_asked: this round, before. approval: what
+    a person here said of this plan. preview: before it is asked; holder's signature and permit's plans are left open.
     """
 
     site: str
@@ -71,6 +72,7 @@ class Situation:
     bytes_sent_today: int = 0
     plans_today: frozenset[str] = frozenset()
     plans_ever: frozenset[str] = frozenset()
+    times_asked: int = 0
     approval: Literal["approved", "refused"] | None = None
     preview: bool = False
 
@@ -307,6 +309,10 @@ def _plans_in_all(plan: FederationPlan, policy: Policy, situation: Situation) ->
     )
 
 
+def _repeats(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
+    return _found(situation.times_asked < policy.plans.repeats, f"asked before: {situation.times_asked} times")
+
+
 def _hours(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
     asks = f"it is {situation.now.astimezone(UTC):%a %H:%M} (UTC)"
     if policy.hours == "any":
@@ -382,6 +388,7 @@ _CHECKS: dict[str, _Check] = {
     "rounds": _rounds,
     "plans.day": _plans_of_the_day,
     "plans.total": _plans_in_all,
+    "plans.repeats": _repeats,
     "hours": _hours,
     "work.minutes": _work,
     "sent_mb.message": _message_bytes,

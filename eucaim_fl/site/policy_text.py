@@ -45,6 +45,7 @@ def describe(policy: Policy) -> dict[str, str]:
         "rounds": _said(policy.rounds, "a plan has at most {} rounds"),
         "plans.day": _said(policy.plans.day, "at most {} different plans are worked for on a day (UTC)"),
         "plans.total": _said(policy.plans.total, "at most {} different plans are ever worked for"),
+        "plans.repeats": f"one round of a plan is answered at most {policy.plans.repeats} times",
         "hours": _hours(policy),
         "work.minutes": _said(policy.work.minutes, "work on one instruction stops after {:g} minutes"),
         "sent_mb.message": _said(sent.message, "a message has at most {:g} million bytes"),

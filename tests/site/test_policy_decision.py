@@ -104,8 +104,9 @@ class TestDenyByDefault:
         silent = LoadedPolicy(Policy(schema="eucaim-fl-policy/1"), "", {})
         assert not bounds(silent.policy, ReleaseConfig()).metrics
         allowed = {c.key for c in decide(plan, silent, situation()).clauses if c.verdict == "allows"}
-        # pictures and histograms stay here, and a segmentation asks for no column: there is nothing to refuse
-        assert allowed == {"pictures", "score_histograms", "targets"}
+        # pictures and histograms stay here, and a segmentation asks for no column: there is nothing to refuse; a limit
+        # of repeats that is not stated is a low one
+        assert allowed == {"pictures", "score_histograms", "targets", "plans.repeats"}
 
 
 class TestEachLine:
