@@ -168,7 +168,7 @@ def faults(attacked, hand, run) -> dict[str, Any]:
         for path in labels:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         said["damaged labels"] = ask()
-    said["a label that nobody has"] = ask(task={"labels": ["befundxk"]})
+    said["a label that nobody has"] = ask(task={"labels": ["spleen"]})
     table = cohort / "clinical_mandatory_view.csv"
     with changed(table):
         table.write_text("patient_id\nMRN773199KQ\n\0\xff")

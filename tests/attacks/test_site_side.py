@@ -95,6 +95,7 @@ class TestABundleOfCode:
         marker = tmp_path / "marker"
         attacker = Attacker(hand, marker, monkeypatch).run
         before, told = _snapshot(attacked, "a"), attacked.told("a").count("ERROR EFL30")
+        asked = attacked.told("federation").count("get-fab")
         mine, hand.grid._line.flower = hand.grid._line.flower, attacker
         try:
             text = attacked.plan().canonical_json()
@@ -115,7 +116,7 @@ class TestABundleOfCode:
         assert not marker.exists()
         assert _snapshot(attacked, "a") == before
         assert not list(attacked.home("a").folder.rglob("*.fab"))
-        assert "get-fab" not in attacked.told("federation")
+        assert attacked.told("federation").count("get-fab") == asked
         attacker.close(completed=False)
 
     def test_the_same_bundle_writes_its_file_where_it_is_run(self, tmp_path):
@@ -184,37 +185,44 @@ class TestInstructionsThatTheCoordinatorDidNotGive:
 
 
 class TestReplayedInstructions:
-    def test_the_last_one_is_answered_again_with_the_same_bytes(self, attacked, hand, greeted):
+    def test_the_last_one_is_answered_again_with_the_same_bytes_a_few_times_and_never_worked_on(
+        self, attacked, hand, greeted
+    ):
         text = attacked.plan(seed=7).canonical_json()
-        packed = hand.seal("a", text, hand.instruction(text))
-        before = AuditReader(attacked.home("a").audit_folder).head().count
-        answers = [hand.answer("a", hand.push("a", packed)) for _ in range(5)]
-        assert {said.code for said in answers} == {""}
-        assert len({str(dict(said.packed["seal"])) for said in answers}) == 1
-        assert AuditReader(attacked.home("a").audit_folder).head().count == before + 2
+        packed, log = hand.seal("a", text, hand.instruction(text)), AuditReader(attacked.home("a").audit_folder)
+        before = log.head().count
+        first = hand.answer("a", hand.push("a", packed))
+        answers = [hand.answer("a", number) for number in [hand.push("a", packed) for _ in range(6)]]
+        assert [said.code for said in answers] == [""] * 5 + ["EFL304"]
+        assert {str(dict(said.packed["seal"])) for said in answers[:5]} == {str(dict(first.packed["seal"]))}
+        assert [record.kind for record in list(log.records())[before:]].count("decision") == 1
 
-    def test_an_older_one_is_answered_three_times_at_most(self, attacked, hand, greeted):
-        plan = attacked.plan(seed=7)
-        text = plan.canonical_json()
-        packed, codes = hand.seal("a", text, hand.instruction(text)), []
+    def test_an_older_one_is_taken_three_times_at_most(self, attacked, hand, greeted):
+        """Of a plan that the policy refuses, which costs nobody any work; something else is asked in between."""
+        old, other = (attacked.plan(rounds=number).canonical_json() for number in (2000, 3000))
+        packed = hand.seal("a", old, hand.instruction(old))
+        sent = []
         for _ in range(4):
-            said = hand.answer("a", hand.push("a", packed))
-            codes.append(said.code)
-            hand.ask("a", plan)
-        assert codes == ["", "", "", "EFL306"]
-        assert "played back" in said.reason
+            sent.append(hand.push("a", packed))
+            hand.push("a", hand.seal("a", other, hand.instruction(other)))
+        answers = [hand.answer("a", number) for number in sent]
+        assert [said.code for said in answers] == ["EFL310"] * 3 + ["EFL306"]
+        assert "played back" in answers[3].reason
 
-    @pytest.mark.parametrize(("age_s", "words"), [(25 * 3600, "older than a day"), (-2 * 3600, "from the future")])
-    def test_one_of_another_day_is_refused(self, attacked, hand, greeted, age_s, words):
-        said = hand.ask("a", attacked.plan(), issued_at=int(time.time()) - age_s)
-        assert said.code == "EFL306"
-        assert words in said.reason
-
-    def test_one_for_another_site_is_not_even_answered(self, attacked, hand, greeted):
-        text = attacked.plan().canonical_json()
-        sent = hand.push("a", hand.seal("b", text, hand.instruction(text)))
+    def test_one_of_another_day_is_refused_and_one_for_another_site_not_even_answered(self, attacked, hand, greeted):
+        text, now = attacked.plan().canonical_json(), int(time.time())
+        made = [
+            hand.seal("a", text, hand.instruction(text), issued_at=now - 25 * 3600),
+            hand.seal("a", text, hand.instruction(text), issued_at=now + 2 * 3600),
+            hand.seal("b", text, hand.instruction(text)),
+        ]
+        sent = [hand.push("a", packed) for packed in made]
+        old, early = (hand.answer("a", number) for number in sent[:2])
+        assert (old.code, early.code) == ("EFL306", "EFL306")
+        assert "older than a day" in old.reason
+        assert "from the future" in early.reason
         assert hand.ask("a", attacked.plan()).code == ""
-        assert hand.answer("a", sent, 0.0) is None
+        assert hand.answer("a", sent[2], 0.0) is None
 
 
 # --- what the coordinator itself could try ------------------------------------------------------------------------
@@ -289,9 +297,10 @@ def answers(attacked, hand, greeted):
     texts["white space"] = json.dumps(json.loads(plan.canonical_json()), indent=1, sort_keys=True)
     before = _snapshot(attacked, "a")
     plans = set(attacked.home("a").plans_folder.iterdir())
-    found, names = {}, list(texts)
-    for four in (names[i : i + 4] for i in range(0, len(names), 4)):  # a site lets no more than that wait
-        sent = {what: hand.push("a", hand.seal("a", texts[what], hand.instruction(texts[what]))) for what in four}
+    found = {}
+    slow = {"an unknown network", "a huge network"}  # the process that has torch knows best; a site lets few wait
+    for group in (set(texts) - slow, slow):
+        sent = {what: hand.push("a", hand.seal("a", texts[what], hand.instruction(texts[what]))) for what in group}
         found |= {what: hand.answer("a", number) for what, number in sent.items()}
     assert _snapshot(attacked, "a") == before
     new = set(attacked.home("a").plans_folder.iterdir()) - plans
@@ -327,32 +336,39 @@ class TestPlansOfAHostileCoordinator:
 class TestQuestionsOfAHostileCoordinator:
     """A plan that is allowed, with something wrong beside it."""
 
-    def test_another_round_than_was_sealed(self, attacked, hand, greeted):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def odd(cls, attacked, hand, greeted, weights):
+        """What the site says to questions that contradict their seal, or themselves; all of them at once."""
         text = attacked.plan().canonical_json()
-        packed = hand.seal("a", text, hand.instruction(text, 3), kind="round", round=1)
-        said = hand.answer("a", hand.push("a", packed, "round"))
-        assert said.code == "EFL306"
-
-    def test_another_kind_than_was_sealed(self, attacked, hand, greeted):
-        text = attacked.plan().canonical_json()
-        packed = hand.seal("a", text, hand.instruction(text, 1), kind="round", round=1)
-        said = hand.answer("a", hand.push("a", packed, "hello"))
-        assert said.code == "EFL306"
-
-    @pytest.mark.parametrize("number", [-1, 2**63 - 1, 10_002])
-    def test_a_round_that_no_plan_has(self, attacked, hand, greeted, number):
-        text = attacked.plan().canonical_json()
-        packed = hand.seal("a", text, hand.instruction(text, number), kind="round", round=max(number, 0))
-        assert hand.answer("a", hand.push("a", packed, "round")).code in ("EFL102", "EFL306")
-
-    def test_weights_that_claim_ten_gigabytes(self, attacked, hand, greeted, weights):
-        text = attacked.plan().canonical_json()
-        packed = hand.instruction(text, 1, weights)
-        index = json.loads(packed["parcel-index"]["json"])
+        huge = hand.instruction(text, 1, weights)
+        index = json.loads(huge["parcel-index"]["json"])
         index[0][3], index[0][5] = [25 * 10**8], 10**10
-        packed["parcel-index"] = ConfigRecord({"json": json.dumps(index)})
-        said = hand.answer("a", hand.push("a", hand.seal("a", text, packed, kind="round", round=1), "round"))
-        assert said.code == "EFL102"
+        huge["parcel-index"] = ConfigRecord({"json": json.dumps(index)})
+        made = {
+            "another round": ("round", hand.seal("a", text, hand.instruction(text, 3), kind="round", round=1)),
+            "another kind": ("hello", hand.seal("a", text, hand.instruction(text, 1), kind="round", round=1)),
+            "ten gigabytes": ("round", hand.seal("a", text, huge, kind="round", round=1)),
+        }
+        for number in (-1, 10_002, 2**63 - 1):
+            packed = hand.instruction(text, number)
+            made[f"round {number}"] = ("round", hand.seal("a", text, packed, kind="round", round=max(number, 0)))
+        sent = {what: hand.push("a", packed, kind) for what, (kind, packed) in made.items()}
+        return {what: hand.answer("a", number) for what, number in sent.items()}
+
+    @pytest.mark.parametrize(
+        ("what", "codes"),
+        [
+            ("another round", {"EFL306"}),
+            ("another kind", {"EFL306"}),
+            ("ten gigabytes", {"EFL102"}),
+            ("round -1", {"EFL102", "EFL306"}),
+            ("round 10002", {"EFL102"}),
+            (f"round {2**63 - 1}", {"EFL102"}),
+        ],
+    )
+    def test_one_that_contradicts_its_seal_or_itself_is_refused(self, odd, what, codes):
+        assert odd[what].code in codes
 
     @pytest.mark.parametrize(
         ("what", "code"),
