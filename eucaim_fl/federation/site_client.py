@@ -118,7 +118,7 @@ class SiteClient:
     def _serve(self, desk: Desk) -> None:
         pause = _FIRST_PAUSE_S
         while not self._stopping.is_set():
-            began = time.monotonic()
+            began, ends = time.monotonic(), False
             try:
                 self._session(self._connect(), desk)
             except (NotAdmittedError, LinkError) as problem:
@@ -128,11 +128,11 @@ class SiteClient:
                 self._status.say(state, problem)
                 _log.warning("%s %s (%s); trying again", problem.message, problem.fix, problem.local_detail)
             except EucaimError:
-                self._stopping.set()  # this client ends: with a goodbye the next one need not wait for a minute
+                ends = True  # with a goodbye the next client of this home need not wait for a minute
                 raise
             finally:
                 if self._fleet is not None:
-                    self._fleet.close(say_goodbye=self._stopping.is_set())
+                    self._fleet.close(say_goodbye=ends or self._stopping.is_set())
                 self._fleet = None
             pause = _FIRST_PAUSE_S if time.monotonic() - began > 2 * _LONGEST_PAUSE_S else pause
             self._rest(pause, desk)
