@@ -118,18 +118,23 @@ class Attacked(Rehearsal):
             "--listen", f"127.0.0.1:{self.port}", "--superlink-port", str(self.superlink_port),
         )  # fmt: skip
         for site in self.sites:
-            self.enrol(site)
+            self._admit(site)
+            self.write_files(site, STRICT)
         self.write_files("b", {**STRICT, "asking": {"permits": "required", "bodies": {"hdab": self.body.key.public}}})
         self.tap = Tap(self.tap_port, self.port, self.federation)
+
+    def _admit(self, name: str) -> None:
+        """Invite a site, make its home and admit it, as the commands do."""
+        document = admission.invite(self.federation, name, datetime.now(UTC), patients=1000)
+        cohort = CohortChoice(self.folder / "nothing", "nifti_csv")
+        asked = make_home(self.home(name).folder, read_invitation(document, None), document, cohort)
+        site = admission.requested(self.federation, json.loads(asked.read_bytes()), datetime.now(UTC))
+        admission.admit(self.federation, site)
 
     def admit_hostile(self, *names: str) -> None:
         """Admit sites whose clients will be played by tests; their keys are real."""
         for name in names:
-            document = admission.invite(self.federation, name, datetime.now(UTC), patients=1000)
-            cohort = CohortChoice(self.folder / "nothing", "nifti_csv")
-            asked = make_home(self.home(name).folder, read_invitation(document, None), document, cohort)
-            site = admission.requested(self.federation, json.loads(asked.read_bytes()), datetime.now(UTC))
-            admission.admit(self.federation, site)
+            self._admit(name)
             self.hostile.append(name)
 
     def home(self, site: str) -> SiteHome:

@@ -33,7 +33,6 @@ from eucaim_fl.federation.site_desk import Desk
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.seals import InstructionSeal, ReplySeal, new_nonce, read_reply_seal, sealed
 from eucaim_fl.signing import PrivateKey
-from eucaim_fl.site import border
 from eucaim_fl.site.audit import AuditLog
 from tests.federation.deployed import Deployed, one_site, wait_for
 
@@ -480,16 +479,18 @@ class TestStopped:
         wait_for(lambda: len(site.worker.asked) == 2, 10)
         assert site.worker.asked[1].metadata.ttl == 7.0
 
-    def test_a_question_that_came_too_often_is_refused_by_name(self, site, plan, monkeypatch):
-        monkeypatch.setattr(border, "_MOST_TIMES", {"hello": 1, "round": 1, "final": 1})
+    def test_a_question_that_came_too_often_is_refused_by_the_policy_s_key(self, site, plan):
+        text = site.home.policy_file.read_text()
+        assert "repeats: 100000" in text
+        site.home.policy_file.write_text(text.replace("repeats: 100000", "repeats: 1"))
         site.start()
-        site.ask(plan)
+        site.ask(plan, "final", plan.rounds + 1)
         wait_for(lambda: site.worker.asked, 10)
-        site.worker.finish(site.report(plan))
+        site.worker.finish(site.report(plan, "final", plan.rounds + 1))
         site.line.answered(1)
-        site.ask(plan)
+        site.ask(plan, "final", plan.rounds + 1)
         _, content = site.line.answered(2)
-        assert (content["refusal"]["code"], "as often as" in content["refusal"]["reason"]) == ("EFL310", True)
+        assert (content["refusal"]["code"], "plans.repeats" in content["refusal"]["reason"]) == ("EFL310", True)
 
     def test_a_round_that_the_plan_does_not_have_is_refused(self, site, plan):
         site.start()
