@@ -298,7 +298,9 @@ class TestRequests:
                 read_request(put(REQUEST, place, change))
 
     @pytest.mark.parametrize(
-        "node_key", [NODE_KEYS[0] + " me@host", NODE_KEYS[0] + "\n", NODE_KEYS[0].replace("BGSU", "BGSV"), SITE.public]
+        "node_key",
+        [NODE_KEYS[0] + " me@host", NODE_KEYS[0] + "\n", NODE_KEYS[0].replace("BGSU", "BGSV"), SITE.public],
+        ids=["comment", "line-end", "other-kind", "signing-key"],
     )
     def test_the_node_key_is_one_on_its_curve_without_a_comment(self, node_key: str) -> None:
         with pytest.raises(ValidationError, match="node_key"):

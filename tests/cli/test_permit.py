@@ -211,7 +211,7 @@ class TestShow:
 
 
 class TestVerify:
-    @pytest.mark.parametrize("body", [ISSUER.public, f"hdab-es={ISSUER.public}"])
+    @pytest.mark.parametrize("body", [ISSUER.public, f"hdab-es={ISSUER.public}"], ids=["key", "named-key"])
     def test_nothing_speaks_against_a_good_one(self, permit: Path, body: str) -> None:
         done = run("verify", permit, "--body", body)
         assert (done.exit_code, done.output) == (0, "Nothing speaks against this permit.\n")
