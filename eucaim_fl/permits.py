@@ -42,6 +42,7 @@ __all__ = [
     "scope_problems",
     "sign_plan",
     "standing_problems",
+    "stated_names",
 ]
 
 PERMIT_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -160,6 +161,15 @@ def read_permit(document: object) -> tuple[Permit, str]:
             fix="Ask its issuer for another.",
         )
     return found.permit, found.key
+
+
+def stated_names(document: object) -> tuple[str, str]:
+    """A permit's id and holder by its own words, which nobody has verified; nothing if it is None or malformed."""
+    try:
+        permit = None if document is None else read_permit(document)[0]
+    except PermitError:
+        permit = None
+    return ("", "") if permit is None else (permit.id, permit.holder)
 
 
 def sign_plan(plan: FederationPlan, key: PrivateKey) -> str:

@@ -354,9 +354,12 @@ def write_private(path: Path, content: bytes) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as problem:
+        there = isinstance(problem, FileExistsError)
         raise KeyFileError(
             "A key file can't be made.",
-            fix="Keys are never replaced: move the old one away first, if that is what you want.",
+            fix="Keys are never replaced: move the old one away first, if that is what you want."
+            if there
+            else "Does its folder exist, and may you write there?",
             local_detail=f"{path}: {problem.strerror}",
         ) from None
     try:

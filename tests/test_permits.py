@@ -28,6 +28,7 @@ from eucaim_fl.permits import (
     scope_problems,
     sign_plan,
     standing_problems,
+    stated_names,
 )
 from eucaim_fl.plan import FederationPlan, make_plan, read_plan
 from eucaim_fl.signing import PrivateKey, canonical_json, fingerprint, sign_document
@@ -155,6 +156,15 @@ class TestPermit:
         madrid = timezone(timedelta(hours=2))
         permit = permit_of(valid_from=datetime(2026, 1, 1, 1, tzinfo=madrid))
         assert permit.model_dump(mode="json")["valid_from"] == "2025-12-31T23:00:00Z"
+
+
+class TestStatedNames:
+    def test_they_are_those_of_the_permit_whoever_signed_it(self) -> None:
+        assert stated_names(DOCUMENT) == (permit_of().id, permit_of().holder)
+
+    @pytest.mark.parametrize("document", [None, "permit", {**DOCUMENT, "signature": "A" * 86}])
+    def test_what_is_no_permit_states_nothing(self, document: object) -> None:
+        assert stated_names(document) == ("", "")
 
 
 class TestReadPermit:

@@ -33,9 +33,11 @@ __all__ = ["SiteClient"]
 _log = logging.getLogger("eucaim_fl.site")
 _POLL_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
+_WARN_AGAIN_S = 600.0
 _TELL_S = 5.0
 _MOST_TRIES = 3
 _SMALL_BYTES = 2**20
+_LARGEST_LOG_BYTES = 16 * 2**20
 _SESSION_LASTS = timedelta(seconds=75)
 """The coordinator counts a site as connected for a minute after it has fallen silent."""
 
@@ -55,6 +57,7 @@ class SiteClient:
         self._known_as: int | None = None
         self._resumes = False
         self._tries = 0
+        self._warned = ("", 0.0)
         invitation = self._border.invitation
         self._status = StatusFile(home.status_file, invitation.site, invitation.federation)
 
@@ -94,6 +97,9 @@ class SiteClient:
 
     def _start_worker(self) -> LocalGrid:
         warm_up()
+        with contextlib.suppress(OSError):  # a log that can't be moved is no reason not to work
+            if self._home.log_file.stat().st_size > _LARGEST_LOG_BYTES:
+                self._home.log_file.replace(self._home.log_file.with_suffix(".log.1"))
         return LocalGrid({self._border.invitation.site: self._home.site_file}, 1, log_file=self._home.log_file)
 
     def _keep_telling(self) -> None:
@@ -126,7 +132,7 @@ class SiteClient:
                     break
                 state = "not_admitted" if isinstance(problem, NotAdmittedError) else "disconnected"
                 self._status.say(state, problem)
-                _log.warning("%s %s (%s); trying again", problem.message, problem.fix, problem.local_detail)
+                self._warn(f"{problem.message} {problem.fix} ({problem.local_detail}); trying again")
             except EucaimError:
                 ends = True  # with a goodbye the next client of this home need not wait for a minute
                 raise
@@ -138,13 +144,20 @@ class SiteClient:
             self._rest(pause, desk)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
+    def _warn(self, text: str) -> None:
+        """Log what stands in the way: once, and every ten minutes for as long as it is the same."""
+        now = time.monotonic()
+        if text != self._warned[0] or now > self._warned[1] + _WARN_AGAIN_S:
+            self._warned = (text, now)
+            _log.warning("%s", text)
+
     def _connect(self) -> Fleet:
         """Open a session. Raises LinkError or NotAdmittedError."""
         invitation = self._border.invitation
         self._fleet = Fleet(
             invitation.address, invitation.ca_pem, self._home.node_key, self._known_as, resume=self._resumes
         )
-        self._known_as, self._resumes = self._fleet.node_id, True
+        self._known_as, self._resumes, self._warned = self._fleet.node_id, True, ("", 0.0)
         self._status.connected(self._fleet.node_id, self._fleet.certificate_until)
         _log.info("connected to federation %s as node %d", invitation.federation, self._fleet.node_id)
         return self._fleet

@@ -244,10 +244,9 @@ class _Supervisor:
         end = certificate_facts(self._home.server_file.read_bytes()).not_after
         now = datetime.now(UTC)
         if renewal_is_due(end, now):
-            self._say(
-                f"WARNING: the certificate ends in {days_left(end, now)} days; "
-                f"run: eucaim-fl federation renew {self._home.name}"
-            )
+            left = days_left(end, now)
+            when = f"ends in {left} days" if left >= 0 else "has ended: no site can connect"
+            self._say(f"WARNING: the certificate {when}; run: eucaim-fl federation renew {self._home.name}")
 
 
 def _plain(line: bytes) -> str:

@@ -7,12 +7,15 @@ fine as long as the records chain; it is never behind.
 
 Kinds and their bodies (all values are codes, numbers and hashes):
     started, stopped   version, policy_sha256, pid
-    decision           plan, name, kind, round, holder, permit, purpose, verdict (allow, wait, refuse), reasons,
-                       policy_sha256
-    approved, refused  plan, by (the login name of who decided)
+    decision           plan, name, kind, round, instruction, holder, permit, permit_unverified (the plan names one,
+                       but holder and permit are left empty since nobody vouches for them), purpose, verdict (allow,
+                       wait, refuse), reasons, policy_sha256
+    approved, refused  plan, by (the login name of who decided), stated_by (the name that person gave, if one)
     sent               plan, kind, round, digest, bytes, arrays, patients, metrics ({split: [names]}), update_norm,
-                       epsilon, instruction
-    withheld           plan, kind, round, code, reasons
+                       epsilon, instruction; or, when the same bytes leave once more: plan, kind, round, digest, bytes,
+                       instruction, again
+    withheld           plan, kind, round, instruction, code, digest, bytes, reasons
+    ignored            code, count (messages that the coordinator had not signed for this site; one record a minute)
     exported           count, format, digest, since, until
 """
 

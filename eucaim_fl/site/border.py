@@ -7,7 +7,7 @@ torch nor Flower; whoever carries messages hands them in as plain values.
 from __future__ import annotations
 
 import json
-import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from eucaim_fl.errors import (
     SiteFileError,
 )
 from eucaim_fl.models import check_input_size, check_model
-from eucaim_fl.permits import read_permit
+from eucaim_fl.permits import stated_names
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import ArraySpec
 from eucaim_fl.seals import InstructionSeal, Kind, ReplySeal, read_instruction_seal, sealed
@@ -46,10 +46,10 @@ from eucaim_fl.sitefile import SiteFile, load_site_file
 
 __all__ = ["Border", "Task"]
 
-_log = logging.getLogger("eucaim_fl.site")
 _MOST_PLANS = 1000
 _SMALL_BYTES = 2**20
 _IGNORED_EVERY_S = 60.0
+_SECOND_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,14 @@ class Border:
                 local_detail=str(self.home.site_file),
             )
         return site, load_policy(self.home.policy_file)
+
+    def _read_twice(self) -> tuple[SiteFile, LoadedPolicy]:
+        """As `read_files`; a file that an editor has half written gets a second look before work is given up."""
+        try:
+            return self.read_files()
+        except EucaimError:
+            time.sleep(_SECOND_LOOK_S)
+            return self.read_files()
 
     def started(self, pid: int) -> None:
         """Note that the client runs. Raises AuditError."""
@@ -179,7 +187,7 @@ class Border:
     def _situation(self, plan: FederationPlan, holder_signature: str, now: datetime) -> Situation:
         identity = plan.sha256()
         sent = self.audit.sent(identity)
-        permit, _ = _permit(plan)
+        permit, _ = stated_names(plan.permit)
         return Situation(
             site=self.site.name,
             now=now,
@@ -215,7 +223,7 @@ class Border:
         verdict = "allow" if decision.allowed else "refuse" if decision.refused else "wait"
         against = [*decision.refused, *decision.waiting]
         asking = [clause for clause in decision.clauses if clause.key == "asking"]
-        permit, holder = _permit(plan)
+        permit, holder = stated_names(plan.permit)
         verified = loaded.policy.asking.permits == "required" and all(clause.verdict == "allows" for clause in asking)
         self.audit.append(
             "decision",
@@ -249,7 +257,7 @@ class Border:
     def _stands(self, task: Task) -> tuple[tuple[str, ...], GateBounds | None]:
         """What speaks against a plan by now; if nothing does, what the gate lets out, by the same reading of files."""
         try:
-            self.site, loaded = self.read_files()
+            self.site, loaded = self._read_twice()
         except EucaimError:
             return ("the site's own files can't be used",), None
         situation = self._situation(task.plan, task.situation.holder_signature, self._now())
@@ -385,12 +393,3 @@ def _invitation(path: Path) -> Invitation:
     except (OSError, ValueError, RecursionError):
         raise SiteFileError("The federation's file can't be read.", local_detail=str(path)) from None
     return read_invitation(document, None)
-
-
-def _permit(plan: FederationPlan) -> tuple[str, str]:
-    """A permit's id and holder by its own words, which nobody has verified; nothing without a permit."""
-    try:
-        permit = None if plan.permit is None else read_permit(plan.permit)[0]
-    except EucaimError:
-        permit = None
-    return ("", "") if permit is None else (permit.id, permit.holder)

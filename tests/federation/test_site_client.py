@@ -610,6 +610,21 @@ class TestTheLineFails:
         wait_for(lambda: site.status["state"] == "connected", 10)
         assert site.status["admitted"]
 
+    def test_what_stands_in_the_way_is_logged_once_for_as_long_as_it_is_the_same(self, site, caplog):
+        def told() -> list[str]:
+            return [record.getMessage() for record in caplog.records if "trying again" in record.getMessage()]
+
+        site.line.problem = NotAdmittedError("Not let in.")
+        site.start()
+        time.sleep(0.5)  # several tries
+        assert len(told()) == 1
+        site.line.problem = LinkError("The line is dead.")
+        wait_for(lambda: len(told()) == 2, 10)
+        site.line.problem = None
+        wait_for(lambda: site.status["state"] == "connected", 10)
+        site.line.problem = LinkError("The line is dead.")
+        wait_for(lambda: len(told()) == 3, 10)
+
     def test_a_session_that_the_coordinator_forgot_is_opened_anew(self, site):
         site.start()
         wait_for(lambda: site.line.sessions, 10)[0].failed.set()
@@ -641,6 +656,20 @@ class TestTheLineFails:
         client = SiteClient(site.home)
         client._remember_session()
         assert (client._known_as, client._resumes) == (None, False)
+
+
+class TestTheWorkersLog:
+    @pytest.mark.parametrize(("size", "moved"), [(10, False), (2**24 + 1, True)])
+    def test_one_that_has_grown_large_is_put_aside_at_the_start(self, tmp_path, one_site, monkeypatch, size, moved):
+        home = one_site(tmp_path / "federation").home("a")
+        home.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with home.log_file.open("wb") as file:
+            file.truncate(size)
+        monkeypatch.setattr(site_client, "warm_up", lambda: None)
+        monkeypatch.setattr(site_client, "LocalGrid", lambda *_, **__: None)
+        SiteClient(home)._start_worker()
+        assert home.log_file.with_suffix(".log.1").exists() == moved
+        assert home.log_file.exists() != moved
 
 
 class TestItsEnd:

@@ -747,6 +747,14 @@ class TestTheGate:
         assert border.reasons_against(task, at.answer(), SPECS) == ()
         assert border.reasons_against(task, at.answer(), SPECS) == ("the site's own files can't be used",)
 
+    def test_a_policy_that_is_half_written_gets_a_second_look(
+        self, at: Home, border: Border, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task, whole = admitted(at, border), at.home.policy_file.read_text()
+        at.home.policy_file.write_text(whole[: len(whole) // 2] + "\n: [")
+        monkeypatch.setattr("time.sleep", lambda _: at.home.policy_file.write_text(whole))
+        assert border.objections(task) == ()
+
     def test_work_that_was_begun_in_time_may_end_after_hours(self, at: Home, border: Border) -> None:
         at.policy(hours=[{"days": ["mon"], "start": "08:00", "end": "12:30", "zone": "UTC"}])
         task = admitted(at, border)
