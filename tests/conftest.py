@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -12,6 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from eucaim_fl.cohorts.cache import Entry
@@ -21,6 +23,11 @@ from eucaim_fl.config import ExperimentConfig, TaskConfig
 from eucaim_fl.plan import FederationPlan, make_plan
 
 SIZE = (16, 16, 4)
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+settings.register_profile("eucaim_fl", deadline=None)  # how long an example takes says nothing on a busy machine
+settings.load_profile("eucaim_fl")
 
 
 def write_hospital(root: Path, name: str, patients: int = 12, seed: int = 0, **release: Any) -> Path:

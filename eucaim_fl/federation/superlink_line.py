@@ -75,6 +75,7 @@ class SuperlinkLine:
                 raise LinkError(
                     f"The SuperLink has not answered for {self._patience:g} s.",
                     fix="See `eucaim-fl federation status`; then resume the run.",
+                    local_detail=detail,
                 )
             time.sleep(_PAUSE_S)
 

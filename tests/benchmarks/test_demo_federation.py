@@ -132,6 +132,16 @@ def read_until(process: subprocess.Popen[str], text: str) -> None:
     pytest.fail(f"it ended without a line with {text!r}")
 
 
+def ended(process: subprocess.Popen[str], number: signal.Signals, folder: Path) -> None:
+    """Send a signal to a demo in the middle of its work: it ends, and leaves no process."""
+    assert len(processes_of(folder)) >= 5
+    process.send_signal(number)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "no process is left" in told
+    assert processes_of(folder) == []
+
+
 @pytest.mark.federated
 class TestScript:
     def test_it_trains_shows_what_left_and_gives_the_weights_of_a_run_without_servers(
@@ -149,19 +159,11 @@ class TestScript:
         assert str(folder / "homes") not in told  # as a person would type it there
         assert processes_of(folder) == []
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-    def test_stopped_in_the_middle_it_leaves_no_process(
-        self, tmp_path: Path, data: Path, number: signal.Signals
-    ) -> None:
+    def test_stopped_while_it_starts_it_leaves_no_process(self, tmp_path: Path, data: Path) -> None:
         folder = tmp_path / "demo"
-        process = start(folder, data, "--rounds", "50")
-        read_until(process, "site start --home homes/c" if number == signal.SIGTERM else "rounds over 3 sites")
-        assert len(processes_of(folder)) >= 5
-        process.send_signal(number)
-        told, _ = process.communicate(timeout=60)
-        assert process.returncode == 130, told
-        assert "no process is left" in told
-        assert processes_of(folder) == []
+        process = start(folder, data)
+        read_until(process, "site start --home homes/c")
+        ended(process, signal.SIGTERM, folder)
 
     def test_after_a_failure_it_leaves_no_process(self, tmp_path: Path, data: Path) -> None:
         folder = tmp_path / "demo"
@@ -171,7 +173,9 @@ class TestScript:
         assert "EFL" in told
         assert processes_of(folder) == []
 
-    def test_what_a_killed_demo_left_behind_is_ended_by_the_next_one(self, tmp_path: Path, data: Path) -> None:
+    def test_one_that_was_killed_is_ended_by_the_next_which_ends_itself_on_ctrl_c(
+        self, tmp_path: Path, data: Path
+    ) -> None:
         folder = tmp_path / "demo"
         process = start(folder, data)
         read_until(process, "SuperLink: answers")
@@ -181,7 +185,7 @@ class TestScript:
         while len(processes_of(folder)) < 4 and time.monotonic() < deadline:
             time.sleep(0.1)
         assert len(processes_of(folder)) >= 4
-        again = start(folder, data, "--rounds", "0")
-        told, _ = again.communicate(timeout=200)
-        assert "Ending what an earlier demo left behind" in told
-        assert processes_of(folder) == []
+        again = start(folder, data, "--rounds", "50")
+        read_until(again, "Ending what an earlier demo left behind")
+        read_until(again, "rounds over 3 sites")
+        ended(again, signal.SIGINT, folder)

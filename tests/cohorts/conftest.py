@@ -138,7 +138,14 @@ def make_plan(task: dict[str, Any] | None = None, **data: Any) -> FederationPlan
             "training": {"local_steps": 1},
             "method": {},
             "privacy": {},
-            "participation": {"quorum": 1, "round_deadline_s": 1.0, "quorum_wait_s": 0.0},
+            "purpose": "scientific_research",
+            "permit": None,
+            "participation": {
+                "quorum": 1,
+                "round_deadline_s": 1.0,
+                "quorum_wait_s": 0.0,
+                "largest_norm_ratio": 5.0,
+            },
         }
     )
 

@@ -143,7 +143,7 @@ class TestMapIsolated:
 class TestHostileItems:
     def test_each_costs_itself_alone_and_says_why(self) -> None:
         bad = {
-            "sleeps": "A file took longer than 1 s to read.",
+            "sleeps": "A file took longer than 3 s to read.",
             "segfault": "Reading a file crashed its process.",
             "memory": "Reading a file needed more memory than allowed.",
             "memory in pieces": "Reading a file needed more memory than allowed.",
@@ -154,7 +154,7 @@ class TestHostileItems:
             "endless": "A file could not be read.",
         }
         items = [item for name in bad for item in (f"good {name}", name)]
-        found = dict(zip(items, results(items, workers=2, seconds=1.0, memory_bytes=400_000_000), strict=True))
+        found = dict(zip(items, results(items, workers=2, seconds=3.0, memory_bytes=400_000_000), strict=True))
         for name, reason in bad.items():
             assert found[f"good {name}"] == Result(f"good {name}")
             assert (found[name].code, found[name].reason, found[name].value) == ("EFL204", reason, None)
