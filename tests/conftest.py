@@ -148,8 +148,30 @@ def prepared_case(tmp_path: Path) -> Callable[..., PreparedCase]:
     return make
 
 
+_TOGETHER = {"attacked": "attacks", "deployed": "deployed"}
+"""Fixtures of a whole federation: all tests that use one run in one process, so that it is set up once."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that asks for real data is no unit test."""
+    """A test that asks for real data is no unit test.
+
+    The tests of a file run in one process, in order; those of a federation as well, and what starts processes goes
+    first, so that the workers end together.
+    """
+    together: dict[Path, str] = {}
+    heavy: set[str] = set()
     for item in items:
-        if {"shared_data", "conformance"} & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if {"shared_data", "conformance"} & fixtures:
             item.add_marker("realdata")
+        shared = [group for fixture, group in _TOGETHER.items() if fixture in fixtures]
+        if shared:
+            together[item.path] = shared[0]
+    groups = {item: together.get(item.path, item.path.relative_to(Path(__file__).parent).as_posix()) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+        if item.get_closest_marker("federated"):
+            heavy.add(group)
+    first = [*sorted(_TOGETHER.values()), *sorted(heavy - set(_TOGETHER.values()))]
+    rank = {group: number for number, group in enumerate(first)}
+    items.sort(key=lambda item: rank.get(groups[item], len(rank)))

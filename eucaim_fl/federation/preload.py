@@ -1,8 +1,8 @@
 """Imported once into the server that workers are forked from, so that every worker has it when it starts.
 
-MONAI imports MLflow for a handler that nobody here uses, a second of every start; sites never track, so it is hidden
-meanwhile (the tracking process imports it by itself). What PyTorch would load at the first optimizer step, in every
-worker for itself, is loaded here.
+MONAI imports MLflow for a handler, pandas for tables and Matplotlib for pictures, none of which a worker uses: two
+seconds of every start. They are hidden meanwhile; who needs one later imports it as ever. What PyTorch would load at
+the first optimizer step, in every worker for itself, is loaded here.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import sys
 
 __all__: list[str] = []
 
-_HIDDEN = "mlflow"
+_HIDDEN = ("mlflow", "matplotlib", "pandas")
 
 
 def _import_monai() -> None:
-    hide = _HIDDEN not in sys.modules
-    if hide:
-        sys.modules[_HIDDEN] = None  # type: ignore[assignment]  # Python's own way to say: not there
+    hidden = [name for name in _HIDDEN if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # Python's own way to say: not there
     try:
         importlib.import_module("monai.networks.nets")
     finally:
-        if hide:
-            del sys.modules[_HIDDEN]
+        for name in hidden:
+            del sys.modules[name]
 
 
 _import_monai()
