@@ -152,6 +152,7 @@ _TOGETHER = {"attacked": "attacks", "deployed": "deployed"}
 """Fixtures of a whole federation: all tests that use one run in one process, so that it is set up once."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that asks for real data is no unit test.
 
