@@ -26,10 +26,10 @@ demo-federation: $(STAMP)  ## Start a coordinator and three hospitals on this ma
 	@$(BIN)/python experiments/demo_federation.py
 
 test: $(STAMP)  ## Run the whole test suite.
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 unit: $(STAMP)  ## Run the tests of single parts: no processes, whole cohorts, archive or real data.
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -m 'not (federated or integration or pacs or realdata)'
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not (federated or integration or pacs or realdata)'
 
 lint: $(STAMP)  ## Run the linters and the type checker.
 	$(BIN)/ruff check .

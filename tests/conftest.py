@@ -15,6 +15,7 @@ import pytest
 import yaml
 from hypothesis import settings
 from numpy.typing import NDArray
+from xdist.scheduler import LoadScopeScheduling
 
 from eucaim_fl.cohorts.cache import Entry
 from eucaim_fl.cohorts.cohort import PreparedCase
@@ -148,31 +149,38 @@ def prepared_case(tmp_path: Path) -> Callable[..., PreparedCase]:
     return make
 
 
-_TOGETHER = {"attacked": "attacks", "deployed": "deployed"}
-"""Fixtures of a whole federation: all tests that use one run in one process, so that it is set up once."""
+_TOGETHER = {
+    "tests/attacks/": ("",),
+    "tests/federation/": ("test_deployed_parity.py", "test_fleet.py", "test_flower_run.py", "test_line_faults.py"),
+}
+"""Files whose tests use one running federation: they run in one process, so that it is set up once."""
 
 
-@pytest.hookimpl(tryfirst=True)
+def _together(nodeid: str) -> str:
+    """The group of tests that run in one process, in order: those of a file, or of one federation."""
+    path = nodeid.partition("::")[0]
+    for folder, names in _TOGETHER.items():
+        if path.startswith(tuple(folder + name for name in names)):
+            return folder
+    return path
+
+
+class _Scheduling(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return _together(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Groups of tests are handed out in the order in which they are collected."""
+    config.option.loadscopereorder = False
+    return _Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that asks for real data is no unit test.
-
-    The tests of a file run in one process, in order; those of a federation as well, and what starts processes goes
-    first, so that the workers end together.
-    """
-    together: dict[Path, str] = {}
-    heavy: set[str] = set()
+    """A test that asks for real data is no unit test. What starts processes goes first: so all workers end together."""
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if {"shared_data", "conformance"} & fixtures:
+        if {"shared_data", "conformance"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("realdata")
-        shared = [group for fixture, group in _TOGETHER.items() if fixture in fixtures]
-        if shared:
-            together[item.path] = shared[0]
-    groups = {item: together.get(item.path, item.path.relative_to(Path(__file__).parent).as_posix()) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-        if item.get_closest_marker("federated"):
-            heavy.add(group)
-    first = [*sorted(_TOGETHER.values()), *sorted(heavy - set(_TOGETHER.values()))]
-    rank = {group: number for number, group in enumerate(first)}
-    items.sort(key=lambda item: rank.get(groups[item], len(rank)))
+    heavy = {_together(item.nodeid) for item in items if item.get_closest_marker("federated")}
+    rank = {group: number for number, group in enumerate([*_TOGETHER, *sorted(heavy - set(_TOGETHER))])}
+    items.sort(key=lambda item: rank.get(_together(item.nodeid), len(rank)))
