@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-federation test unit lint install clean
+.PHONY: help demo demo-federation test slow unit lint install clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -25,11 +25,14 @@ demo: $(STAMP)  ## Build four demo hospitals and train over them.
 demo-federation: $(STAMP)  ## Start a coordinator and three hospitals on this machine, train, show what left each.
 	@$(BIN)/python experiments/demo_federation.py
 
-test: $(STAMP)  ## Run the whole test suite.
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+test: $(STAMP)  ## Run the test suite.
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not slow'
+
+slow: $(STAMP)  ## Run the benchmarks and demonstrations from end to end, as tests: that they work, not how fast.
+	$(BIN)/python -m pytest -m slow
 
 unit: $(STAMP)  ## Run the tests of single parts: no processes, whole cohorts, archive or real data.
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not (federated or integration or pacs or realdata)'
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not (slow or federated or integration or pacs or realdata)'
 
 lint: $(STAMP)  ## Run the linters and the type checker.
 	$(BIN)/ruff check .

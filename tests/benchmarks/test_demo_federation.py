@@ -165,6 +165,7 @@ class TestScript:
         read_until(process, "site start --home homes/c")
         ended(process, signal.SIGTERM, folder)
 
+    @pytest.mark.slow
     def test_after_a_failure_it_leaves_no_process(self, tmp_path: Path, data: Path) -> None:
         folder = tmp_path / "demo"
         process = start(folder, data, "--rounds", "0")
@@ -173,6 +174,7 @@ class TestScript:
         assert "EFL" in told
         assert processes_of(folder) == []
 
+    @pytest.mark.slow
     def test_one_that_was_killed_is_ended_by_the_next_which_ends_itself_on_ctrl_c(
         self, tmp_path: Path, data: Path
     ) -> None:

@@ -64,6 +64,7 @@ class TestSteps:
             assert callable(thing), place
 
 
+@pytest.mark.slow
 @pytest.mark.federated
 class TestScript:
     def test_it_measures_and_says_where_a_rounds_time_goes(self, tmp_path: Path) -> None:

@@ -223,6 +223,7 @@ class TestScript:
         assert done.returncode == 0
         assert "1 runs" in done.stdout
 
+    @pytest.mark.slow
     @pytest.mark.federated
     def test_a_disturbed_run_ends_with_the_weights_of_the_undisturbed_one(self, tmp_path: Path) -> None:
         results = tmp_path / "results.jsonl"

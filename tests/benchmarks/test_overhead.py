@@ -37,6 +37,7 @@ class TestCompare:
         assert found["process"]["ratio"] == 1.25
 
 
+@pytest.mark.slow
 @pytest.mark.federated
 class TestScript:
     def test_it_measures_and_writes_both_table_and_json(self, tmp_path: Path) -> None:
