@@ -22,6 +22,7 @@ from eucaim_fl.cohorts.cohort import PreparedCase
 from eucaim_fl.cohorts.preprocess import summarize_label
 from eucaim_fl.config import ExperimentConfig, TaskConfig
 from eucaim_fl.plan import FederationPlan, make_plan
+from tests.groups import TOGETHER, end_all, group_of
 
 SIZE = (16, 16, 4)
 
@@ -149,25 +150,9 @@ def prepared_case(tmp_path: Path) -> Callable[..., PreparedCase]:
     return make
 
 
-_TOGETHER = {
-    "tests/attacks/": ("",),
-    "tests/federation/": ("test_deployed_parity.py", "test_fleet.py", "test_flower_run.py", "test_line_faults.py"),
-}
-"""Files whose tests use one running federation: they run in one process, so that it is set up once."""
-
-
-def _together(nodeid: str) -> str:
-    """The group of tests that run in one process, in order: those of a file, or of one federation."""
-    path = nodeid.partition("::")[0]
-    for folder, names in _TOGETHER.items():
-        if path.startswith(tuple(folder + name for name in names)):
-            return folder
-    return path
-
-
 class _Scheduling(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        return _together(nodeid)
+        return group_of(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
@@ -181,6 +166,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"shared_data", "conformance"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("realdata")
-    heavy = {_together(item.nodeid) for item in items if item.get_closest_marker("federated")}
-    rank = {group: number for number, group in enumerate([*_TOGETHER, *sorted(heavy - set(_TOGETHER))])}
-    items.sort(key=lambda item: rank.get(_together(item.nodeid), len(rank)))
+    heavy = {group_of(item.nodeid) for item in items if item.get_closest_marker("federated")}
+    rank = {group: number for number, group in enumerate([*TOGETHER, *sorted(heavy - set(TOGETHER))])}
+    items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(rank)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What a group of tests has started ends with its last one."""
+    if nextitem is None or group_of(nextitem.nodeid) != group_of(item.nodeid):
+        end_all(item.config)

@@ -21,6 +21,7 @@ from eucaim_fl.federation.proxy import find_nginx
 from tests.attacks.federation import HONEST, Attacked, Hand
 from tests.attacks.hospitals import Canaries
 from tests.attacks.players import ROUNDS, Player, play, script
+from tests.groups import at_the_end
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +31,7 @@ def canaries() -> Canaries:
 
 
 @pytest.fixture(scope="session")
-def attacked(tmp_path_factory: pytest.TempPathFactory, canaries: Canaries) -> Iterator[Attacked]:
+def attacked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, canaries: Canaries) -> Attacked:
     """The federation, running, with both honest sites connected."""
     try:
         find_nginx()
@@ -38,22 +39,21 @@ def attacked(tmp_path_factory: pytest.TempPathFactory, canaries: Canaries) -> It
         if not (os.environ.get("CI") or os.environ.get("EUCAIM_FL_REQUIRE_NGINX")):
             pytest.skip("nginx is not installed")
         raise
-    with Attacked(tmp_path_factory.mktemp("attacked"), canaries) as made:
-        made.set_up()
-        made.admit_hostile("mallory", *script())
-        try:
-            made.start()
-            yield made
-        finally:
-            made.tap.close()
+    made = Attacked(tmp_path_factory.mktemp("attacked"), canaries)
+    at_the_end(request.config, lambda: made.__exit__(None, None, None))
+    made.set_up()
+    at_the_end(request.config, made.tap.close)
+    made.admit_hostile("mallory", *script())
+    made.start()
+    return made
 
 
 @pytest.fixture(scope="session")
-def hand(attacked: Attacked) -> Iterator[Hand]:
+def hand(request: pytest.FixtureRequest, attacked: Attacked) -> Hand:
     """A run of its own at the SuperLink, for messages of all kinds."""
     made = Hand(attacked)
-    yield made
-    made.grid.close(completed=True)
+    at_the_end(request.config, lambda: made.grid.close(completed=True))
+    return made
 
 
 @pytest.fixture

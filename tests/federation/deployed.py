@@ -31,6 +31,7 @@ from eucaim_fl.federation.run import create_run, execute
 from eucaim_fl.site.enrol import CohortChoice, make_home
 from eucaim_fl.site.home import SiteHome
 from tests.conftest import tiny_recipe, write_hospital
+from tests.groups import at_the_end
 
 __all__ = ["LOOSE", "Deployed", "Run", "deployed", "one_site", "wait_for"]
 
@@ -212,7 +213,7 @@ _SHARED = pytest.StashKey[Deployed]()
 
 @pytest.fixture(scope="session")
 def deployed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    """Sites `a` and `b`, connected. One for all modules: started for the first test that asks, stopped at the end."""
+    """Sites `a` and `b`, connected. One for all modules: started when a test asks, stopped after the last."""
     kept = request.config.stash
     if _SHARED not in kept:
         if not has_nginx():
@@ -221,7 +222,7 @@ def deployed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             pytest.skip("nginx is not installed")
         root = tmp_path_factory.mktemp("deployed")
         made = Deployed(root, [write_hospital(root, name) for name in "ab"], LOOSE)
-        request.config.add_cleanup(lambda: made.__exit__(None, None, None))
+        at_the_end(request.config, lambda: made.__exit__(None, None, None))
         made.set_up()
         made.start()
         kept[_SHARED] = made
