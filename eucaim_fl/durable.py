@@ -16,7 +16,6 @@ from typing import Any
 
 from eucaim_fl.errors import JournalError, RunFolderBusyError
 
-_ATTEMPTS = 5
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)  # asking for it means setting it; done once, before there are threads
 
@@ -109,9 +108,10 @@ def local_key(path: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, patience_s: float = 0.4) -> Iterator[None]:
     """Hold a folder for this process; the lock goes with the process, however it ends.
 
+    patience_s: how long to wait for another holder; some only look whether it is held.
     Raises RunFolderBusyError if another process holds it, JournalError if the folder can't be written.
     """
     try:
@@ -122,16 +122,17 @@ def exclusive(folder: Path) -> Iterator[None]:
             "The folder can't be written.", fix="Check its permissions.", local_detail=f"{folder}: {problem}"
         ) from None
     with stream:
-        for attempt in range(_ATTEMPTS):
+        until = time.monotonic() + patience_s
+        while True:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
-                if attempt + 1 == _ATTEMPTS:
+                if time.monotonic() > until:
                     raise RunFolderBusyError(
                         "Another process works in this run folder.",
                         fix="Wait for it to end, or start a run of its own.",
                         local_detail=str(folder),
                     ) from None
-                time.sleep(0.1)  # somebody may only be looking whether it is held
+                time.sleep(0.1)
         yield

@@ -41,7 +41,15 @@ def test_the_demo_runs_from_it_in_an_empty_folder(wheel: Path, tmp_path: Path):
     empty = tmp_path / "empty"
     empty.mkdir()
     script = "import eucaim_fl, sys; print(eucaim_fl.__file__, file=sys.stderr); from eucaim_fl.cli import main; main()"
-    words = ["train", "experiment=demo", "rounds=1", "training.local_steps=3", "tracking=none", "runs_dir=here"]
+    words = [
+        "train",
+        "experiment=demo",
+        "rounds=1",
+        "training.local_steps=3",
+        "tracking=none",
+        "runs_dir=here",
+        "sites=[a,b]",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", script, *words],
         cwd=empty,

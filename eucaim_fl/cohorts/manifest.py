@@ -23,6 +23,8 @@ __all__ = ["Case", "ImageFormat", "LabelFormat", "Manifest", "Quarantined", "rea
 ImageFormat = Literal["dicom", "nifti"]
 LabelFormat = Literal["dicom_seg", "rtstruct", "nifti"]
 _LOG = logging.getLogger("eucaim_fl.site")
+_OTHER_SCAN_S = 600.0
+"""A check by hand, or another run's process, may be reading the same files at this moment; then there is less to do."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def read_manifest(site: SiteFile, *, tell: Callable[[int, int | None], None] | N
         if tell is not None and phase != "grouping":
             tell(done, total or None)
 
-    update_index(site, layout.scan_folders(place), tell=told)
+    update_index(site, layout.scan_folders(place), tell=told, patience_s=_OTHER_SCAN_S)
     with open_index(site) as catalogue:
         found = layout.find(place, catalogue)
     if not found.cases and not found.quarantined:

@@ -61,13 +61,19 @@ def settings_of(site: SiteFile) -> dict[str, Any]:
 
 
 def update_index(
-    site: SiteFile, folders: Sequence[str] | None = None, *, tell: Tell | None = None, verify: bool = False
+    site: SiteFile,
+    folders: Sequence[str] | None = None,
+    *,
+    tell: Tell | None = None,
+    verify: bool = False,
+    patience_s: float = 0.4,
 ) -> IndexReport:
     """Bring the index of a site's cohort up to date: files that are new or whose size, times or inode changed are read.
 
     folders: scan these alone (relative, POSIX); what the index knows of others stays. tell: called with a phase
     (`listing`, `reading`, `grouping`), how many are done and how many there are (0: not known yet). verify: read every
-    byte of every file, and count those whose content differs from what is known as changed.
+    byte of every file, and count those whose content differs from what is known as changed. patience_s: how long to
+    wait for another scan of this cohort.
     Whatever a file does ends in its worker process. A scan that was interrupted, even killed, goes on behind what it
     had written; the former index holds until the new one is complete.
     Raises CohortError if the folder is missing, another scan is under way, or the index is damaged or can't be written.
@@ -79,7 +85,7 @@ def update_index(
     store.create()
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(exclusive(store.folder))
+            stack.enter_context(exclusive(store.folder, patience_s))
         except RunFolderBusyError:
             raise CohortError(
                 "Another scan of this cohort is under way.", fix="Wait for it to end.", local_detail=str(store.folder)

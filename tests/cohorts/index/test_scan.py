@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,23 @@ class TestUpdateIndex:
         cohort.index_folder.mkdir(parents=True)
         with exclusive(cohort.index_folder), pytest.raises(CohortError, match="Another scan"):
             update_index(cohort.site())
+
+    def test_the_end_of_another_can_be_waited_for(self, cohort: Any) -> None:
+        cohort.series("P1/S1")
+        cohort.index_folder.mkdir(parents=True)
+        held, release = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with exclusive(cohort.index_folder):
+                held.set()
+                release.wait(10)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait(10)
+        threading.Timer(0.8, release.set).start()
+        assert update_index(cohort.site(), patience_s=30.0).new == 3
+        thread.join()
 
     def test_a_full_disk_is_told(self, cohort: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         cohort.series("P1/S1")
