@@ -286,11 +286,15 @@ def main() -> int:
     """Run the demo; returns the exit code."""
     given = _parser().parse_args()
     began = time.monotonic()
-    os.environ[DATA_VARIABLE] = str(data_root().absolute())  # the processes work in another folder
+    data = {DATA_VARIABLE: str(data_root().absolute())}  # the processes work in another folder
     files = [_HERE.parent / "sites" / f"{site}.yaml" for site in _HOSPITALS]
     try:
         find_nginx()
-        with stopping_signals(), exclusive(given.folder.absolute()), Shown(given.folder, files, name=_NAME) as demo:
+        with (
+            stopping_signals(),
+            exclusive(given.folder.absolute()),
+            Shown(given.folder, files, name=_NAME, environment=data) as demo,
+        ):
             if demo.processes():
                 _say("Ending what an earlier demo left behind when it was killed.")
                 demo.end_all(0.0)
