@@ -13,6 +13,7 @@ from eucaim_fl.records import Participation, RoundRecord
 
 __all__ = ["BarListener", "LineListener", "listener_for"]
 
+_MOST_NAMED = 5
 _HEADLINES = ("dice", "auc", "auc_site_mean", "balanced_accuracy")
 
 
@@ -50,6 +51,10 @@ class LineListener(Listener):
 
     def line(self, text: str) -> None:
         self._say(text)
+
+    def waiting_for_answers(self, number: int, sites: list[str], seconds: float) -> None:
+        whom = ", ".join(sites[:_MOST_NAMED]) + (" and others" if len(sites) > _MOST_NAMED else "")
+        self._say(f"round {number}: no answer of {whom} for {seconds:.0f} s; waiting")
 
     def waiting_for_quorum(self, number: int, have: int, need: int) -> None:
         whom = "others" if have else "sites"

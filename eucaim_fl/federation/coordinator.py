@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -226,7 +227,8 @@ class Coordinator:
         done = {*current.reports, *current.excluded}
         targets = {s: self._nodes[s] for s in self._plan.sites if s in self._nodes and s not in done}
         announced = {site: (report.patients, report.cohort_sha256) for site, report in self._announced.items()}
-        for answered in ask(self._grid, question, targets, announced, self._look_up):
+        waiting = partial(self._tell, "waiting_for_answers", current.number)
+        for answered in ask(self._grid, question, targets, announced, self._look_up, waiting):
             site, reply = answered.target, answered.reply
             current.states[site] = answered.participation
             if reply is not None:

@@ -23,6 +23,7 @@ from eucaim_fl.validation.pooling import check_metrics
 __all__ = ["Answered", "Question", "ask"]
 
 _POLL_S = 0.25
+_TELL_AFTER_S = 30.0
 _PULL_AT_ONCE = 8
 _LARGEST_CHANGE = 1e9
 _LARGEST_MM = 1e6
@@ -59,13 +60,15 @@ def ask(
     targets: Mapping[str, int],
     announced: Mapping[str, tuple[int, str]],
     meanwhile: Callable[[], Any] = lambda: None,
+    waiting: Callable[[list[str], float], Any] = lambda sites, seconds: None,
 ) -> Iterator[Answered]:
     """Send one question to all targets (name → node id), yield answers as they arrive.
 
     Ends when all have answered or `round_deadline_s` is over; those that did not answer are yielded as such, and a
     grid that can end a silent process does. announced: site → training patients and cohort fingerprint, as said at
     hello.
-    meanwhile: called about four times a second.
+    meanwhile: called about four times a second. waiting: called with those that have not answered, and the seconds
+    since they were asked, after 30 s and each time that twice as long has passed.
     """
     content = instruction_content(question.plan.canonical_json(), question.round, question.weights)
     size = sum(len(a.data) for a in question.weights.values()) if question.weights is not None else 0
@@ -76,7 +79,7 @@ def ask(
     ]
     # A grid that itself ends what is too slow counts from when a site starts, not from when it is queued.
     patience_s = deadline_s * (len(targets) + 1) if getattr(grid, "keeps_deadlines", False) else deadline_s
-    sent = time.monotonic()
+    sent, tell_at_s = time.monotonic(), _TELL_AFTER_S
     pending = dict(zip(grid.push_messages(messages), targets, strict=True)) if messages else {}
     del messages
     while pending and (left := patience_s - (time.monotonic() - sent)) > 0:
@@ -93,6 +96,9 @@ def ask(
                     del answered
                 del message
         meanwhile()
+        if pending and time.monotonic() - sent >= tell_at_s:
+            waiting(list(pending.values()), tell_at_s)
+            tell_at_s *= 2
     if pending:
         cancel = getattr(grid, "cancel", None)
         if cancel is not None:

@@ -26,6 +26,9 @@ class Listener:
     def site_answered(self, number: int, participation: Participation) -> None:
         """A site's reply came in, or it was given up."""
 
+    def waiting_for_answers(self, number: int, sites: list[str], seconds: float) -> None:
+        """Sites that have not answered a round's question yet, so long after it was sent."""
+
     def waiting_for_quorum(self, number: int, have: int, need: int) -> None:
         """A round is below quorum and asks the missing sites again."""
 

@@ -49,7 +49,7 @@ __all__ = ["SuperlinkGrid"]
 
 _LONGEST_PROBE_S = 60.0
 _MOST_RESENT = 5
-_PARTIAL_S, _PARTIAL_PAUSE_S = 180.0, 1.0
+_PARTIAL_S, _PARTIAL_PAUSE_S, _UPLOAD_S, _SLOWEST_UPLOAD = 180.0, 1.0, 15.0, 2**20
 _SMALL_REPLY_BYTES = 40 * 2**20
 _NODE = Node(node_id=SUPERLINK_NODE_ID)
 _KINDS: dict[str, Kind] = {"query": "hello", "train": "round", "evaluate": "final"}
@@ -329,14 +329,15 @@ class SuperlinkGrid(Grid):
         return None
 
     def _not_whole(self, one: Pending, proto: Any, tree: Any) -> Message | None:
-        """Keep an answer that is still being sent for a later look, within bounds."""
+        """Keep an answer that is still being sent for a later look, and ask after one that takes too long."""
         now = time.monotonic()
         if now - one.partial_since > _PARTIAL_S:
             one.partial = None
             return self._error(one, LOST, "The site's answer did not arrive whole.")
         one.sent.discard(proto.metadata.reply_to_message_id)
+        if one.partial is None:  # time to arrive; a SuperLink that was killed meanwhile has lost the rest for good
+            one.probe_at = now + _UPLOAD_S + (one.largest_reply - _SMALL_REPLY_BYTES) / _SLOWEST_UPLOAD
         one.partial, one.partial_at = (proto, tree), now + _PARTIAL_PAUSE_S
-        one.probe_at = max(one.probe_at, now + one.pause_s)
         return None
 
     def _opened(self, one: Pending, packed: RecordDict) -> tuple[str, RecordDict]:

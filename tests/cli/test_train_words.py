@@ -24,6 +24,14 @@ class TestQuorum:
         assert f"{have} of the 2 sites needed; asking {whom}" in out.getvalue()
 
 
+class TestAnswers:
+    @pytest.mark.parametrize(("sites", "whom"), [("ab", "a, b"), ("abcdefg", "a, b, c, d, e and others")])
+    def test_it_names_who_has_not_answered(self, sites, whom):
+        out = io.StringIO()
+        LineListener(Console(file=out)).waiting_for_answers(3, list(sites), 60.0)
+        assert f"round 3: no answer of {whom} for 60 s; waiting" in out.getvalue()
+
+
 class TestSuperLink:
     @pytest.fixture
     def port(self):

@@ -8,6 +8,7 @@ from flwr.app import Error, Message
 
 from eucaim_fl.errors import InterruptedRunError, JournalError, LinkError, QuorumError
 from eucaim_fl.federation import coordinator as coordinator_module
+from eucaim_fl.federation import exchange
 from eucaim_fl.federation.coordinator import Coordinator
 from eucaim_fl.federation.local_grid import LOST, SEAL
 from eucaim_fl.federation.messages import refusal_content, reply_content
@@ -219,6 +220,19 @@ class TestFaultySites:
         plan, journal, state = make_federation("abc", rounds=2, federation={"round_deadline_s": 0.2})
         grid, _ = run(fakes, plan, journal, state, spoiled(plan, fakes, lambda message, reply: None))
         assert len(grid.cancelled) == 1
+
+    def test_who_is_waited_for_is_told_less_and_less_often(self, fakes, make_federation, monkeypatch):
+        monkeypatch.setattr(exchange, "_TELL_AFTER_S", 0.1)
+        monkeypatch.setattr(exchange, "_POLL_S", 0.01)
+        plan, journal, state = make_federation("abc", rounds=2, federation={"round_deadline_s": 1.0})
+        heard = []
+
+        class Ear(Listener):
+            def waiting_for_answers(self, number, sites, seconds):
+                heard.append((number, sites, seconds))
+
+        run(fakes, plan, journal, state, spoiled(plan, fakes, lambda message, reply: None), listeners=[Ear()])
+        assert heard == [(2, ["b"], 0.1), (2, ["b"], 0.2), (2, ["b"], 0.4), (2, ["b"], 0.8)]
 
     def test_a_site_that_can_not_open_its_cohort_is_recorded_with_its_reason(self, fakes, make_federation):
         plan, journal, state = make_federation("abc", rounds=1)

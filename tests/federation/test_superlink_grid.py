@@ -362,12 +362,26 @@ class TestInParts:
 
     def test_while_it_comes_the_site_is_not_asked_after(self, world, asked, parts, at_once, monkeypatch):
         monkeypatch.setattr(superlink_grid, "_PARTIAL_PAUSE_S", 0.0)
-        world.grid._pending[asked].pause_s = 60.0
+        monkeypatch.setattr(superlink_grid, "_UPLOAD_S", 100.0)
         world.superlink.unfinished = set(parts)
         for _ in range(3):
             list(world.grid.pull_messages([asked]))
             world.grid._pending[asked].probe_at = max(world.grid._pending[asked].probe_at - 30, 0)
         assert [m.metadata.message_type for m, _ in world.superlink.messages] == ["query"]
+
+    def test_the_rest_of_one_that_a_killed_superlink_lost_is_asked_for_soon(
+        self, world, asked, parts, at_once, monkeypatch
+    ):
+        monkeypatch.setattr(superlink_grid, "_PARTIAL_PAUSE_S", 0.0)
+        world.superlink.unfinished = {parts[-1]}
+        list(world.grid.pull_messages([asked]))
+        waits = world.grid._pending[asked].probe_at - time.monotonic()
+        assert superlink_grid._UPLOAD_S - 1 < waits < 30
+        list(world.grid.pull_messages([asked]))
+        assert world.grid._pending[asked].probe_at - time.monotonic() < waits  # looking at it again changes nothing
+        world.grid._pending[asked].probe_at = 0.0
+        list(world.grid.pull_messages([asked]))
+        assert [m.metadata.message_type for m, _ in world.superlink.messages] == ["query", "query.probe"]
 
     def test_one_that_never_becomes_whole_counts_as_lost(self, world, asked, parts, monkeypatch):
         monkeypatch.setattr(superlink_grid, "_PARTIAL_PAUSE_S", 0.0)
