@@ -32,7 +32,7 @@ slow: $(STAMP)  ## Run the benchmarks and demonstrations from end to end, as tes
 	$(BIN)/python -m pytest -m slow
 
 unit: $(STAMP)  ## Run the tests of single parts: no processes, whole cohorts, archive or real data.
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not (slow or federated or integration or pacs or realdata)'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not (slow or federated or integration or pacs or realdata)'
 
 lint: $(STAMP)  ## Run the linters and the type checker.
 	$(BIN)/ruff check .

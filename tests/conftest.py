@@ -155,6 +155,7 @@ class _Scheduling(LoadScopeScheduling):
         return group_of(nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """Groups of tests are handed out in the order in which they are collected."""
     config.option.loadscopereorder = False
