@@ -90,6 +90,7 @@ def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+@pytest.mark.integration
 class TestFaults:
     def doing(self, faults: ModuleType, pid: int, tmp_path: Path, what: str, whom: str, seconds: float) -> Any:
         rehearsal = SimpleNamespace(federation=SimpleNamespace(folder=tmp_path), clients={}, servers=None)
@@ -198,6 +199,7 @@ class TestSummary:
         assert suite.summary([]) == "no runs"
 
 
+@pytest.mark.integration
 class TestScript:
     def run(self, *words: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(FOLDER / "kill_federation.py"), *words]
