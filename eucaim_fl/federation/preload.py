@@ -1,8 +1,8 @@
 """Imported once into the server that workers are forked from, so that every worker has it when it starts.
 
-MONAI imports MLflow for a handler, pandas for tables and Matplotlib for pictures, none of which a worker uses: two
-seconds of every start. They are hidden meanwhile; who needs one later imports it as ever. What PyTorch would load at
-the first optimizer step, in every worker for itself, is loaded here.
+MONAI imports MLflow for a handler, pandas for tables and Matplotlib for pictures, none of which a worker uses: more
+than a second of every start. They are hidden meanwhile; who needs one later imports it as ever. What PyTorch would
+load at the first optimizer step, in every worker for itself, is loaded here.
 """
 
 from __future__ import annotations
