@@ -25,6 +25,7 @@ from eucaim_fl.federation.home import known_homes
 from eucaim_fl.models.arguments import check_input_size, check_model
 from eucaim_fl.permits import read_permit, sign_plan
 from eucaim_fl.plan import FederationPlan, make_plan
+from eucaim_fl.privacy.promise import settled
 from eucaim_fl.registry import suggestion
 from eucaim_fl.resources import configs_folder, experiment_files, site_file
 from eucaim_fl.signing import PrivateKey, fingerprint, load_document
@@ -53,8 +54,8 @@ def resolve(config: ExperimentConfig) -> Recipe:
     With the engine `superlink`, the recipe's site files are not looked at: the sites are those that the federation has
     admitted (or `federation.sites` of them), whose own files lie with them.
     Raises RecipeError (unknown network, wrong argument, impossible rule, too few sites), SiteFileError (a site file
-    that is missing or wrong), PermitError or KeyFileError (the permit or its holder's key can't be used,
-    or they do not belong together).
+    that is missing or wrong), PrivacyError (no noise reaches the target epsilon), PermitError or KeyFileError (the
+    permit or its holder's key can't be used, or they do not belong together).
     """
     files = {} if config.federation.engine == "superlink" else _own_site_files(config)
     names = tuple(files) or _admitted(config.federation)
@@ -62,7 +63,8 @@ def resolve(config: ExperimentConfig) -> Recipe:
     complete = config.model.model_copy(update={"args": arguments.model_dump(mode="json")})
     config = config.model_copy(update={"model": complete})
     permit, key = _permit_and_key(config.permit)
-    plan = make_plan(config, names, permit)
+    private = settled(config.privacy, config.training, config.rounds)
+    plan = make_plan(config.model_copy(update={"privacy": private}), names, permit)
     size = plan.training.patch_voxels or plan.data.size_voxels[: plan.task.spatial_dims]
     if None in size:
         raise RecipeError(

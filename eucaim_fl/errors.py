@@ -28,6 +28,10 @@ EucaimError                     EFL000
 │   ├── PolicyRefusalError      EFL310  the site's policy refuses the plan
 │   ├── ApprovalPendingError    EFL311  a person at the site has to decide first
 │   └── OutsideHoursError       EFL312  the site's policy allows the plan at other hours
+├── PrivacyError                EFL400  what differential privacy forbids
+│   ├── PrivacyBudgetError      EFL401  a site's privacy budget does not hold what is asked
+│   ├── LedgerError             EFL402  the privacy ledger can't be written, or was altered
+│   └── PrivateTrainingError    EFL403  training that can't be made private as the plan asks
 ├── RunError                    EFL500  the run folder
 │   ├── RunFolderBusyError      EFL501  another process works in it
 │   ├── JournalError            EFL502  it can't be written, or what was written is damaged
@@ -62,6 +66,7 @@ __all__ = [
     "JournalError",
     "KeyFileError",
     "LabelError",
+    "LedgerError",
     "LinkError",
     "NotAdmittedError",
     "NotFiniteError",
@@ -70,6 +75,9 @@ __all__ = [
     "PlanError",
     "PolicyError",
     "PolicyRefusalError",
+    "PrivacyBudgetError",
+    "PrivacyError",
+    "PrivateTrainingError",
     "QuorumError",
     "RecipeError",
     "ReplyError",
@@ -271,6 +279,30 @@ class OutsideHoursError(FederationError):
     """The site's policy allows the plan at other hours; ask again later."""
 
     code = "EFL312"
+
+
+class PrivacyError(EucaimError):
+    """Differential privacy forbids it."""
+
+    code = "EFL400"
+
+
+class PrivacyBudgetError(PrivacyError):
+    """A site's privacy budget does not hold what is asked; how much is left is told at the site only."""
+
+    code = "EFL401"
+
+
+class LedgerError(PrivacyError):
+    """The privacy ledger can't be written, or was altered; then nothing may be trained."""
+
+    code = "EFL402"
+
+
+class PrivateTrainingError(PrivacyError):
+    """Training that can't be made private as the plan asks: its network, its delta, or too few patients."""
+
+    code = "EFL403"
 
 
 class RunError(EucaimError):

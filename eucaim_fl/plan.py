@@ -24,7 +24,6 @@ from eucaim_fl.config import (
     ModelConfig,
     PrivacyConfig,
     Purpose,
-    SeriesRule,
     TaskConfig,
     TrainingConfig,
     parse,
@@ -36,7 +35,6 @@ __all__ = [
     "SCHEMA_VERSION",
     "FederationPlan",
     "ParticipationRules",
-    "explain",
     "make_plan",
     "read_plan",
 ]
@@ -105,6 +103,11 @@ class FederationPlan(Config):
             raise ValueError("training.augmentation.rotate90 needs images with equal sides along the first two axes")
         if self.task.name == "segmentation" and len(set(self.task.labels)) != len(self.task.labels):
             raise ValueError("task.labels must differ from each other")
+        privacy = self.privacy
+        if privacy.target_epsilon is not None:
+            raise ValueError("privacy: a plan states its noise, not the epsilon that the noise is for")
+        if privacy.mechanism == "patient_dp" and self.training.gradient_clip is not None:
+            raise ValueError("training.gradient_clip: with patient_dp every patient's gradient is clipped instead")
         if self.task.name == "classification" and self.training.loss in ("dice", "dice_ce"):
             raise ValueError("training.loss: Dice is for segmentation; use cross_entropy")
         return self
@@ -186,114 +189,3 @@ def read_plan(text: str) -> FederationPlan:
     if plan.canonical_json() != text:
         raise PlanError("The plan is not in canonical form, so its hash would not be the one that was agreed.")
     return plan
-
-
-def _range(limits: tuple[float, float], unit: str) -> str:
-    low, high = limits
-    return f"{low:g} {unit}" if low == high else f"{low:g} to {high:g} {unit}"
-
-
-def _explain_rule(rule: SeriesRule) -> str:
-    """What a series must be like to become a channel. Words are quoted as `repr` does: they came from elsewhere."""
-    words, unwanted, kinds = (
-        joint.join(map(repr, chosen))
-        for joint, chosen in ((" and ", rule.words), (" or ", rule.without), (" and ", rule.image_type))
-    )
-    parts = (
-        f"modality {rule.modality}" if rule.modality else "",
-        f"described with {words}" if words else "",
-        f"not described with {unwanted}" if unwanted else "",
-        f"image type {kinds}" if kinds else "",
-        f"body part {rule.body_part!r}" if rule.body_part else "",
-        f"{rule.plane} slices" if rule.plane else "",
-        f"slice thickness {_range(rule.thickness_mm, 'mm')}" if rule.thickness_mm else "",
-        f"b-value {_range(rule.b_value, 's/mm²')}" if rule.b_value else "",
-        f"echo time {_range(rule.echo_time_ms, 'ms')}" if rule.echo_time_ms else "",
-        "" if rule.contrast is None else "with contrast agent" if rule.contrast else "without contrast agent",
-    )
-    several = {
-        "most_slices": "the one with most slices",
-        "thinnest": "the one with the thinnest slices",
-        "first": "the first by its UID",
-    }
-    return f"{rule.name} = {', '.join(filter(None, parts)) or 'any series'}; of several {several[rule.prefer]}"
-
-
-def _explain_channels(plan: FederationPlan) -> list[str]:
-    """Which series are taken, and what happens to labels on other voxels; nothing where the default holds."""
-    lines = []
-    rules = plan.data.channels
-    if rules:
-        several = (
-            " The first gives the grid; the others are interpolated onto it by their stated position, and a patient is "
-            "set aside where one states another frame of reference or covers less than half of it."
-            if len(rules) > 1
-            else ""
-        )
-        lines.append(
-            f"Channels: of each patient one study that has {'all of these' if len(rules) > 1 else 'this'}, and one "
-            f"series for each: {'. '.join(_explain_rule(rule) for rule in rules)}. A patient without is set aside with "
-            f"the reason.{several}"
-        )
-    if plan.task.name == "segmentation" and plan.data.labels_on_other_grid == "resample":
-        lines.append(
-            "Labels: one that lies on other voxels than its image is brought onto the image's by its stated position; "
-            "each voxel takes the label that lies at its centre, and what lies outside the image is cut off."
-        )
-    return lines
-
-
-def explain(plan: FederationPlan) -> list[str]:
-    """In plain words: what each site is asked to do, and what it is asked to send."""
-    task, training, method = plan.task, plan.training, plan.method
-    length = (
-        f"{training.local_steps} optimizer steps"
-        if training.local_steps is not None
-        else f"{training.local_epochs} epochs over its training patients"
-    )
-    goal = (
-        f"segmentation of {', '.join(task.labels)}"
-        if task.name == "segmentation"
-        else f"classification of '{task.target}' into {', '.join(task.classes)}"
-    )
-    metrics = "Dice and HD95 in mm" if task.name == "segmentation" else "AUC, balanced accuracy and Brier score"
-    sums = (
-        "count, sum and sum of squares over patients"
-        if task.name == "segmentation"
-        else "counts of true against predicted class, sums of the Brier score, and where the site file permits it a "
-        "histogram of scores by class"
-    )
-    share = plan.data.split
-    proximal = (
-        f" The loss has a proximal term with mu = {method.objective.mu:g}."
-        if method.objective.name == "proximal"
-        else ""
-    )
-    return [
-        f"Purpose: {goal} with a {task.spatial_dims}-D {plan.model.name}, over {len(plan.sites)} sites "
-        f"({', '.join(plan.sites)}).",
-        f"By what right: asked for {plan.purpose.replace('_', ' ')} (Art. 53 EHDS), "
-        f"{'without' if plan.permit is None else 'with'} a data permit.",
-        f"Data: the site reads its own cohort{f' of {plan.data.modality} series' if plan.data.modality else ''}, "
-        "takes only patients whom its consent table and its rules on identifiers allow, "
-        f"keeps {share.validation:.0%} of its patients for validation and {share.test:.0%} for the final test, "
-        "and trains on the rest. A patient is in one of these only.",
-        *_explain_channels(plan),
-        f"Each of {plan.rounds} rounds: evaluate the arriving model on the validation patients, then train for "
-        f"{length} (batch {training.batch_size}, {training.optimizer.name}, learning rate "
-        f"{training.optimizer.lr:g}).{proximal}",
-        "Sent at the start: the site's short name, the number of its training patients and of cases set aside, and a "
-        "SHA-256 over its cohort's content.",
-        f"Sent after each round: the change of every model weight, the mean training loss, seconds, and {metrics} over "
-        f"the validation patients with the sums they are pooled by ({sums}).",
-        "Sent once at the end: the same metrics of the final model over validation and test patients; and, only by "
-        "sites whose site file calls their data synthetic or public, three small pictures of predictions.",
-        "Withheld: every figure over fewer patients than the site's minimum.",
-        "Never sent: images, labels, clinical values, identifiers, file names or paths (but for the pictures above).",
-        f"Combined by: {method.rule.name}, server optimizer {method.server_optimizer.name}; weights by patients. "
-        f"A round needs {plan.participation.quorum} of {len(plan.sites)} sites within "
-        f"{plan.participation.round_deadline_s:g} s.",
-        "Privacy: no noise is added; the update itself may reveal information about training patients."
-        if plan.privacy.mechanism == "none"
-        else f"Privacy: {plan.privacy.mechanism}.",
-    ]

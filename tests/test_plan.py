@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from eucaim_fl.config import ExperimentConfig
 from eucaim_fl.errors import PlanError, RecipeError
-from eucaim_fl.plan import FederationPlan, explain, make_plan, read_plan
+from eucaim_fl.plan import FederationPlan, make_plan, read_plan
+from eucaim_fl.plan_text import explain
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",

@@ -25,7 +25,7 @@ def show(overrides: tuple[str, ...], as_json: bool) -> None:
       eucaim-fl plan show experiment=demo
     """
     from eucaim_fl.compose import compose, resolve
-    from eucaim_fl.plan import explain
+    from eucaim_fl.plan_text import explain
 
     plan = resolve(compose(overrides)).plan
     if as_json:

@@ -60,7 +60,7 @@ def refuse(plan: str, home: Path, by: str | None, yes: bool) -> None:
 
 
 def _decide(word: Literal["approved", "refused"], prefix: str, folder: Path, stated_by: str | None, yes: bool) -> None:
-    from eucaim_fl.plan import explain
+    from eucaim_fl.plan_text import explain
     from eucaim_fl.signing import PrivateKey
     from eucaim_fl.site.approvals import decide_now, find_plan, login_name, say, stated_name
     from eucaim_fl.site.audit import AuditLog

@@ -197,7 +197,7 @@ def _open(decision: Decision) -> dict[str, str]:
 
 
 def _as_json(plan: FederationPlan, policy_sha256: str, decision: Decision) -> dict[str, Any]:
-    from eucaim_fl.plan import explain
+    from eucaim_fl.plan_text import explain
 
     return {
         "plan": plan.name,
@@ -213,7 +213,7 @@ def _as_json(plan: FederationPlan, policy_sha256: str, decision: Decision) -> di
 
 
 def _print(plan: FederationPlan, decision: Decision, last: str | None) -> None:
-    from eucaim_fl.plan import explain
+    from eucaim_fl.plan_text import explain
 
     _say(f"Plan {plan.name}, SHA-256 {plan.sha256()}\n\nWhat it asks:")
     for sentence in explain(plan):

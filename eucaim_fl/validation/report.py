@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eucaim_fl.config import SegmentationConfig
-from eucaim_fl.plan import FederationPlan, explain
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.plan_text import explain
 from eucaim_fl.records import Participation, RoundRecord
 from eucaim_fl.validation.figures import SITE_COLOURS, Curve, curves_svg, png_data_uri
 from eucaim_fl.validation.wording import (

@@ -1,0 +1,159 @@
+"""A plan in plain words: what each site is asked to do, to send, and how people are hidden."""
+
+from __future__ import annotations
+
+from eucaim_fl.config import SeriesRule
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.privacy.promise import promise, round_mechanism
+
+__all__ = ["explain"]
+
+
+def _range(limits: tuple[float, float], unit: str) -> str:
+    low, high = limits
+    return f"{low:g} {unit}" if low == high else f"{low:g} to {high:g} {unit}"
+
+
+def _explain_rule(rule: SeriesRule) -> str:
+    """What a series must be like to become a channel. Words are quoted as `repr` does: they came from elsewhere."""
+    words, unwanted, kinds = (
+        joint.join(map(repr, chosen))
+        for joint, chosen in ((" and ", rule.words), (" or ", rule.without), (" and ", rule.image_type))
+    )
+    parts = (
+        f"modality {rule.modality}" if rule.modality else "",
+        f"described with {words}" if words else "",
+        f"not described with {unwanted}" if unwanted else "",
+        f"image type {kinds}" if kinds else "",
+        f"body part {rule.body_part!r}" if rule.body_part else "",
+        f"{rule.plane} slices" if rule.plane else "",
+        f"slice thickness {_range(rule.thickness_mm, 'mm')}" if rule.thickness_mm else "",
+        f"b-value {_range(rule.b_value, 's/mm²')}" if rule.b_value else "",
+        f"echo time {_range(rule.echo_time_ms, 'ms')}" if rule.echo_time_ms else "",
+        "" if rule.contrast is None else "with contrast agent" if rule.contrast else "without contrast agent",
+    )
+    several = {
+        "most_slices": "the one with most slices",
+        "thinnest": "the one with the thinnest slices",
+        "first": "the first by its UID",
+    }
+    return f"{rule.name} = {', '.join(filter(None, parts)) or 'any series'}; of several {several[rule.prefer]}"
+
+
+def _explain_channels(plan: FederationPlan) -> list[str]:
+    """Which series are taken, and what happens to labels on other voxels; nothing where the default holds."""
+    lines = []
+    rules = plan.data.channels
+    if rules:
+        several = (
+            " The first gives the grid; the others are interpolated onto it by their stated position, and a patient is "
+            "set aside where one states another frame of reference or covers less than half of it."
+            if len(rules) > 1
+            else ""
+        )
+        lines.append(
+            f"Channels: of each patient one study that has {'all of these' if len(rules) > 1 else 'this'}, and one "
+            f"series for each: {'. '.join(_explain_rule(rule) for rule in rules)}. A patient without is set aside with "
+            f"the reason.{several}"
+        )
+    if plan.task.name == "segmentation" and plan.data.labels_on_other_grid == "resample":
+        lines.append(
+            "Labels: one that lies on other voxels than its image is brought onto the image's by its stated position; "
+            "each voxel takes the label that lies at its centre, and what lies outside the image is cut off."
+        )
+    return lines
+
+
+def _explain_privacy(plan: FederationPlan) -> list[str]:
+    privacy, found, once = plan.privacy, promise(plan), round_mechanism(plan.privacy, plan.training)
+    if found is None or once is None or privacy.noise_multiplier is None or privacy.clipping_norm is None:
+        return ["Privacy: no noise is added; the update itself may reveal information about training patients."]
+    deviation = f"{privacy.noise_multiplier * privacy.clipping_norm:g}"
+    spent = f"epsilon {found.epsilon:.3g} at delta {found.delta:g} over all {plan.rounds} rounds"
+    if privacy.mechanism == "patient_dp":
+        what = (
+            f"Privacy: DP-SGD by patient. In each of {once.steps * plan.rounds} steps every training patient takes "
+            f"part with probability {once.rate:g}; a patient's gradient, averaged over {privacy.multiplicity} of its "
+            f"examples, is clipped to L2 norm {privacy.clipping_norm:g}; Gaussian noise of standard deviation "
+            f"{deviation} (noise multiplier {privacy.noise_multiplier:g}) is added to their sum. Each site spends "
+            f"{spent} for each of its training patients."
+        )
+    elif privacy.mechanism == "update_dp":
+        what = (
+            f"Privacy: the site clips its whole update to L2 norm {privacy.clipping_norm:g} and adds Gaussian noise of "
+            f"standard deviation {deviation} before it leaves. Each site spends {spent}, for all its patients alike."
+        )
+    else:
+        what = (
+            f"Privacy: the server clips every site's update to L2 norm {privacy.clipping_norm:g} and adds Gaussian "
+            f"noise of standard deviation {deviation} to their sum. This hides a site from those who see the models "
+            f"({spent}); the server itself sees the updates as they are."
+        )
+    lines = [what]
+    if not privacy.secure:
+        lines.append("Attention: the noise follows from the plan's seed. Whoever has the plan can take it off again.")
+    figures = (
+        f"with Gaussian noise of {privacy.metrics_noise:g} times what one patient can change, which is charged for"
+        if privacy.metrics_noise is not None
+        else "not at all"
+    )
+    if privacy.mechanism != "central_dp":
+        lines.append(
+            "Figures: no training loss leaves. Metrics of patients whom the site declares as test data leave as they "
+            f"are; of other patients {figures}."
+        )
+    return lines
+
+
+def explain(plan: FederationPlan) -> list[str]:
+    """In plain words: what each site is asked to do, and what it is asked to send."""
+    task, training, method = plan.task, plan.training, plan.method
+    length = (
+        f"{training.local_steps} optimizer steps"
+        if training.local_steps is not None
+        else f"{training.local_epochs} epochs over its training patients"
+    )
+    goal = (
+        f"segmentation of {', '.join(task.labels)}"
+        if task.name == "segmentation"
+        else f"classification of '{task.target}' into {', '.join(task.classes)}"
+    )
+    metrics = "Dice and HD95 in mm" if task.name == "segmentation" else "AUC, balanced accuracy and Brier score"
+    sums = (
+        "count, sum and sum of squares over patients"
+        if task.name == "segmentation"
+        else "counts of true against predicted class, sums of the Brier score, and where the site file permits it a "
+        "histogram of scores by class"
+    )
+    share = plan.data.split
+    proximal = (
+        f" The loss has a proximal term with mu = {method.objective.mu:g}."
+        if method.objective.name == "proximal"
+        else ""
+    )
+    return [
+        f"Purpose: {goal} with a {task.spatial_dims}-D {plan.model.name}, over {len(plan.sites)} sites "
+        f"({', '.join(plan.sites)}).",
+        f"By what right: asked for {plan.purpose.replace('_', ' ')} (Art. 53 EHDS), "
+        f"{'without' if plan.permit is None else 'with'} a data permit.",
+        f"Data: the site reads its own cohort{f' of {plan.data.modality} series' if plan.data.modality else ''}, "
+        "takes only patients whom its consent table and its rules on identifiers allow, "
+        f"keeps {share.validation:.0%} of its patients for validation and {share.test:.0%} for the final test, "
+        "and trains on the rest. A patient is in one of these only.",
+        *_explain_channels(plan),
+        f"Each of {plan.rounds} rounds: evaluate the arriving model on the validation patients, then train for "
+        f"{length} (batch {training.batch_size}, {training.optimizer.name}, learning rate "
+        f"{training.optimizer.lr:g}).{proximal}",
+        "Sent at the start: the site's short name, the number of its training patients and of cases set aside, and a "
+        "SHA-256 over its cohort's content.",
+        f"Sent after each round: the change of every model weight, the mean training loss, seconds, and {metrics} over "
+        f"the validation patients with the sums they are pooled by ({sums}).",
+        "Sent once at the end: the same metrics of the final model over validation and test patients; and, only by "
+        "sites whose site file calls their data synthetic or public, three small pictures of predictions.",
+        "Withheld: every figure over fewer patients than the site's minimum.",
+        "Never sent: images, labels, clinical values, identifiers, file names or paths (but for the pictures above).",
+        f"Combined by: {method.rule.name}, server optimizer {method.server_optimizer.name}; weights by patients. "
+        f"A round needs {plan.participation.quorum} of {len(plan.sites)} sites within "
+        f"{plan.participation.round_deadline_s:g} s.",
+        *_explain_privacy(plan),
+    ]

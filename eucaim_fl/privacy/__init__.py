@@ -1,0 +1,1 @@
+"""What noise promises: accounting, budgets, and what a plan costs. Values in, values out."""
