@@ -229,7 +229,8 @@ def _split(
     quarantined: Sequence[Quarantined],
 ) -> Cohort:
     strata = {one.case.patient: "" if one.target is None else f"{one.target:03d}" for one in found}
-    parts = split_patients(strata, plan.data.split, plan.split_seed(), site.name)
+    alone = plan.privacy.mechanism != "none"
+    parts = split_patients(strata, plan.data.split, plan.split_seed(), site.name, each_alone=alone)
     member = {patient: name for name, patients in parts.items() for patient in patients}
     splits: dict[SplitName, list[PreparedCase]] = {"train": [], "validation": [], "test": []}
     for one in found:

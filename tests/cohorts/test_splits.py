@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,3 +50,19 @@ class TestSplitPatients:
         assert first == split_patients(strata, SplitConfig(), 0, "a")
         assert first != split_patients(strata, SplitConfig(), 1, "a")
         assert first != split_patients(strata, SplitConfig(), 0, "b")
+
+
+class TestEachAlone:
+    @given(names=st.sets(st.text("abcdef", min_size=1, max_size=6), min_size=1, max_size=40), seed=st.integers(0, 99))
+    def test_nobody_moves_when_one_patient_goes(self, names, seed):
+        config = SplitConfig()
+        whole = split_patients(dict.fromkeys(names, ""), config, seed, "a", each_alone=True)
+        gone = min(names)
+        rest = split_patients(dict.fromkeys(names - {gone}, ""), config, seed, "a", each_alone=True)
+        assert {name: set(part) - {gone} for name, part in whole.items()} == {n: set(p) for n, p in rest.items()}
+
+    def test_the_shares_are_met_on_average(self):
+        parts = split_patients({f"p{i}": "" for i in range(5000)}, SplitConfig(), 1, "a", each_alone=True)
+        shares = [len(parts[name]) / 5000 for name in ("train", "validation", "test")]
+        assert shares == pytest.approx([0.6, 0.2, 0.2], abs=0.025)  # more than four standard deviations
+        assert sum(shares) == 1.0
