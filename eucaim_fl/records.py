@@ -64,7 +64,8 @@ class RoundRecord:
     is round `rounds + 1`.
 
     arriving_sha256: weights that were sent out. metrics: site → split → what it measured on those weights.
-    train_loss: site → mean training loss of the round. aggregated_from: sites in canonical order.
+    train_loss: site → mean training loss of the round. aggregated_from: sites in canonical order. final: nobody
+    trained; a run whose sites have spent their privacy budget ends before its last round.
     """
 
     round: int
@@ -78,6 +79,11 @@ class RoundRecord:
     seconds: float
     aggregation_seconds: float = 0.0
     attempts: int = 1
+    final: bool = False
+
+    def is_final(self, rounds: int) -> bool:
+        """Whether it is the last exchange of a plan of that many rounds, in which nobody trains."""
+        return self.final or self.round > rounds
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

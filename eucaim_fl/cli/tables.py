@@ -29,7 +29,15 @@ def print_result(console: Console, result: Mapping[str, Any]) -> None:
         table.add_row(site, *_cells(sites.get(site, {}), names + extra), f"{took}/{len(rounds)}")
     table.add_section()
     table.add_row("pooled", *_cells(pooled, names + extra), "")
+    errors = result["metrics"].get("standard_error", {})
+    if errors:
+        told = ["", *(f"{errors[n]:.3f}" if n in errors else "" for n in names + extra), ""]
+        table.add_row("± standard error", *told)
     console.print(table)
+    if result.get("privacy") is not None:
+        from eucaim_fl.validation.wording import privacy_words
+
+        console.print(f"Privacy: {privacy_words(result['privacy'])}", soft_wrap=True)
 
 
 def _cells(values: Mapping[str, Any], names: list[str]) -> list[str]:

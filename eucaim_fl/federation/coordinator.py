@@ -18,16 +18,17 @@ from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
 from eucaim_fl.arrays import ArrayFile, Arrays, arrays_sha256
-from eucaim_fl.errors import InterruptedRunError, NotFiniteError, QuorumError, ReplyError
+from eucaim_fl.errors import InterruptedRunError, NotFiniteError, ReplyError
+from eucaim_fl.federation.combining import combined
 from eucaim_fl.federation.exchange import Question, ask
 from eucaim_fl.federation.messages import Reply, read_report, to_record
 from eucaim_fl.federation.progress import Listener
 from eucaim_fl.federation.result import best_round
+from eucaim_fl.federation.shortfall import below_quorum, budgets_end_it, with_spent_budget
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec, Participation, RoundRecord, SiteMetrics
 from eucaim_fl.site.gate import update_norm
 from eucaim_fl.site.report import SiteReport
-from eucaim_fl.strategies.aggregation import aggregate
 from eucaim_fl.strategies.outliers import outlying
 from eucaim_fl.strategies.server_optimizer import apply
 from eucaim_fl.tracking.journal import Journal, JournalState
@@ -56,6 +57,10 @@ class _Round:
     states: dict[str, Participation] = field(default_factory=dict)
     excluded: set[str] = field(default_factory=set)
     attempts: int = 0
+
+
+class _BudgetsSpentError(Exception):
+    """So many sites have no privacy budget left for another round that there will be no quorum again."""
 
 
 class Coordinator:
@@ -91,17 +96,24 @@ class Coordinator:
         run that can be resumed.
         """
         self._tell("run_started", self._plan, min(state.round, self._plan.rounds))
-        if state.round <= self._plan.rounds:
-            self._gather()
         records = list(state.records)
+        if not (records and records[-1].is_final(self._plan.rounds)):
+            self._gather()
         self._norms = [p.update_norm for r in records for p in r.participation if p.site in r.aggregated_from]
         weights, optimizer, digest = state.weights, state.optimizer, arrays_sha256(state.weights)
         trainable = {spec.name for spec in self._specs if spec.trainable}
         try:
             for number in range(state.round + 1, self._plan.rounds + 2):
+                if records and records[-1].is_final(self._plan.rounds):
+                    break
                 started = time.monotonic()
                 current = _Round("final" if number > self._plan.rounds else "round", number)
-                self._fill(current, to_record(weights), digest)
+                try:
+                    self._fill(current, to_record(weights), digest)
+                except _BudgetsSpentError:
+                    self._tell("line", f"the privacy budget of {', '.join(with_spent_budget(current.states))} is spent")
+                    current = _Round("final", number)  # the last complete model is what the budget could pay for
+                    self._fill(current, to_record(weights), digest)
                 combining = time.monotonic()
                 arriving = digest
                 if current.kind == "round":
@@ -126,11 +138,8 @@ class Coordinator:
         self, current: _Round, weights: Arrays, optimizer: Arrays, trainable: set[str]
     ) -> tuple[Arrays, Arrays]:
         sites = sorted(current.updates)
-        common = aggregate(
-            self._plan.method.rule,
-            [current.updates[s] for s in sites],
-            [float(current.reports[s].patients) for s in sites],
-        )
+        patients = [current.reports[s].patients for s in sites]
+        common = combined(self._plan, current.number, [current.updates[s] for s in sites], patients, weights)
         moved, state = apply(self._plan.method.server_optimizer, weights, common, optimizer, trainable.__contains__)
         if not all(np.isfinite(a).all() for a in moved.values() if np.issubdtype(a.dtype, np.floating)):
             raise NotFiniteError(
@@ -156,6 +165,7 @@ class Coordinator:
             aggregated_from=tuple(sorted(current.updates)),
             seconds=0.0,
             attempts=current.attempts,
+            final=current.kind == "final",
         )
 
     def _write(self, record: RoundRecord, weights: Arrays, optimizer: Arrays, better_now: bool) -> RoundRecord:
@@ -209,17 +219,21 @@ class Coordinator:
             have = len(current.reports)
             if have >= rules.quorum:
                 return
+            if current.kind == "round" and budgets_end_it(current.states, self._nodes, rules.quorum):
+                raise _BudgetsSpentError
             waiting_since = waiting_since or time.monotonic()
             left = rules.quorum_wait_s - (time.monotonic() - waiting_since)
             if left <= 0:
-                raise self._below_quorum(current)
+                raise below_quorum(
+                    current.number, rules.quorum, self._participation(current), self._journal.folder.name
+                )
             self._tell("waiting_for_quorum", current.number, have, rules.quorum)
             self._rest(min(left, _LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(current.attempts, 10)))
 
     def _collect(self, current: _Round, weights: ArrayRecord, arriving: str) -> None:
         question = Question(
             current.kind,
-            current.number,
+            current.number if current.kind == "round" else self._plan.rounds + 1,
             self._plan,
             self._specs if current.kind == "round" else (),
             weights,
@@ -242,7 +256,12 @@ class Coordinator:
             self._tell("site_answered", current.number, answered.participation)
 
     def _set_aside_outliers(self, current: _Round) -> None:
-        """Exclude updates that are too long to be believed; their sites are not asked again in this round."""
+        """Exclude updates that are too long to be believed; their sites are not asked again in this round.
+
+        Under `central_dp` every update is clipped, and whether one counts must not depend on the others.
+        """
+        if self._plan.privacy.mechanism == "central_dp":
+            return
         ratio = self._plan.participation.largest_norm_ratio
         norms = {site: current.states[site].update_norm for site in current.updates}
         for site in sorted(outlying(norms, ratio, self._norms)):
@@ -285,26 +304,6 @@ class Coordinator:
         refused = {p.site: p for p in self._refused.values()}
         absent = {s: Participation(s, "absent", reason="The site is not connected.") for s in self._plan.sites}
         return tuple((absent | refused | current.states)[site] for site in self._plan.sites)
-
-    def _below_quorum(self, current: _Round) -> QuorumError:
-        told = "; ".join(
-            f"{p.site}: {' '.join(filter(None, (p.status, p.code, p.reason)))}"
-            for p in self._participation(current)
-            if p.status != "took_part"
-        )
-        fix = "Mend what is named here, then resume the run; completed rounds are kept."
-        waits = [p.site for p in self._participation(current) if p.code == _APPROVAL]
-        if waits:
-            fix = (
-                f"People at {', '.join(waits)} have to approve the plan first; then: "
-                f"eucaim-fl train resume={self._journal.folder.name} "
-                "(a new run waits for them as long as federation.quorum_wait_s says)"
-            )
-        return QuorumError(
-            f"Round {current.number} has {len(current.reports)} of the {self._plan.participation.quorum} sites "
-            f"that it needs. {told}",
-            fix=fix,
-        )
 
     # --- who is there -----------------------------------------------------------------------------------------
 

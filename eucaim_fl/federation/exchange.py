@@ -170,6 +170,8 @@ def _check(target: str, question: Question, announced: Mapping[str, tuple[int, s
         raise ReplyError("The patients are not those that the site announced: its cohort has changed.")
     if question.kind == "round" and not reply.update:
         raise ReplyError("The reply holds no update.")
+    if question.plan.privacy.mechanism != "none" and (report.train_loss is not None or report.seen):
+        raise ReplyError("The reply tells of training what a plan with differential privacy keeps at the site.")
     _check_metrics(question, report)
     for name, array in reply.update.items():
         if not np.issubdtype(array.dtype, np.floating) or not array.size:

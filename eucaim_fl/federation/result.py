@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from eucaim_fl.plan import FederationPlan
+from eucaim_fl.privacy.accounting import epsilon
+from eucaim_fl.privacy.promise import promise, round_mechanism
 from eucaim_fl.records import RoundRecord
 from eucaim_fl.validation.pooling import better
+from eucaim_fl.validation.spread import standard_errors
 
 __all__ = ["best_round", "make_result"]
 
@@ -16,7 +19,9 @@ def make_result(run: str, plan: FederationPlan, records: Sequence[RoundRecord], 
     """The content of result.json, from the records of all rounds and the last exchange.
 
     metrics: of the final model on the test patients; validation: the same on the validation patients. A site that
-    withholds its metrics has only `withheld`. wall_s: seconds of this call, which for a resumed run is not the whole.
+    withholds its metrics has only `withheld`. standard_error: of the pooled values, see
+    `validation.spread`. privacy: what the run promised and cost (None without noise). wall_s: seconds of this call,
+    which for a resumed run is not the whole.
     """
     final = records[-1]
     everyone = [p for r in records for p in r.participation]
@@ -27,6 +32,8 @@ def make_result(run: str, plan: FederationPlan, records: Sequence[RoundRecord], 
         "plan_sha256": plan.sha256(),
         "weights_sha256": final.weights_sha256,
         "rounds": plan.rounds,
+        "rounds_trained": sum(1 for r in records if not r.is_final(plan.rounds)),
+        "privacy": _privacy(plan, sum(1 for r in records if r.aggregated_from)),
         "split": "test",
         "metrics": _metrics(final, "test"),
         "validation": _metrics(final, "validation"),
@@ -64,6 +71,21 @@ def make_result(run: str, plan: FederationPlan, records: Sequence[RoundRecord], 
     }
 
 
+def _privacy(plan: FederationPlan, trained: int) -> dict[str, Any] | None:
+    """What the run promised, and what the rounds that were trained cost; a site's own ledger may hold repeats too."""
+    promised, once = promise(plan), round_mechanism(plan.privacy, plan.training)
+    if promised is None or once is None:
+        return None
+    return {
+        **{name: getattr(plan.privacy, name) for name in ("mechanism", "noise_multiplier", "clipping_norm", "secure")},
+        "epsilon": epsilon([once.times(trained)], promised.delta),
+        "epsilon_promised": promised.epsilon,
+        "delta": promised.delta,
+        "unit": promised.unit,
+        "against": promised.against,
+    }
+
+
 def _metrics(record: RoundRecord, split: str) -> dict[str, Any]:
     sites: dict[str, Any] = {}
     for site, entries in record.metrics.items():
@@ -72,7 +94,9 @@ def _metrics(record: RoundRecord, split: str) -> dict[str, Any]:
                 sites[site] = (
                     {"withheld": entry.withheld} if entry.withheld else {**entry.values, "patients": entry.patients}
                 )
-    return {"pooled": dict(record.pooled.get(split, {})), "sites": sites}
+    pooled = dict(record.pooled.get(split, {}))
+    sent = [entry for _, entries in sorted(record.metrics.items()) for entry in entries if entry.split == split]
+    return {"pooled": pooled, "standard_error": standard_errors(pooled, sent), "sites": sites}
 
 
 def best_round(task: str, records: Sequence[RoundRecord]) -> RoundRecord | None:

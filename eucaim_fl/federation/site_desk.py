@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -175,7 +175,7 @@ class Desk:
             return
         _log.info("%s of plan %s (%s), round %d: allowed", seal.kind, task.plan.name, seal.plan[:12], seal.round)
         if work is not None and _same_question(work.task.seal, seal):
-            work.incoming, work.task = incoming, task
+            work.incoming, work.task = incoming, replace(task, ledger_count=work.task.ledger_count)
             return
         if work is not None:
             _log.warning("the coordinator asks for something else: what was under way is given up")

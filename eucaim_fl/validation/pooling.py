@@ -29,6 +29,7 @@ __all__ = [
     "better",
     "check_metrics",
     "classification_summary",
+    "count_values",
     "histogram_auc",
     "pool",
     "segmentation_summary",
@@ -153,6 +154,16 @@ def check_metrics(metrics: SiteMetrics, classes: int | None = None) -> None:
             _check_moments(key, numbers, metrics.patients)
 
 
+def count_values(sums: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
+    """Balanced accuracy of confusion counts and AUC of score histograms, as far as there are some and they define it.
+
+    >>> count_values({"confusion": (8.0, 2.0, 5.0, 5.0), "dice": (3.0, 1.5, 0.75)})
+    {'balanced_accuracy': 0.65}
+    """
+    matrices = [sums["confusion"]] if "confusion" in sums else []
+    return _pooled_balanced_accuracy(matrices) | _histogram_areas([sums])
+
+
 def pool(metrics: Sequence[SiteMetrics]) -> dict[str, float]:
     """Values over all patients of all sites that sent metrics of one split; sites that withhold are left out.
 
@@ -228,17 +239,22 @@ def _pooled_balanced_accuracy(matrices: list[tuple[float, ...]]) -> dict[str, fl
 
 def _pooled_auc(sites: Sequence[SiteMetrics]) -> dict[str, float]:
     keys = {frozenset(key for key in site.sums if key.startswith("scores_")) for site in sites}
-    if len(keys) == 1 and (names := next(iter(keys))):
-        areas = []
-        for k in sorted({int(key.split("_")[1]) for key in names}):
-            sides = [
-                np.sum([site.sums.get(f"scores_{k}_{side}", (0.0,) * BINS) for site in sites], axis=0)
-                for side in ("negative", "positive")
-            ]
-            areas.append(histogram_auc(sides[0], sides[1])[0])
-        value = math.fsum(areas) / len(areas)
-        return {} if math.isnan(value) else {"auc": value}
+    if len(keys) == 1 and next(iter(keys)):
+        return _histogram_areas([site.sums for site in sites])
     known = [(site.patients, site.values["auc"]) for site in sites if "auc" in site.values]
     if not known:
         return {}
     return {"auc_site_mean": math.fsum(n * value for n, value in known) / sum(n for n, _ in known)}
+
+
+def _histogram_areas(sums: Sequence[Mapping[str, tuple[float, ...]]]) -> dict[str, float]:
+    """The mean area over classes of histograms that add up; empty without, or where an area is not defined."""
+    areas = []
+    for k in sorted({int(key.split("_")[1]) for one in sums for key in one if key.startswith("scores_")}):
+        sides = [
+            np.sum([one.get(f"scores_{k}_{side}", (0.0,) * BINS) for one in sums], axis=0)
+            for side in ("negative", "positive")
+        ]
+        areas.append(histogram_auc(sides[0], sides[1])[0])
+    value = math.fsum(areas) / len(areas) if areas else math.nan
+    return {} if math.isnan(value) else {"auc": value}

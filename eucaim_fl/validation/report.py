@@ -23,6 +23,7 @@ from eucaim_fl.validation.wording import (
     count,
     metric_name,
     metric_value,
+    privacy_words,
     provenance_rows,
     ranges,
     show_bytes,
@@ -114,9 +115,9 @@ def _headline(plan: FederationPlan, result: Mapping[str, Any], records: Sequence
     split = str(result.get("split", "test"))
     took_part = {p.site for r in records for p in r.participation if p.status == "took_part"}
     absent = sum(_of(r, site).status != "took_part" for r in records for site in plan.sites)
-    done = len([r for r in records if r.round <= plan.rounds])
+    done = len([r for r in records if not r.is_final(plan.rounds)])
     others = [
-        (metric_name(name, plan), metric_value(name, measured[name]))
+        (metric_name(name, plan), f"{metric_value(name, measured[name])}{_spread(name, result)}")
         for name in _ordered(measured, plan)
         if name != main
     ]
@@ -127,7 +128,7 @@ def _headline(plan: FederationPlan, result: Mapping[str, Any], records: Sequence
         else f"Classification of {plan.task.target} into {', '.join(plan.task.classes)}",
         "metric": metric_name(main, plan) if main else "Pooled metric",
         "value": metric_value(main, measured[main]) if main else "withheld",
-        "whom": whom,
+        "whom": f"{_spread(main, result).strip()} {whom}".strip() if main else whom,
         "context": f"{len(took_part)} of {count(len(plan.sites), 'site')} took part, "
         f"{done} of {count(plan.rounds, 'round')} completed.",
         "others": others,
@@ -135,9 +136,15 @@ def _headline(plan: FederationPlan, result: Mapping[str, Any], records: Sequence
             ("Time in rounds", show_seconds(sum(r.seconds for r in records))),
             ("Sent to sites", show_bytes(sum(p.bytes_down for r in records for p in r.participation))),
             ("Received from sites", show_bytes(sum(p.bytes_up for r in records for p in r.participation))),
+            ("Privacy", privacy_words(result.get("privacy"))),
             ("Absences", f"{absent} of {len(records) * len(plan.sites)}" if absent else "none"),
         ],
     }
+
+
+def _spread(name: str, result: Mapping[str, Any]) -> str:
+    error = (result.get("metrics", {}).get("standard_error") or {}).get(name)
+    return f" ± {metric_value(name, error)}" if isinstance(error, int | float) else ""
 
 
 def _charts(plan: FederationPlan, records: Sequence[RoundRecord]) -> list[_Chart]:
@@ -194,7 +201,7 @@ def _course(name: str, pooled: Curve) -> str:
 
 def _table(plan: FederationPlan, split: str, result: Mapping[str, Any], last: RoundRecord | None) -> _Table | None:
     """Metrics of the final model on one split; None if neither record nor result has any word on it."""
-    final = last if last is not None and last.round == plan.rounds + 1 else None
+    final = last if last is not None and last.is_final(plan.rounds) else None
     entries = {s: m for s, ms in final.metrics.items() for m in ms if m.split == split} if final else {}
     metrics = result.get("metrics", {}) if result.get("split") == split else {}
     pooled = {**(final.pooled.get(split, {}) if final else {}), **(metrics.get("pooled") or {})}
@@ -240,9 +247,9 @@ def _round_names(plan: FederationPlan, records: Sequence[RoundRecord]) -> list[s
     """Heads of the matrix; of many rounds only every fifth has its number."""
     every = 5 if len(records) > 20 else 1
     named = {r.round for r in records if r.round % every == 0 or r.round == 1}
-    if every > 1 and records[-1].round > plan.rounds:
-        named -= {plan.rounds, plan.rounds - 1}  # would run into the word
-    return ["final" if r.round > plan.rounds else str(r.round) if r.round in named else "" for r in records]
+    if every > 1 and records[-1].is_final(plan.rounds):
+        named -= {records[-1].round - 1, records[-1].round - 2}  # would run into the word
+    return ["final" if r.is_final(plan.rounds) else str(r.round) if r.round in named else "" for r in records]
 
 
 def _matrix(plan: FederationPlan, records: Sequence[RoundRecord]) -> list[tuple[str, list[Participation], int]]:
@@ -276,7 +283,9 @@ def _costs(plan: FederationPlan, records: Sequence[RoundRecord]) -> dict[str, An
         mine = [_of(record, site) for record in records]
         sums = [sum(p.seconds for p in mine), sum(p.bytes_down for p in mine), sum(p.bytes_up for p in mine)]
         totals = [a + b for a, b in zip(totals, sums, strict=True)]
-        patients = max((p.patients for r, p in zip(records, mine, strict=True) if r.round <= plan.rounds), default=0)
+        patients = max(
+            (p.patients for r, p in zip(records, mine, strict=True) if not r.is_final(plan.rounds)), default=0
+        )
         rows.append((site, str(patients or "–"), show_seconds(sums[0]), show_bytes(sums[1]), show_bytes(sums[2])))
     return {
         "rows": rows,

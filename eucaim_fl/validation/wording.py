@@ -13,6 +13,7 @@ __all__ = [
     "count",
     "metric_name",
     "metric_value",
+    "privacy_words",
     "provenance_rows",
     "ranges",
     "show_bytes",
@@ -37,6 +38,21 @@ _METRICS = {
     "balanced_accuracy": "Balanced accuracy",
     "brier": "Brier score",
 }
+
+
+def privacy_words(privacy: Mapping[str, Any] | None) -> str:
+    """What a run's `privacy` in result.json promises, in one line.
+
+    >>> privacy_words(None)
+    'no noise was added'
+    """
+    if privacy is None:
+        return "no noise was added"
+    whose = "each patient of a site" if privacy["unit"] == "patient" else "a site as a whole"
+    whom = "" if privacy["against"] == "coordinator" else ", from those who see the models, not from the coordinator"
+    source = "" if privacy["secure"] else "; the noise follows from the seed, so whoever has the plan can take it off"
+    spent = f"epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:g}"
+    return f"{spent} for {whose}{whom} ({privacy['mechanism']}){source}"
 
 
 def metric_name(name: str, plan: FederationPlan) -> str:

@@ -622,6 +622,41 @@ class TestQuorum:
         assert end.weights["w"].tolist() == [2.0] * 3
 
 
+class TestSpentBudgets:
+    def spent_after(self, plan, fakes, first: int):
+        """Site b's privacy budget does not hold rounds from `first` on; it still evaluates."""
+        inner, asked = fakes.honest(plan), []
+
+        def handler(site, message):
+            number = int(message.metadata.group_id)
+            asked.append((message.metadata.message_type, number))
+            if site == "b" and message.metadata.message_type == "train" and number >= first:
+                return Message(refusal_content("EFL401", "The privacy budget is spent.", "b"), reply_to=message)
+            return inner(site, message)
+
+        return handler, asked
+
+    def test_the_run_ends_with_the_last_complete_model_evaluated(self, fakes, make_federation):
+        plan, journal, state = make_federation(
+            "ab", rounds=9, federation={"quorum": 2, "quorum_wait_s": 60.0, "round_deadline_s": 5.0}
+        )
+        handler, asked = self.spent_after(plan, fakes, 3)
+        _, end = run(fakes, plan, journal, state, handler)
+        assert [(r.round, r.final) for r in end.records] == [(1, False), (2, False), (3, True)]
+        assert end.weights["w"].tolist() == [3.0] * 3  # two rounds of mean 1.5
+        assert {number for kind, number in asked if kind == "evaluate"} == {10}
+        assert end.records[-1].pooled["test"]["dice"] == 0.5
+        _, again = run(fakes, plan, Journal(journal.folder), journal.load(), handler)
+        assert len(again.records) == 3  # a run that has ended so is complete
+
+    def test_it_goes_on_without_the_site_where_the_quorum_allows(self, fakes, make_federation):
+        plan, journal, state = make_federation("abc", rounds=4, federation={"quorum": 2})
+        handler, _ = self.spent_after(plan, fakes, 3)
+        _, end = run(fakes, plan, journal, state, handler)
+        assert [r.aggregated_from for r in end.records[:4]] == [("a", "b", "c")] * 2 + [("a", "c")] * 2
+        assert {p.site: p.code for p in end.records[3].participation}["b"] == "EFL401"
+
+
 class TestJournalFaults:
     def test_a_journal_that_can_not_be_written_ends_the_run(self, fakes, make_federation, monkeypatch):
         plan, journal, state = make_federation("ab", rounds=3)

@@ -1,0 +1,39 @@
+"""Why a round has too few sites, and what can be done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from eucaim_fl.errors import ApprovalPendingError, PrivacyBudgetError, QuorumError
+from eucaim_fl.records import Participation
+
+__all__ = ["below_quorum", "budgets_end_it", "with_spent_budget"]
+
+
+def below_quorum(number: int, quorum: int, participation: Sequence[Participation], run: str) -> QuorumError:
+    """The error of a round with fewer sites than its quorum: who is missing, why, and how to go on.
+
+    participation: of all the plan's sites. run: name of the run's folder.
+    """
+    missing = [p for p in participation if p.status != "took_part"]
+    told = "; ".join(f"{p.site}: {' '.join(filter(None, (p.status, p.code, p.reason)))}" for p in missing)
+    fix = "Mend what is named here, then resume the run; completed rounds are kept."
+    waits = [p.site for p in missing if p.code == ApprovalPendingError.code]
+    if waits:
+        fix = (
+            f"People at {', '.join(waits)} have to approve the plan first; then: eucaim-fl train resume={run} "
+            "(a new run waits for them as long as federation.quorum_wait_s says)"
+        )
+    have = len(participation) - len(missing)
+    return QuorumError(f"Round {number} has {have} of the {quorum} sites that it needs. {told}", fix=fix)
+
+
+def with_spent_budget(states: Mapping[str, Participation]) -> tuple[str, ...]:
+    """Sites whose privacy budget does not hold the round; asking them again changes nothing."""
+    return tuple(sorted(site for site, p in states.items() if p.code == PrivacyBudgetError.code))
+
+
+def budgets_end_it(states: Mapping[str, Participation], connected: Iterable[str], quorum: int) -> bool:
+    """Whether so many sites have spent their privacy budget that the quorum can't be reached with those connected."""
+    spent = with_spent_budget(states)
+    return bool(spent) and len(set(connected) - set(spent)) < quorum
