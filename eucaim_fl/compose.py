@@ -23,6 +23,7 @@ from eucaim_fl.config import ExperimentConfig, FederationConfig, PermitFiles, pa
 from eucaim_fl.errors import PermitError, RecipeError
 from eucaim_fl.federation.home import known_homes
 from eucaim_fl.models.arguments import check_input_size, check_model
+from eucaim_fl.models.private import check_private
 from eucaim_fl.permits import read_permit, sign_plan
 from eucaim_fl.plan import FederationPlan, make_plan
 from eucaim_fl.privacy.promise import settled
@@ -53,15 +54,18 @@ def resolve(config: ExperimentConfig) -> Recipe:
 
     With the engine `superlink`, the recipe's site files are not looked at: the sites are those that the federation has
     admitted (or `federation.sites` of them), whose own files lie with them.
-    Raises RecipeError (unknown network, wrong argument, impossible rule, too few sites), SiteFileError (a site file
-    that is missing or wrong), PrivacyError (no noise reaches the target epsilon), PermitError or KeyFileError (the
-    permit or its holder's key can't be used, or they do not belong together).
+    Raises RecipeError (unknown network, wrong argument, impossible rule, too few sites, a network that mixes patients
+    under patient_dp), SiteFileError (a site file that is missing or wrong), PrivacyError (no noise reaches the target
+    epsilon), PermitError or KeyFileError (the permit or its holder's key can't be used, or they do not belong
+    together).
     """
     files = {} if config.federation.engine == "superlink" else _own_site_files(config)
     names = tuple(files) or _admitted(config.federation)
     arguments = check_model(config.model, config.task)
     complete = config.model.model_copy(update={"args": arguments.model_dump(mode="json")})
     config = config.model_copy(update={"model": complete})
+    if config.privacy.mechanism == "patient_dp":
+        check_private(complete, config.task)
     permit, key = _permit_and_key(config.permit)
     private = settled(config.privacy, config.training, config.rounds)
     plan = make_plan(config.model_copy(update={"privacy": private}), names, permit)

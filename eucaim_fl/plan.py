@@ -108,6 +108,8 @@ class FederationPlan(Config):
             raise ValueError("privacy: a plan states its noise, not the epsilon that the noise is for")
         if privacy.mechanism == "patient_dp" and self.training.gradient_clip is not None:
             raise ValueError("training.gradient_clip: with patient_dp every patient's gradient is clipped instead")
+        if privacy.mechanism == "central_dp" and self.method.rule.name != "weighted_mean":
+            raise ValueError("method.rule: central_dp adds noise to the sites' mean; choose weighted_mean")
         if self.task.name == "classification" and self.training.loss in ("dice", "dice_ce"):
             raise ValueError("training.loss: Dice is for segmentation; use cross_entropy")
         return self

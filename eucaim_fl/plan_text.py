@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eucaim_fl.config import SeriesRule
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.privacy.promise import promise, round_mechanism
+from eucaim_fl.privacy.promise import promise, round_mechanism, site_is_charged, steps_of_round
 
 __all__ = ["explain"]
 
@@ -44,6 +44,8 @@ def _explain_channels(plan: FederationPlan) -> list[str]:
     """Which series are taken, and what happens to labels on other voxels; nothing where the default holds."""
     lines = []
     rules = plan.data.channels
+    if plan.data.colour:
+        lines.append("Channels: red, green and blue of each image. An image without colours is set aside.")
     if rules:
         several = (
             " The first gives the grid; the others are interpolated onto it by their stated position, and a patient is "
@@ -86,8 +88,9 @@ def _explain_privacy(plan: FederationPlan) -> list[str]:
     else:
         what = (
             f"Privacy: the server clips every site's update to L2 norm {privacy.clipping_norm:g} and adds Gaussian "
-            f"noise of standard deviation {deviation} to their sum. This hides a site from those who see the models "
-            f"({spent}); the server itself sees the updates as they are."
+            f"noise of standard deviation {deviation} to their sum, which is divided by the number of all sites of the "
+            f"plan. This hides a site from those who see the models ({spent}); the server itself sees the updates as "
+            "they are."
         )
     lines = [what]
     if not privacy.secure:
@@ -107,12 +110,15 @@ def _explain_privacy(plan: FederationPlan) -> list[str]:
 
 def explain(plan: FederationPlan) -> list[str]:
     """In plain words: what each site is asked to do, and what it is asked to send."""
-    task, training, method = plan.task, plan.training, plan.method
+    task, training, method, by_patient = plan.task, plan.training, plan.method, plan.privacy.mechanism == "patient_dp"
     length = (
-        f"{training.local_steps} optimizer steps"
-        if training.local_steps is not None
+        f"{steps_of_round(training, plan.privacy)} optimizer steps"
+        if by_patient or training.local_steps is not None
         else f"{training.local_epochs} epochs over its training patients"
     )
+    batch = "patients drawn at random" if by_patient else f"batch {training.batch_size}"
+    loss = "" if site_is_charged(plan.privacy) else "the mean training loss, "
+    weights = "every site alike" if plan.privacy.mechanism == "central_dp" else "weights by patients"
     goal = (
         f"segmentation of {', '.join(task.labels)}"
         if task.name == "segmentation"
@@ -142,17 +148,16 @@ def explain(plan: FederationPlan) -> list[str]:
         "and trains on the rest. A patient is in one of these only.",
         *_explain_channels(plan),
         f"Each of {plan.rounds} rounds: evaluate the arriving model on the validation patients, then train for "
-        f"{length} (batch {training.batch_size}, {training.optimizer.name}, learning rate "
-        f"{training.optimizer.lr:g}).{proximal}",
+        f"{length} ({batch}, {training.optimizer.name}, learning rate {training.optimizer.lr:g}).{proximal}",
         "Sent at the start: the site's short name, the number of its training patients and of cases set aside, and a "
         "SHA-256 over its cohort's content.",
-        f"Sent after each round: the change of every model weight, the mean training loss, seconds, and {metrics} over "
-        f"the validation patients with the sums they are pooled by ({sums}).",
+        f"Sent after each round: the change of every model weight, {loss}seconds, and {metrics} over the validation "
+        f"patients with the sums they are pooled by ({sums}).",
         "Sent once at the end: the same metrics of the final model over validation and test patients; and, only by "
         "sites whose site file calls their data synthetic or public, three small pictures of predictions.",
         "Withheld: every figure over fewer patients than the site's minimum.",
         "Never sent: images, labels, clinical values, identifiers, file names or paths (but for the pictures above).",
-        f"Combined by: {method.rule.name}, server optimizer {method.server_optimizer.name}; weights by patients. "
+        f"Combined by: {method.rule.name}, server optimizer {method.server_optimizer.name}; {weights}. "
         f"A round needs {plan.participation.quorum} of {len(plan.sites)} sites within "
         f"{plan.participation.round_deadline_s:g} s.",
         *_explain_privacy(plan),

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from eucaim_fl.compose import compose, resolve, sweep
-from eucaim_fl.errors import KeyFileError, PermitError, RecipeError, SiteFileError
+from eucaim_fl.errors import KeyFileError, PermitError, PrivacyError, RecipeError, SiteFileError
 from eucaim_fl.federation.home import Settings, create
 from eucaim_fl.permits import Permit, issue
 from eucaim_fl.signing import PrivateKey, fingerprint, new_node_key, verify
@@ -99,6 +99,32 @@ class TestResolve:
     def test_a_site_file_that_is_missing_is_an_error(self, recipe, tmp_path):
         with pytest.raises(SiteFileError, match="does not exist"):
             resolve(recipe([tmp_path / "none.yaml"]))
+
+
+NOISE = {"delta": 1e-5, "clipping_norm": 1.0}
+
+
+class TestPrivacy:
+    def test_the_plan_has_the_noise_that_the_target_needs_and_the_recipe_keeps_the_target(self, hospital, recipe):
+        privacy = {"mechanism": "update_dp", "target_epsilon": 8.0, **NOISE}
+        resolved = resolve(recipe([hospital("a")], privacy=privacy))
+        assert resolved.config.privacy.target_epsilon == 8.0
+        assert resolved.plan.privacy.target_epsilon is None
+        assert resolved.plan.privacy.noise_multiplier > 1.0
+
+    def test_a_target_that_no_noise_reaches_is_refused(self, hospital, recipe):
+        privacy = {"mechanism": "central_dp", "target_epsilon": 1e-5, **NOISE, "delta": 1e-12}
+        with pytest.raises(PrivacyError, match="No noise brings"):
+            resolve(recipe([hospital("a")], privacy=privacy))
+
+    def test_a_network_that_mixes_patients_is_refused_for_patient_dp_only(self, hospital, recipe):
+        model = {"name": "unet", "args": {"channels": [4, 8], "strides": [2], "norm": "batch"}}
+        noise = {"noise_multiplier": 1.0, **NOISE}
+        with pytest.raises(RecipeError, match="batch normalisation mixes the patients"):
+            resolve(
+                recipe([hospital("a")], model=model, privacy={"mechanism": "patient_dp", "sampling_rate": 0.1, **noise})
+            )
+        resolve(recipe([hospital("b")], model=model, privacy={"mechanism": "update_dp", **noise}))
 
 
 class TestPermits:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from eucaim_fl.config import ExperimentConfig
 from eucaim_fl.errors import PlanError, RecipeError
 from eucaim_fl.plan import FederationPlan, make_plan, read_plan
-from eucaim_fl.plan_text import explain
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
@@ -23,7 +22,7 @@ RECIPE: dict[str, Any] = {
     "model": {"name": "unet"},
     "training": {"local_steps": 3},
 }
-GOLDEN = "eaac8fc718c2300b2f9aac0c5a631094e63f5aca7757c067137fbac441528900"
+GOLDEN = "adb052c85e79a144662fa675304d9a7ad0177eff5743322913e0324227cbec7a"
 
 
 def plan_of(**changes: Any) -> FederationPlan:
@@ -31,6 +30,11 @@ def plan_of(**changes: Any) -> FederationPlan:
 
 
 TEXT = plan_of().canonical_json()
+PRIVACY = {
+    "mechanism": "patient_dp", "noise_multiplier": 1.0, "delta": 1e-5, "clipping_norm": 1.0, "sampling_rate": 0.1,
+    "metrics_noise": 4.0,
+}  # fmt: skip
+PRIVATE_TEXT = plan_of(privacy=PRIVACY).canonical_json()
 
 
 def canonical(value: object) -> str:
@@ -46,9 +50,9 @@ def leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
         yield place, value
 
 
-def put(place: tuple[Any, ...], value: object) -> dict[str, Any]:
+def put(place: tuple[Any, ...], value: object, text: str = TEXT) -> dict[str, Any]:
     """The plan as JSON values with another value at one place."""
-    plan = json.loads(TEXT)
+    plan = json.loads(text)
     inner = plan
     for key in place[:-1]:
         inner = inner[key]
@@ -67,6 +71,7 @@ OTHER_TEXT: dict[tuple[Any, ...], object] = {
     ("model", "name"): "dynunet",
     ("data", "modality"): "CT",
     ("data", "orientation"): "LPS",
+    ("data", "colour"): True,
     ("data", "labels_on_other_grid"): "resample",
     ("data", "intensity", "kind"): "zscore",
     ("data", "split", "seed"): 0,
@@ -74,8 +79,10 @@ OTHER_TEXT: dict[tuple[Any, ...], object] = {
     ("method", "rule", "keep"): 1,
     ("method", "server_optimizer", "name"): "adam",
     ("method", "objective", "name"): "proximal",
-    ("training", "loss"): "dice",
+    ("privacy", "gradients"): "loop",
+    ("privacy", "secure"): False,
     ("training", "gradient_clip"): 1.0,
+    ("training", "loss"): "dice",
     ("training", "patch_voxels"): [8, 8],
     ("training", "optimizer", "name"): "adam",
     **{("data", "spacing_mm", axis): 3.0 for axis in range(3)},
@@ -84,11 +91,12 @@ OTHER_TEXT: dict[tuple[Any, ...], object] = {
 FIXED = {
     ("software",),  # other versions are refused
     ("schema_version",),
-    ("privacy", "mechanism"),  # there is one only
+    ("privacy", "mechanism"),  # would ask for other keys
+    ("privacy", "target_epsilon"),  # is refused in plans
     ("task", "name"),  # would ask for other keys
     ("training", "local_epochs"),  # either steps or epochs
 }
-PLACES = [(place, value) for place, value in leaves(json.loads(TEXT)) if place not in FIXED]
+PLACES = [(place, value) for place, value in leaves(json.loads(PRIVATE_TEXT)) if place not in FIXED]
 
 
 class TestTheHash:
@@ -105,7 +113,8 @@ class TestTheHash:
             other: object = value / 2 if value else 0.25
         else:
             other = OTHER_TEXT[place] if place in OTHER_TEXT else int(str(value)) + 1
-        assert read_plan(canonical(put(place, other))).sha256() != GOLDEN
+        text = TEXT if place == ("training", "gradient_clip") else PRIVATE_TEXT
+        assert read_plan(canonical(put(place, other, text))).sha256() != read_plan(text).sha256()
 
     def test_what_decides_no_result_is_not_in_it(self) -> None:
         assert plan_of(runs_dir="/elsewhere", tracking={"enabled": False}, title="x").sha256() == GOLDEN
@@ -135,6 +144,21 @@ class TestMakePlan:
                     "training": {"local_steps": 1, "loss": "dice"},
                 },
                 "Dice is for segmentation",
+            ),
+            (
+                {"privacy": {**PRIVACY, "noise_multiplier": None, "target_epsilon": 8.0}},
+                "a plan states its noise, not the epsilon",
+            ),
+            (
+                {"privacy": PRIVACY, "training": {"local_steps": 1, "gradient_clip": 1.0}},
+                r"training\.gradient_clip: with patient_dp every patient's gradient is clipped instead",
+            ),
+            (
+                {
+                    "privacy": {**PRIVACY, "mechanism": "central_dp", "sampling_rate": None, "metrics_noise": None},
+                    "method": {"rule": {"name": "median"}},
+                },
+                r"method\.rule: central_dp adds noise to the sites' mean; choose weighted_mean",
             ),
         ],
     )
@@ -184,6 +208,8 @@ class TestReadPlan:
             (("model", "name"), "torch.nn.Linear", r"model\.name: string should match pattern"),
             (("model", "args"), {"x": float("nan")}, "finite number"),
             (("data", "intensity", "low"), float("-inf"), "finite number"),
+            (("privacy", "target_epsilon"), 8.0, "mechanism none takes no epsilon"),
+            (("privacy", "mechanism"), "patient_dp", "set exactly one of"),
             (("rounds",), 10_001, "rounds: input should be less than or equal to 10000"),
             (("rounds",), None, "rounds: input should be a valid integer"),
             (("task", "name"), "rm -rf", "task: input tag"),
@@ -249,62 +275,3 @@ class TestReadPlan:
             assert altered != TEXT
         else:
             assert (plan.sha256() == GOLDEN) is (altered == TEXT)
-
-
-class TestExplain:
-    def test_it_says_what_a_site_does_sends_and_never_sends(self) -> None:
-        told = " ".join(explain(plan_of()))
-        for phrase in (
-            "segmentation of lesion with a 2-D unet, over 2 sites (a, b)",
-            "Each of 2 rounds",
-            "3 optimizer steps",
-            "the change of every model weight",
-            "Never sent: images, labels, clinical values, identifiers",
-            "A round needs 1 of 2 sites within 3600 s",
-            "no noise is added",
-        ):
-            assert phrase in told
-
-    def test_it_knows_classification_epochs_and_the_proximal_term(self) -> None:
-        plan = plan_of(
-            task={"name": "classification", "target": "malignant", "classes": ["no", "yes"]},
-            training={"local_epochs": 2},
-            method={"objective": {"name": "proximal", "mu": 0.5}},
-            data={"modality": "CT"},
-        )
-        told = " ".join(explain(plan))
-        for phrase in ("classification of 'malignant' into no, yes", "2 epochs", "mu = 0.5", "of CT series", "AUC"):
-            assert phrase in told
-
-    def test_it_says_which_series_become_channels_and_what_happens_to_labels(self) -> None:
-        rules = [
-            {
-                "name": "t2", "modality": "MR", "words": ["t2", "tse"], "without": ["fs"], "plane": "axial",
-                "thickness_mm": [2.0, 4.0], "body_part": "PROSTATE", "contrast": False,
-            },
-            {
-                "name": "dwi", "b_value": [800.0, 800.0], "image_type": ["ADC"], "echo_time_ms": [50, 90],
-                "prefer": "thinnest",
-            },
-            {"name": "any", "prefer": "first", "contrast": True},
-        ]  # fmt: skip
-        told = " ".join(explain(plan_of(data={"channels": rules, "labels_on_other_grid": "resample"})))
-        for phrase in (
-            "t2 = modality MR, described with 't2' and 'tse', not described with 'fs', body part 'PROSTATE', "
-            "axial slices, slice thickness 2 to 4 mm, without contrast agent; of several the one with most slices",
-            "dwi = image type 'ADC', b-value 800 s/mm², echo time 50 to 90 ms; of several the one with the thinnest",
-            "any = with contrast agent; of several the first by its UID",
-            "one study that has all of these",
-            "The first gives the grid; the others are interpolated onto it",
-            "one that lies on other voxels than its image is brought onto the image's",
-        ):
-            assert phrase in told
-        alone = " ".join(explain(plan_of(data={"channels": [{"name": "x"}]})))
-        assert "one study that has this, and one series for each: x = any series;" in alone
-        assert "The first gives the grid" not in alone
-        for phrase in ("Channels:", "Labels:"):
-            assert phrase not in " ".join(explain(plan_of()))
-
-    def test_words_of_a_stranger_can_not_steer_a_terminal(self) -> None:
-        rules = [{"name": "a", "words": ["\x1b[2J"], "without": ["\n"], "image_type": ["\x07"], "body_part": "\r"}]
-        assert all(line.isprintable() for line in explain(plan_of(data={"channels": rules})))
