@@ -117,6 +117,7 @@ def _mu(together: tuple[Mechanism, ...]) -> float:
     return math.sqrt(math.fsum(one.steps / one.noise**2 for one in together if one.rate >= 1))
 
 
+@lru_cache(maxsize=1024)
 def _exact(mu: float, delta: float) -> float:
     """Epsilon of Gaussian noise on sums over everybody; that of the least mu below it, where rounding errors win."""
     import dp_accounting

@@ -21,36 +21,22 @@ Kinds and their bodies (all values are codes, numbers and hashes):
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import sqlite3
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from eucaim_fl.durable import flush_folder, write_atomically
-from eucaim_fl.errors import AuditError, JournalError
-from eucaim_fl.signing import PrivateKey, canonical_json
-from eucaim_fl.site.audit_base import (
-    PATIENCE_S,
-    AuditFiles,
-    create,
-    guarded,
-    locked,
-    opened,
-    schema_faults,
-    text_row,
-)
-from eucaim_fl.site.audit_chain import AuditRecord, Head, LogIdentity, seal_record, sign_head
-from eucaim_fl.site.audit_reader import AuditReader, Sent, utc_text
-from eucaim_fl.site.audit_verify import end_faults, head_bytes, verify_log
+from eucaim_fl.signing import PrivateKey
+from eucaim_fl.site.audit_base import PATIENCE_S, AuditFiles, guarded
+from eucaim_fl.site.audit_chain import AuditRecord, Head, LogIdentity
+from eucaim_fl.site.audit_reader import AuditReader, Sent
+from eucaim_fl.site.audit_verify import verify_log
+from eucaim_fl.site.chain_writer import ChainWriter
 
 __all__ = ["AuditLog", "AuditReader", "AuditRecord", "Head", "Sent", "verify_log"]
 
 _CHECKED_AT_OPENING = 100
-_DO = "Run `eucaim-fl site audit verify`, keep the files as they are, and tell the coordinator."
 
 
 def _now() -> datetime.datetime:
@@ -71,20 +57,12 @@ class AuditLog(AuditReader):
         Raises AuditError if it can't be written, is held by another process for more than 10 s, or was altered.
         """
         self._key, self._clock = key, clock
-        self._seen: Head | None = None
         self._identity = LogIdentity(site, key.public)
-        self._files = files = AuditFiles(folder)
         with guarded(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._writing() as base:
-            if base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0 and not files.head.exists():
-                create(base, site, key.public)
-                base.execute("COMMIT")
-            end = self._checked_end(base, _CHECKED_AT_OPENING)
-            if not files.head.exists():
-                self._prepare_head(end)
-                self._show_head()
-            self._seen = end
+        self._writer = ChainWriter(AuditFiles(folder), key, self._identity, lambda: self._clock())
+        with self._writer.writing(PATIENCE_S) as base:
+            self._writer.begin(base, _CHECKED_AT_OPENING)
         super().__init__(folder)
 
     def append(self, kind: str, body: Mapping[str, JsonValue]) -> Head:
@@ -93,22 +71,9 @@ class AuditLog(AuditReader):
         Raises AuditError if it can't be written (nothing is left half-written), is no JSON or above 64 KiB, the log is
         held by another process for more than 10 s, or its end was altered.
         """
-        with self._writing() as base:
-            end = self._checked_end(base, 1)
-            record = seal_record(self._key, self._identity.site, end, utc_text(self._clock()), kind, body)
-            row = text_row(record, canonical_json(dict(body)))
-            head = Head(record.seq, record.hash)
-            base.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-            try:
-                self._prepare_head(head)  # before the commit, since a full disk must leave neither
-                base.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    self._files.next_head.unlink(missing_ok=True)
-                raise
-            self._seen = head
-            self._show_head()
-            return head
+        with self._writer.writing(PATIENCE_S) as base:
+            record = self._writer.add(base, self._writer.checked_end(base, 1), kind, body)
+        return Head(record.seq, record.hash)
 
     def sign(self, purpose: str, value: JsonValue) -> str:
         """A signature by the site's key, for what is made from the log."""
@@ -117,62 +82,3 @@ class AuditLog(AuditReader):
     def identity(self) -> LogIdentity:
         """Whose log it is."""
         return self._identity
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """The database inside a transaction, which no other process writes to meanwhile."""
-        files = self._files
-        with locked(files, time.monotonic() + PATIENCE_S), guarded(files.folder):
-            if not files.base.exists() and not files.head.exists() and self._seen is None:
-                files.base.touch(mode=0o600)
-            with opened(files, write=True) as base:
-                base.execute("BEGIN IMMEDIATE")
-                try:
-                    yield base
-                finally:
-                    if base.in_transaction:
-                        with contextlib.suppress(sqlite3.Error):
-                            base.execute("ROLLBACK")
-
-    def _checked_end(self, base: sqlite3.Connection, depth: int) -> Head:
-        """The head of the records, if the end of the log is sound and what this process saw is still there."""
-        faults = list(schema_faults(base)[0])
-        if not faults:
-            about = base.execute("SELECT site, key FROM about").fetchall()
-            if about != [(self._identity.site, self._identity.public)]:
-                raise AuditError(
-                    "The audit log is that of another site or another key.",
-                    fix="A new key needs a new log: move the old one away, and keep it.",
-                    local_detail=str(self._files.folder),
-                )
-            found, head = end_faults(base, self._identity, head_bytes(self._files), depth)
-            faults += found
-            seen = self._seen
-            if seen is not None and seen.count:
-                kept = base.execute("SELECT hash FROM records WHERE seq = ?", (seen.count,)).fetchone()
-                faults += [] if kept == (seen.hash,) else [f"Record {seen.count} was changed or removed."]
-        if faults:
-            raise AuditError(
-                "The audit log was altered, so nothing is added to it.",
-                fix=_DO,
-                local_detail=f"{self._files.folder}: {' '.join(faults)}",
-            )
-        return head
-
-    def _prepare_head(self, head: Head) -> None:
-        content = sign_head(self._key, self._identity.site, head, utc_text(self._clock()))
-        try:
-            write_atomically(self._files.next_head, content)
-        except JournalError as problem:
-            full = "full" in problem.message
-            what = "The disk is full: nothing was" if full else "Nothing can be"
-            raise AuditError(
-                f"{what} written into the audit log.",
-                fix="Free some space, then start again." if full else "Check the permissions of its folder.",
-                local_detail=problem.local_detail,
-            ) from None
-
-    def _show_head(self) -> None:
-        """Put the prepared head in the place of the old one; the records are on the disk by now."""
-        self._files.next_head.replace(self._files.head)
-        flush_folder(self._files.folder)

@@ -1,4 +1,4 @@
-"""The chain of a site's audit log as pure functions: how records are hashed and signed, and what is wrong with them.
+"""The chain of a site's log as pure functions: how records are hashed and signed, and what is wrong with them.
 
 A record's hash covers the site's name and the hash of the record before it; the site's key signs the hash. The first
 record follows a hash over the site's name and public key, so that the log of another site can't stand in its place.
@@ -15,8 +15,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from eucaim_fl.errors import AuditError
 from eucaim_fl.signing import PrivateKey, canonical_json, verify
+from eucaim_fl.site.log_kind import AUDIT, LogKind
 
 __all__ = [
     "LARGEST_BODY_BYTES",
@@ -31,12 +31,11 @@ __all__ = [
     "sign_head",
 ]
 
-SCHEMA = "eucaim-fl-audit/1"
+SCHEMA = AUDIT.schema
 LARGEST_BODY_BYTES = 64 * 1024
 """Of one record's body as canonical JSON."""
 _KIND = re.compile(r"[a-z][a-z_]{0,31}")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_RECORD, _HEAD = "audit record", "audit head"
 _MOST_FAULTS = 50
 _SENTENCES = {
     "unreadable": ("{0} can't be read as a record.", "{0} can't be read as records."),
@@ -49,14 +48,13 @@ _SENTENCES = {
         "{0} does not follow the record before it: something was changed, removed, inserted or put in another order.",
         "{0} do not follow the records before them: something was changed, removed, inserted or put in another order.",
     ),
-    "first": ("{0} does not begin the log of this site and this key.", "{0} do not begin the log of this site."),
+    "first": ("{0} does not begin the {1} of this site and this key.", "{0} do not begin the {1} of this site."),
     "missing": ("{0} is missing.", "{0} are missing."),
     "twice": (
-        "{0} stands in the log twice or in the wrong place.",
-        "{0} stand in the log twice or in the wrong place.",
+        "{0} stands in the {1} twice or in the wrong place.",
+        "{0} stand in the {1} twice or in the wrong place.",
     ),
 }
-_WITNESSES = {"head": "the log's signed head", "coordinator": "the coordinator"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Witness:
-    """A head that somebody kept: the log itself in its signed head, or the coordinator."""
+    """A head that somebody kept: the log itself in its signed head, or (`coordinator`) who else keeps heads of it."""
 
     head: Head
     by: Literal["head", "coordinator"]
@@ -90,15 +88,16 @@ class AuditRecord:
 
 @dataclass(frozen=True)
 class LogIdentity:
-    """Whose log it is: the site's name and its public key."""
+    """Whose log it is: the site's name and its public key; and which log."""
 
     site: str
     public: str
+    kind: LogKind = AUDIT
 
     @property
     def start(self) -> Head:
         """The head of the empty log, which the first record follows."""
-        value = {"schema": SCHEMA, "site": self.site, "key": self.public}
+        value = {"schema": self.kind.schema, "site": self.site, "key": self.public}
         return Head(0, hashlib.sha256(canonical_json(value)).hexdigest())
 
     def hash_of(self, record: AuditRecord) -> str:
@@ -115,27 +114,34 @@ class LogIdentity:
 
 
 def seal_record(
-    key: PrivateKey, site: str, head: Head, time: str, kind: str, body: Mapping[str, JsonValue]
+    key: PrivateKey,
+    site: str,
+    head: Head,
+    time: str,
+    kind: str,
+    body: Mapping[str, JsonValue],
+    log: LogKind = AUDIT,
 ) -> AuditRecord:
     """The record that follows `head`, hashed and signed.
 
-    Raises AuditError if the kind is no word of lower-case letters, or the body is no JSON or above 64 KiB.
+    Raises AuditError (or its like) if the kind is no word of lower-case letters, or the body no JSON or above 64 KiB.
     """
     try:
         size = len(canonical_json(dict(body)))
     except (TypeError, ValueError, RecursionError):
-        raise AuditError("What should be written into the audit log is no JSON.") from None
+        raise log.error(f"What should be written into the {log.name} is no JSON.") from None
     if size > LARGEST_BODY_BYTES or _KIND.fullmatch(kind) is None:
-        raise AuditError("What should be written into the audit log is too large, or its kind is no word.")
+        raise log.error(f"What should be written into the {log.name} is too large, or its kind is no word.")
     bare = AuditRecord(head.count + 1, time, kind, dict(body), head.hash, "", "")
-    digest = LogIdentity(site, key.public).hash_of(bare)
-    return AuditRecord(bare.seq, time, kind, bare.body, head.hash, digest, key.sign(_RECORD, digest))
+    digest = LogIdentity(site, key.public, log).hash_of(bare)
+    return AuditRecord(bare.seq, time, kind, bare.body, head.hash, digest, key.sign(log.record_purpose, digest))
 
 
-def sign_head(key: PrivateKey, site: str, head: Head, time: str) -> bytes:
+def sign_head(key: PrivateKey, site: str, head: Head, time: str, log: LogKind = AUDIT) -> bytes:
     """The content of the head's file."""
-    value = {"schema": SCHEMA, "site": site, "count": head.count, "hash": head.hash, "time": time}
-    return json.dumps({**value, "signature": key.sign(_HEAD, value)}, indent=2, sort_keys=True).encode() + b"\n"
+    value = {"schema": log.schema, "site": site, "count": head.count, "hash": head.hash, "time": time}
+    signature = key.sign(log.head_purpose, value)
+    return json.dumps({**value, "signature": signature}, indent=2, sort_keys=True).encode() + b"\n"
 
 
 def read_head(raw: bytes, identity: LogIdentity) -> Head | None:
@@ -143,8 +149,8 @@ def read_head(raw: bytes, identity: LogIdentity) -> Head | None:
     try:
         value = json.loads(raw)
         signature = value.pop("signature")
-        fits = isinstance(signature, str) and verify(identity.public, _HEAD, value, signature)
-        if fits and value["schema"] == SCHEMA and value["site"] == identity.site:
+        fits = isinstance(signature, str) and verify(identity.public, identity.kind.head_purpose, value, signature)
+        if fits and value["schema"] == identity.kind.schema and value["site"] == identity.site:
             return Head(int(value["count"]), str(value["hash"]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
@@ -154,7 +160,8 @@ def read_head(raw: bytes, identity: LogIdentity) -> Head | None:
 class _Faults:
     """Sentences with numbers of records; a run of numbers with the same fault is one sentence."""
 
-    def __init__(self) -> None:
+    def __init__(self, short: str) -> None:
+        self._short = short
         self._found: list[tuple[str, int, int]] = []
         self._open: dict[str, int] = {}
         self._more = 0
@@ -175,7 +182,8 @@ class _Faults:
         texts = []
         for what, first, last in self._found:
             one, many = _SENTENCES.get(what, (what, what))
-            texts.append(one.format(f"Record {first}") if first == last else many.format(f"Records {first} to {last}"))
+            records = f"Record {first}" if first == last else f"Records {first} to {last}"
+            texts.append((one if first == last else many).format(records, self._short))
         return (*texts, *([f"There are {self._more} more faults."] if self._more else []))
 
 
@@ -183,11 +191,23 @@ class ChainCheck:
     """Takes a log's rows in their order and says what is wrong; its memory does not grow with their number.
 
     after: the head that the first row must follow; None: the log's start. witnesses: heads that must be found.
+    signatures: of every record, or of the last one alone, which vouches for all records that chain up to it.
     """
 
-    def __init__(self, identity: LogIdentity, witnesses: Iterable[Witness] = (), after: Head | None = None) -> None:
+    def __init__(
+        self,
+        identity: LogIdentity,
+        witnesses: Iterable[Witness] = (),
+        after: Head | None = None,
+        *,
+        signatures: Literal["every", "last"] = "every",
+    ) -> None:
         start = after or identity.start
-        self._identity, self._faults = identity, _Faults()
+        short = identity.kind.short
+        self._names = {"head": f"the {short}'s signed head", "coordinator": identity.kind.keeper}
+        self._identity, self._faults = identity, _Faults(short)
+        self._every = signatures == "every"
+        self._last: AuditRecord | None = None
         self._witnesses: dict[int, list[Witness]] = {}
         self._largest: dict[str, int] = {}
         for witness in witnesses:
@@ -221,11 +241,14 @@ class ChainCheck:
 
     def faults(self) -> tuple[str, ...]:
         """Everything found, in plain words; () if all is well. To be asked once, after the last row."""
+        if self._last is not None and not self._every:
+            self._ask_signature(self._last)
+        short = self._identity.kind.short
         for by, largest in self._largest.items():
             if largest > self.count:
                 self._faults.add(
-                    f"The log ends with record {self.count}, but {_WITNESSES[by]} knows of {largest}: "
-                    "the end was removed, or the log was replaced.",
+                    f"The {short} ends with record {self.count}, but {self._names[by]} knows of {largest}: "
+                    f"the end was removed, or the {short} was replaced.",
                     0,
                     0,
                 )
@@ -241,16 +264,22 @@ class ChainCheck:
             fits = False
         if not fits:
             self._faults.add("changed", number, number)
-        if not verify(self._identity.public, _RECORD, record.hash, record.signature):
-            self._faults.add("signature", number, number)
+        self._last = record
+        if self._every:
+            self._ask_signature(record)
+
+    def _ask_signature(self, record: AuditRecord) -> None:
+        identity = self._identity
+        if not verify(identity.public, identity.kind.record_purpose, record.hash, record.signature):
+            self._faults.add("signature", record.seq, record.seq)
 
     def _ask_witnesses(self) -> None:
         """Compare the record at hand with what was kept of it; those that were passed are not needed any more."""
         for witness in self._witnesses.pop(self.count, []):
             if self._hash is not None and witness.head.hash != self._hash:
                 self._faults.add(
-                    f"Record {self.count} is not the one that {_WITNESSES[witness.by]} knows: "
-                    "the log was rebuilt or replaced.",
+                    f"Record {self.count} is not the one that {self._names[witness.by]} knows: "
+                    f"the {self._identity.kind.short} was rebuilt or replaced.",
                     0,
                     0,
                 )

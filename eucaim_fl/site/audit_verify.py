@@ -1,4 +1,4 @@
-"""Whether an audit log is what this site wrote: every record, their chain, the signed head, the coordinator's heads.
+"""Whether a chained log is what this site wrote: every record, their chain, the signed head, the coordinator's heads.
 
 Whoever holds the site's key can rebuild a whole log, with hashes and signatures that fit. Only heads that somebody else
 kept notice that, which is why the coordinator keeps them.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sqlite3
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from eucaim_fl.site.audit_base import COLUMNS, DAMAGE, AuditFiles, failure, opened, schema_faults
-from eucaim_fl.site.audit_chain import SCHEMA, ChainCheck, Head, LogIdentity, Witness, read_head
+from eucaim_fl.site.audit_chain import ChainCheck, Head, LogIdentity, Witness, read_head
+from eucaim_fl.site.log_kind import LogKind
 
-__all__ = ["end_faults", "head_bytes", "verify_log"]
+__all__ = ["chain_faults", "end_faults", "head_bytes", "rows_after", "verify_log"]
 
 _BATCH = 1000
 _LARGEST_HEAD_BYTES = 16 * 1024
@@ -37,16 +38,33 @@ def verify_log(folder: Path, public: str, heads: Sequence[Head] = (), *, site: s
     Raises AuditError if the log can't be looked at: it is held by another process, may not be read, or was copied in
     the middle of a write to where nothing may be written.
     """
-    files = AuditFiles(folder)
+    return chain_faults(AuditFiles(folder), public, heads, site=site)
+
+
+def chain_faults(
+    files: AuditFiles,
+    public: str | None,
+    heads: Sequence[Head] = (),
+    *,
+    site: str | None = None,
+    more: Callable[[sqlite3.Connection], Sequence[str]] | None = None,
+) -> tuple[str, ...]:
+    """As `verify_log`, of any chained log.
+
+    public: None takes the key that the log states. more: faults of its own kind; asked where the tables are tables.
+
+    Raises AuditError (or its like) if the log can't be looked at.
+    """
+    kind = files.kind
     try:
         missing = [
-            f"The {name} is missing."
-            for path, name in ((files.base, "log's database"), (files.head, "log's signed head"))
+            f"The {kind.short}'s {name} is missing."
+            for path, name in ((files.base, "database"), (files.head, "signed head"))
             if not _is_file(path)
         ]
         raw = head_bytes(files)  # before the records: those that are written meanwhile are ahead of it, never behind
     except OSError as problem:
-        raise failure(problem, folder) from None
+        raise failure(problem, files.folder, kind) from None
     if not _is_file(files.base):
         return tuple(missing)
     faults: list[str] = []
@@ -55,25 +73,26 @@ def verify_log(folder: Path, public: str, heads: Sequence[Head] = (), *, site: s
     strangers: tuple[str, ...] = ()
     try:
         with opened(files) as base:
-            found, readable = schema_faults(base)
+            found, readable = schema_faults(base, kind)
             faults += found
             if not readable:
                 return (*missing, *faults)
-            identity, strange = _identity(base, public, site)
+            identity, strange = _identity(base, kind, public, site)
             faults += strange
             strangers, fitting = _compare(base, identity, heads)
             check = ChainCheck(identity, _witnesses(raw, identity, fitting))
-            for row in _rows(base):
+            for row in rows_after(base):
                 check.take(row)
+            faults += [] if more is None else more(base)
             sound = [str(found) for (found,) in base.execute("PRAGMA integrity_check(1)")] == ["ok"]
             faults += [] if sound else ["The database's pages or indexes are damaged or were altered."]
     except DAMAGE as problem:
         if (getattr(problem, "sqlite_errorcode", None) or 0) & 0xFF in _NOT_DAMAGE:
-            raise failure(problem, folder) from None
+            raise failure(problem, files.folder, kind) from None
         after = f" after record {check.count}" if check is not None and check.count else ""
-        faults.append(f"The database can't be read{after}: it is damaged, or no audit log.")
+        faults.append(f"The database can't be read{after}: it is damaged, or no {kind.name}.")
     if raw is not None and identity is not None and read_head(raw, identity) is None:
-        faults.append("The log's signed head was altered, or is that of another site or key.")
+        faults.append(f"The {kind.short}'s signed head was altered, or is that of another site or key.")
     return (*missing, *faults, *strangers, *(check.faults() if check is not None else ()))
 
 
@@ -96,11 +115,12 @@ def end_faults(
             return (f"Record {first} is missing.",), head
         head = Head(*found)
     check = ChainCheck(identity, [] if kept is None else [Witness(kept, "head")], head if first else None)
-    for row in _rows(base, first):
+    for row in rows_after(base, first):
         check.take(row)
     faults = list(check.faults())
     if kept is None and (last or raw_head is not None):
-        faults.append("The log's signed head is missing, was altered, or is that of another site or key.")
+        short = identity.kind.short
+        faults.append(f"The {short}'s signed head is missing, was altered, or is that of another site or key.")
     if last:
         head = Head(*base.execute("SELECT seq, hash FROM records WHERE seq = ?", (last,)).fetchone())
     return tuple(faults), head
@@ -122,20 +142,22 @@ def head_bytes(files: AuditFiles) -> bytes | None:
         return stream.read(_LARGEST_HEAD_BYTES)
 
 
-def _identity(base: sqlite3.Connection, public: str, site: str | None) -> tuple[LogIdentity, list[str]]:
+def _identity(
+    base: sqlite3.Connection, kind: LogKind, public: str | None, site: str | None
+) -> tuple[LogIdentity, list[str]]:
     """Whose log it must be, and where the database says something else."""
     found = base.execute("SELECT schema, site, key FROM about LIMIT 2").fetchall()
     if len(found) != 1 or not all(isinstance(value, str) for value in found[0]):
-        return LogIdentity(site or "", public), ["The database does not say whose log it is."]
+        return LogIdentity(site or "", public or "", kind), [f"The database does not say whose {kind.short} it is."]
     schema, stated, key = found[0]
     faults = []
-    if schema != SCHEMA:
-        faults.append("The log is of another version.")
+    if schema != kind.schema:
+        faults.append(f"The {kind.short} is of another version.")
     if site is not None and stated != site:
-        faults.append("The log says that it is another site's.")
-    if key != public:
-        faults.append("The log says that it is of another key.")
-    return LogIdentity(site or stated, public), faults
+        faults.append(f"The {kind.short} says that it is another site's.")
+    if public is not None and key != public:
+        faults.append(f"The {kind.short} says that it is of another key.")
+    return LogIdentity(site or stated, public or key, kind), faults
 
 
 def _witnesses(raw: bytes | None, identity: LogIdentity, heads: Sequence[Head]) -> Iterator[Witness]:
@@ -162,13 +184,14 @@ def _compare(
     if not strange:
         return (), fitting
     if len(strange) == 1:
-        what = f"Record {strange[0]} is not the one that the coordinator knows"
+        what = f"Record {strange[0]} is not the one that {identity.kind.keeper} knows"
     else:
-        what = f"{len(strange)} of the coordinator's {len(heads)} heads do not fit, the first at record {min(strange)}"
-    return (f"{what}: the log was rebuilt or replaced.",), fitting
+        keeper = identity.kind.keeper
+        what = f"{len(strange)} of {keeper}'s {len(heads)} heads do not fit, the first at record {min(strange)}"
+    return (f"{what}: the {identity.kind.short} was rebuilt or replaced.",), fitting
 
 
-def _rows(base: sqlite3.Connection, after: int | None = None) -> Iterator[tuple[object, ...]]:
+def rows_after(base: sqlite3.Connection, after: int | None = None) -> Iterator[tuple[object, ...]]:
     """Rows as they lie in the table, some at a time. In a table that was rebuilt, seq and rowid may differ."""
     query = f"SELECT rowid, {COLUMNS} FROM records WHERE rowid > ? ORDER BY rowid LIMIT {_BATCH}"  # noqa: S608
     place = after if after is not None else -(2**63)
