@@ -19,6 +19,7 @@ _COMMANDS = {
     "approve": (f"{_CLI}.site_approve:approve", "Let a plan run that waits for a decision."),
     "refuse": (f"{_CLI}.site_approve:refuse", "Refuse a plan."),
     "audit": (f"{_CLI}.site_audit", "Show, verify and export what left this site."),
+    "ledger": (f"{_CLI}.site_ledger", "Show what privacy was spent here, and what is left."),
     "import": (f"{_CLI}.site_import", "Bring images into the cohort: folder, ZIP, archive."),
     "index": (f"{_CLI}.site_index", "Read the headers of new and changed files."),
     "locate": (f"{_CLI}.site_locate", "Name the patients or files that break a rule."),

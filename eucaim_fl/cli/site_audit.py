@@ -314,6 +314,9 @@ def _left(line: Line) -> str:
     parts += [f"{split}: {', '.join(names)}" for split, names in left.metrics.items() if names]
     parts += [f"{left.pictures} pictures"] if left.pictures else []
     parts += [f"length of the update {left.update_norm:.4g}"] if left.update_norm is not None else []
-    parts += [f"privacy spent: epsilon {left.epsilon:.3g}"] if left.epsilon is not None else []
+    if left.epsilon is not None:
+        delta = "" if left.delta is None else f" at delta {left.delta:g}"
+        parts.append(f"privacy spent: epsilon {left.epsilon:.3g}{delta}")
+    parts += [] if left.ledger_count is None else [f"privacy ledger at record {left.ledger_count}"]
     parts += [f"digest {left.digest[:12]}"] if left.digest else []
     return "\n".join(parts)

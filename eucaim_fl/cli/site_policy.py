@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from eucaim_fl.errors import ConfigError, PlanError
+from eucaim_fl.cli.plan_argument import read_plan_argument
+from eucaim_fl.errors import ConfigError
 from eucaim_fl.site.home import HOME_VARIABLE, SiteHome
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from eucaim_fl.site.policy_decision import Clause, Decision, Situation
 
 __all__ = ["command"]
-
-_LONGEST_PLAN = 1024 * 1024
-_DIGITS = re.compile(r"[0-9a-f]{1,64}")
 
 
 @click.group("policy", short_help="Say what the policy allows of a plan, line by line.")
@@ -61,7 +58,7 @@ def explain_plan(ctx: click.Context, plan: str, home: Path | None, policy_file: 
     from eucaim_fl.site.policy_decision import decide
 
     place = SiteHome(home) if home is not None and policy_file is None else None
-    asked = _read_plan(plan, place)
+    asked = read_plan_argument(plan, place)
     if place is not None:
         policy_file = place.policy_file
     if policy_file is None:
@@ -118,30 +115,6 @@ def _unfilled(policy: Policy) -> list[str]:
         found.discard("targets")
     order = list(describe(policy))
     return sorted(found, key=lambda key: order.index(key.removesuffix(".bodies")))
-
-
-def _read_plan(words: str, home: SiteHome | None) -> FederationPlan:
-    """The plan in a file, or one that the home keeps. Raises PlanError if there is none, or it is not valid."""
-    from eucaim_fl.plan import read_plan
-    from eucaim_fl.signing import canonical_json
-    from eucaim_fl.site.approvals import find_plan
-
-    path = Path(words)
-    if home is not None and not path.exists() and _DIGITS.fullmatch(words):
-        return find_plan(home, words)
-    try:
-        if not path.is_file():
-            raise ValueError("no such file")
-        with path.open("rb") as stream:
-            raw = stream.read(_LONGEST_PLAN)
-        text = canonical_json(json.loads(raw)).decode()  # as `plan show` prints it, people may have it indented
-    except (OSError, ValueError, RecursionError) as problem:
-        raise PlanError(
-            "The plan can't be read.",
-            fix="Name a JSON file, such as plan.json of a run folder; or with --home, 4 or more digits of its SHA-256.",
-            local_detail=f"{path}: {(problem.strerror if isinstance(problem, OSError) else None) or problem}",
-        ) from None
-    return read_plan(text)
 
 
 def _situation(plan: FederationPlan, home: SiteHome | None) -> Situation:

@@ -71,11 +71,12 @@ def _as_json(seen: Overview) -> dict[str, Any]:
         "messages_sent": seen.messages_sent,
         "last_asked": None if seen.last_asked is None else vars(seen.last_asked),
         "last_sent": None if seen.last_sent is None else vars(seen.last_sent),
-        "privacy_budget": None,
+        "privacy_budget": None if seen.privacy is None else dict(seen.privacy),
     }
 
 
 def _lines(seen: Overview, home: Path) -> list[str]:
+    from eucaim_fl.site.ledger_words import status_words
     from eucaim_fl.site.status import well
 
     lines = [f"Site {seen.site} in federation {seen.federation}, coordinator {seen.address}", ""]
@@ -94,7 +95,7 @@ def _lines(seen: Overview, home: Path) -> list[str]:
         "",
         f"{'Left today (UTC):':<20}{_size(seen.bytes_today)}",
         f"{'Left in all:':<20}{_size(seen.bytes_sent)} in {seen.messages_sent:,} {noun}; `site audit show` lists them",
-        f"{'Privacy budget:':<20}no privacy budget is kept yet",
+        f"{'Privacy budget:':<20}{status_words(seen.privacy)}",
     ]
     return lines
 

@@ -8,7 +8,8 @@ regulation (EU) 2025/327). The first line describes the export: schema, site, ke
 one line a record: number, time (UTC), operation (the record's kind) and what it means in words; user (holder of the
 permit), permit, purpose; plan (SHA-256 of all that was asked for) and what was asked; data (the datasets that the
 site's cohort stands for); outcome and reasons; decided_by (login name at the site); left (bytes, arrays, patients,
-metrics, pictures, digest, update_norm, epsilon; null where nothing left); hash of the record. The last line: sha256
+metrics, pictures, digest, update_norm; epsilon and delta that the plan had cost by then, number and hash of the last
+record of the privacy ledger; null where nothing left); hash of the record. The last line: sha256
 of all bytes before it, and the signature over the first line's head and that sha256.
 
 `csv`: the same, one row a record, for a spreadsheet; the last row holds sha256 and signature. A text that a spreadsheet
@@ -50,7 +51,8 @@ _TOOL = "eucaim_fl"
 _LONGEST_LINE = 1024 * 1024
 _ASKED = ("number", "time", "operation", "meaning", "user", "permit", "purpose", "plan", "asked", "data")
 _DECIDED = ("outcome", "reasons", "decided_by")
-_LEFT = ("bytes", "arrays", "patients", "metrics", "pictures", "digest", "update_norm", "epsilon")
+_SPENT = ("epsilon", "delta", "ledger_count", "ledger")
+_LEFT = ("bytes", "arrays", "patients", "metrics", "pictures", "digest", "update_norm", *_SPENT)
 _CSV_COLUMNS = (*_ASKED, *_DECIDED, *_LEFT, "hash")
 
 

@@ -50,8 +50,9 @@ class Asker:
 class Left:
     """What left: bytes, number of arrays, patients behind the update, names of metrics by split, SHA-256 of it all.
 
-    pictures: example pictures of data that may be shown. update_norm: L2 length of the update. epsilon: privacy spent;
-    None: no mechanism.
+    pictures: example pictures of data that may be shown. update_norm: L2 length of the update. epsilon, delta: what the
+    plan had cost the training patients by then; None: no noise that the site adds. ledger_count, ledger: number and
+    hash of the last record that the privacy ledger had by then.
     """
 
     bytes: int
@@ -62,6 +63,9 @@ class Left:
     digest: str | None
     update_norm: float | None
     epsilon: float | None
+    delta: float | None = None
+    ledger_count: int | None = None
+    ledger: str | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,9 @@ def line_of(record: AuditRecord, asker: Asker) -> Line:
             _hash(body.get("digest")),
             _number(body.get("update_norm")),
             _number(body.get("epsilon")),
+            _number(body.get("delta")),
+            _count(body.get("ledger_count")),
+            _hash(body.get("ledger")),
         )
     code = _word(body.get("code")) if kind == "withheld" else None
     return Line(

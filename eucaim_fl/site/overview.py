@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from eucaim_fl.site.approvals import ASKED_WITHIN, Waiting, waiting
 from eucaim_fl.site.audit import AuditReader
 from eucaim_fl.site.audit_words import Asker, line_of
 from eucaim_fl.site.enrol import read_joined
 from eucaim_fl.site.home import SiteHome
+from eucaim_fl.site.ledger_look import privacy_status
 from eucaim_fl.site.running import is_running
 from eucaim_fl.site.status import ClientStatus, health, read_status
 
@@ -31,7 +34,10 @@ class LastStep:
 
 @dataclass(frozen=True)
 class Overview:
-    """What is known of a site's client. reasons: why it is not well; () if it is. bytes: of messages that left."""
+    """What is known of a site's client. reasons: why it is not well; () if it is. bytes: of messages that left.
+
+    privacy: what was spent of the privacy budget, see `ledger_look.privacy_status`.
+    """
 
     site: str
     federation: str
@@ -45,6 +51,7 @@ class Overview:
     messages_sent: int = 0
     last_asked: LastStep | None = None
     last_sent: LastStep | None = None
+    privacy: Mapping[str, Any] | None = None
 
 
 def look(home: SiteHome, now: datetime) -> Overview:
@@ -61,6 +68,7 @@ def look(home: SiteHome, now: datetime) -> Overview:
         running,
         status,
         health(status, now, running=running),
+        privacy=privacy_status(home),
     )
     if not home.audit_folder.is_dir():
         return seen

@@ -70,6 +70,16 @@ class TestShow:
         ):
             assert words in output
 
+    def test_what_the_plan_had_cost_by_then_stands_beside_what_left(self, home: SiteHome) -> None:
+        log = AuditLog(home.audit_folder, PrivateKey.load(home.site_key), "north")
+        paid = {"epsilon": 2.3104, "delta": 1e-5, "ledger_count": 7, "ledger": "e" * 64}
+        log.append("sent", {"plan": PLAN, "kind": "round", "round": 4, "bytes": 5, **paid})
+        output = run("show", "--home", home.folder, "--last", 1).output
+        assert "privacy spent: epsilon 2.31 at delta 1e-05" in " ".join(output.split())
+        assert "privacy ledger at record 7" in " ".join(output.split())
+        (told,) = json.loads(run("show", "--home", home.folder, "--last", 1, "--json").output)
+        assert {key: told["left"][key] for key in paid} == paid
+
     def test_filters_and_json(self, home: SiteHome) -> None:
         found = json.loads(run("show", "--home", home.folder, "--plan", "abab", "--last", 2, "--json").output)
         assert [(one["number"], one["asker"]["holder"]) for one in found] == [(3, "university-x"), (4, "university-x")]

@@ -30,6 +30,7 @@ from eucaim_fl.site.enrol import CohortChoice, make_home
 from eucaim_fl.site.home import HOME_VARIABLE, SiteHome
 from eucaim_fl.site.network import SetupFinding
 from eucaim_fl.site.overview import look
+from eucaim_fl.sitefile import load_site_file
 
 pytestmark = pytest.mark.integration
 
@@ -231,7 +232,7 @@ class TestStatus:
         assert result.exit_code == 0, result.output
         assert "it has never run here" in result.output
         assert "Waiting for a person here: nothing" in result.output
-        assert "no privacy budget is kept yet" in result.output
+        assert f"{'Privacy budget:':<20}no budget over all plans is set, and nothing was spent yet" in result.output
 
     def test_a_client_that_runs_well(self, home):
         write_status(home)
@@ -291,7 +292,17 @@ class TestStatus:
         assert "1.3 MB in 2 messages" in result.output
         value = json.loads(run("status", "--home", home.folder, "--json").stdout)
         assert (value["bytes_sent"], value["bytes_sent_today"], value["messages_sent"]) == (1_300_000,) * 2 + (2,)
-        assert (value["healthy"], value["privacy_budget"], value["waiting"]) == (False, None, [])
+        assert (value["healthy"], value["waiting"]) == (False, [])
+        assert (value["privacy_budget"]["problem"], value["privacy_budget"]["charges"]) == (None, 0)
+
+    def test_a_damaged_ledger_is_said_and_stops_nothing(self, home):
+        folder = load_site_file(home.site_file).records_folder() / "ledger"
+        folder.mkdir(parents=True)
+        for name in ("ledger.key", "ledger.sqlite", "head.json"):
+            (folder / name).write_text("nonsense")
+        result = run("status", "--home", home.folder)
+        assert result.exit_code == 0, result.output
+        assert f"{'Privacy budget:':<20}unknown: the privacy ledger is damaged." in result.output
 
     def test_a_problem_cannot_steer_the_terminal(self, home):
         problem = {"code": "EFL600", "text": "\x1b[2Jgone", "at": NOW.isoformat()}

@@ -77,6 +77,9 @@ class TestEhds:
             "digest": "d" * 64,
             "update_norm": 1.5,
             "epsilon": None,
+            "delta": None,
+            "ledger_count": None,
+            "ledger": None,
         }
         assert (lines[3]["decided_by"], lines[4]["outcome"], lines[4]["reasons"]) == ("it-night", "refused", ["hours"])
         assert lines[0]["data"] == []
