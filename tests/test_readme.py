@@ -65,7 +65,7 @@ def test_plan_show_runs_as_the_readme_says():
 
 
 def test_the_site_file_of_the_readme_is_valid_and_shows_the_true_defaults():
-    block = re.search(r"```yaml\n(.*?)```", (ROOT / "sites/README.md").read_text(), re.S)
+    block = re.search(r"## The keys of the site file\n```yaml\n(.*?)```", (ROOT / "sites/README.md").read_text(), re.S)
     values = yaml.safe_load(block.group(1))
     shown = parse(SiteFile, values, "The site file")
     least = parse(SiteFile, {"name": "x", "cohort": {"layout": "nifti_csv", "folder": "x"}}, "The site file")

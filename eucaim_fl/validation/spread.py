@@ -18,7 +18,7 @@ def auc_standard_error(auc: float, positives: float, negatives: float) -> float:
     Source: Hanley and McNeil 1982, The Meaning and Use of the Area under a ROC Curve, eq. 1 and 2 (exponential scores).
 
     >>> round(auc_standard_error(0.9, 50, 50), 4)
-    0.0314
+    0.0321
     """
     if positives < 1 or negatives < 1:
         return math.nan
