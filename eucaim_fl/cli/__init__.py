@@ -19,6 +19,7 @@ _COMMANDS = {
     "plan": "Show what sites will be asked to do and to send.",
     "federation": "For the coordinator: set up, invite, admit, start.",
     "site": "For hospital IT: check, connect, approve, see what left.",
+    "privacy": "Attack a plan on this machine: does its promise stand?",
     "permit": "Issue, show and verify data permits.",
     "prepare": "Write cohorts: the demo hospitals, or real data sets.",
     "runs": "List the runs of a folder.",
