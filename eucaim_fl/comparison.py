@@ -78,6 +78,11 @@ def check_comparable(plan: FederationPlan, site_files: Mapping[str, Path]) -> No
                 f"The data of site '{name}' is confidential and can't be pooled with others.",
                 fix="Compare on sites whose data is synthetic or public.",
             )
+    if plan.privacy.mechanism != "none":
+        raise RecipeError(
+            "Local and pooled models are trained without noise, so one with noise can't be compared step for step.",
+            fix="Compare with privacy=none, and train with noise on its own; its result names the same patients.",
+        )
     if plan.training.local_steps is None:
         raise RecipeError(
             "A comparison needs equal numbers of optimizer steps.",

@@ -115,12 +115,16 @@ class ReleaseConfig(Config):
     minimum_patients: fewer training patients than this, and the site takes part in no run.
     minimum_metric_patients: a metric over fewer patients is withheld.
     score_histograms: lets histograms of predicted scores leave, from which a pooled AUC is computed.
+    count_base: counts of patients leave as multiples of it.
+    For confidential data the code has floors under the three numbers (10, 5 and 5), which can only be raised; public
+    and synthetic data have none, and their counts leave as they are.
     """
 
     data_is: Literal["confidential", "public", "synthetic"] = "confidential"
     minimum_patients: PositiveInt = 10
     minimum_metric_patients: PositiveInt = 5
     score_histograms: bool = False
+    count_base: PositiveInt = 5
 
 
 class SiteFile(Config):

@@ -24,7 +24,7 @@ from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import SplitName
 from eucaim_fl.sitefile import SiteFile
 
-__all__ = ["Cohort", "PreparedCase", "open_cohort"]
+__all__ = ["Cohort", "PreparedCase", "open_cohort", "too_few"]
 
 _LOG = logging.getLogger("eucaim_fl.site")
 _GB = 10**9
@@ -242,17 +242,16 @@ def _split(
         tuple(quarantined),
         combine(*sorted(combine(one.outcome.content, str(one.target)) for one in found)),
     )
-    if not any(splits.values()):
-        raise CohortError(
-            "No case of the cohort can be used"
-            + (f" ({', '.join(sorted({q.code for q in quarantined}))})." if quarantined else " for this plan."),
-            fix="The site's local log names each case and what is wrong with it.",
-            local_detail=str(site.cohort_folder()),
-        )
     if cohort.patients("train") < site.release.minimum_patients:
-        raise CohortError(
-            "Fewer patients would train than the site's minimum.",
-            fix=f"release.minimum_patients in the site file is {site.release.minimum_patients}.",
-            local_detail=f"{cohort.patients('train')} training patients, {len(quarantined)} quarantined cases",
-        )
+        raise too_few(cohort)
     return cohort
+
+
+def too_few(cohort: Cohort) -> CohortError:
+    """The error of a cohort with fewer training patients than the site's minimum; it says the same however few."""
+    codes = ", ".join(sorted({one.code for one in cohort.quarantined})) or "none"
+    return CohortError(
+        "Too few patients would train at this site.",
+        fix="The site's local log names each case that is set aside, and what is wrong with it.",
+        local_detail=f"{cohort.patients('train')} training patients; codes of what is set aside: {codes}",
+    )

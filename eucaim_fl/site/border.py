@@ -36,6 +36,7 @@ from eucaim_fl.records import ArraySpec
 from eucaim_fl.seals import InstructionSeal, Kind, ReplySeal, read_instruction_seal, sealed
 from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit import AuditLog
+from eucaim_fl.site.charges import ledger_count, ledger_entry, unpaid
 from eucaim_fl.site.gate import GateBounds, Outgoing, refusals, update_norm
 from eucaim_fl.site.home import SiteHome
 from eucaim_fl.site.nonces import Nonces
@@ -54,12 +55,13 @@ _SECOND_LOOK_S = 0.5
 
 @dataclass(frozen=True)
 class Task:
-    """An instruction that may be worked on."""
+    """An instruction that may be worked on. ledger_count: records of the privacy ledger before the work."""
 
     seal: InstructionSeal
     plan: FederationPlan
     loaded: LoadedPolicy
     situation: Situation
+    ledger_count: int = 0
 
     @property
     def longest_s(self) -> float:
@@ -182,7 +184,7 @@ class Border:
             self._keep(plan)
         self._record_decision(seal, plan, loaded, decision)
         decision.raise_if_not_allowed()
-        return Task(seal, plan, loaded, situation)
+        return Task(seal, plan, loaded, situation, ledger_count(self.site))
 
     def _situation(self, plan: FederationPlan, holder_signature: str, now: datetime) -> Situation:
         identity = plan.sha256()
@@ -272,7 +274,10 @@ class Border:
         Raises AuditError if the log can't be read.
         """
         objections, gate = self._stands(task)
-        return objections if gate is None else refusals(answer, task.plan, specs, gate)
+        if gate is None:
+            return objections
+        owed = unpaid(self.site, task.plan, task.seal.round, task.ledger_count) if answer.update else ()
+        return (*refusals(answer, task.plan, specs, gate), *owed)
 
     def released(self, task: Task, answer: Outgoing, digest: str, size: int) -> dict[str, str]:
         """Record an answer that leaves, and seal it. digest, size: of the packed message.
@@ -296,7 +301,7 @@ class Border:
                 "metrics": {m.split: _list(sorted({*m.values, *m.sums})) for m in answer.report.metrics},
                 "pictures": 0 if answer.pictures is None else len(answer.pictures),
                 "update_norm": round(update_norm(answer.update), 6) if answer.update else None,
-                "epsilon": None,
+                **ledger_entry(self.site, task.plan),
             },
         )
         return self._seal(task.seal, "answer", digest, (head.count, head.hash))

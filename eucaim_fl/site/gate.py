@@ -15,16 +15,26 @@ from eucaim_fl.arrays import Array
 from eucaim_fl.errors import ReplyError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec
-from eucaim_fl.site.disclosure import base_name, rounded, small_class
+from eucaim_fl.site.disclosure import (
+    WITHHELD,
+    LeastPeople,
+    announced,
+    base_name,
+    least_people,
+    not_as_told,
+    rounded,
+    small_class,
+)
 from eucaim_fl.site.report import MetricsRecord, SiteReport, allowed_metrics
 from eucaim_fl.sitefile import ReleaseConfig
 from eucaim_fl.validation.pooling import check_metrics
 
-__all__ = ["GateBounds", "Outgoing", "default_bounds", "refusals", "update_norm"]
+__all__ = ["GateBounds", "Outgoing", "default_bounds", "least_of", "refusals", "update_norm"]
 
 _LARGEST_NORM = 1e9
 _LARGEST_BYTES = 8 * 2**30
-_WITHHELD = ("", "too_few_patients")
+_WITHHELD = ("", WITHHELD)
+_SPLITS = {"hello": [], "round": ["validation"], "final": ["validation", "test"]}
 _LARGEST_PICTURES = 3
 
 
@@ -51,7 +61,8 @@ class GateBounds:
     minimum_patients: of training. minimum_metric_patients: behind every figure.
     metrics: names without label or class (`disclosure.base_name`); None takes the plan's own list.
     largest_norm: L2 norm of the whole update (see `update_norm`). largest_bytes: arrays, report and pictures together.
-    digits: decimal places of figures, see `disclosure.rounded`; None does not look.
+    digits: decimal places of figures, see `disclosure.rounded`; None does not look. test_data: splits whose figures
+    may leave without noise although the plan has some. base, apart: see `disclosure.LeastPeople`.
     """
 
     minimum_patients: int
@@ -62,20 +73,39 @@ class GateBounds:
     digits: int | None
     pictures: bool
     score_histograms: bool
+    test_data: frozenset[str]
+    base: int = 1
+    apart: int = 1
+
+    @property
+    def least(self) -> LeastPeople:
+        """The numbers of people that decide what is told."""
+        return LeastPeople(self.minimum_patients, self.minimum_metric_patients, self.base, self.apart)
 
 
 def default_bounds(release: ReleaseConfig) -> GateBounds:
     """What the site file alone allows, where no policy speaks: runs on one machine."""
+    least = least_of(release, release.minimum_patients, release.minimum_metric_patients)
     return GateBounds(
-        minimum_patients=release.minimum_patients,
-        minimum_metric_patients=release.minimum_metric_patients,
+        minimum_patients=least.training,
+        minimum_metric_patients=least.metric,
+        base=least.base,
+        apart=least.apart,
         metrics=None,
         largest_norm=_LARGEST_NORM,
         largest_bytes=_LARGEST_BYTES,
         digits=None,
         pictures=release.data_is != "confidential",
         score_histograms=release.score_histograms,
+        test_data=frozenset({"validation", "test"}) if release.data_is != "confidential" else frozenset(),
     )
+
+
+def least_of(release: ReleaseConfig, training: int, metric: int) -> LeastPeople:
+    """The least numbers of people for a site's data, where so many are asked for."""
+    confidential = release.data_is == "confidential"
+    base = release.count_base if confidential else 1
+    return least_people(confidential=confidential, training=training, metric=metric, base=base)
 
 
 def refusals(answer: Outgoing, plan: FederationPlan, specs: Sequence[ArraySpec], bounds: GateBounds) -> tuple[str, ...]:
@@ -92,8 +122,9 @@ def refusals(answer: Outgoing, plan: FederationPlan, specs: Sequence[ArraySpec],
     return (
         *_update(answer, specs, bounds),
         *_size(answer, bounds),
-        *_people(answer.report, bounds),
+        *_people(answer.report, plan, bounds),
         *_metrics(answer.report, plan, bounds),
+        *not_as_told(answer.report, bounds.least, bounds.digits),
         *_pictures(answer.pictures, bounds),
     )
 
@@ -172,11 +203,20 @@ def _size(answer: Outgoing, bounds: GateBounds) -> list[str]:
     return ["more bytes than this site permits"] if size > bounds.largest_bytes else []
 
 
-def _people(report: SiteReport, bounds: GateBounds) -> list[str]:
-    reasons, least = [], bounds.minimum_metric_patients
-    if report.patients < bounds.minimum_patients:
+def _people(report: SiteReport, plan: FederationPlan, bounds: GateBounds) -> list[str]:
+    reasons, base = [], bounds.base
+    least, fewest = announced(bounds.minimum_metric_patients, base), announced(bounds.minimum_patients, base)
+    private = plan.privacy.mechanism != "none"
+    bare = {m.split for m in report.metrics if m.values or m.sums} - bounds.test_data
+    if private and plan.privacy.metrics_noise is None and bare:
+        reasons.append("figures without noise of patients whom this site does not declare as test data")
+    if [m.split for m in report.metrics] != _SPLITS[report.kind]:
+        reasons.append("a record of other splits than were asked for")
+    if report.patients < fewest:
         reasons.append("fewer training patients than the site's minimum")
-    elif report.kind == "round" and report.seen < bounds.minimum_patients:
+    elif private and (report.seen or report.train_loss is not None):
+        reasons.append("a training loss, or a number of sampled patients, of a plan with differential privacy")
+    elif report.kind == "round" and not private and report.seen < fewest:
         reasons.append("an update from steps that saw fewer patients than the site's minimum")
     if report.quarantined % bounds.minimum_metric_patients:
         reasons.append("an exact count of cases that were set aside")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,21 +19,25 @@ from numpy.typing import NDArray
 from torch import nn
 
 from eucaim_fl.arrays import Array, Arrays, arrays_sha256
-from eucaim_fl.cohorts.cohort import Cohort, open_cohort
+from eucaim_fl.cohorts.cohort import Cohort, open_cohort, too_few
 from eucaim_fl.cohorts.consent import read_consent
-from eucaim_fl.errors import CohortError, NotFiniteError, PlanError, SiteFileError
+from eucaim_fl.errors import NotFiniteError, PlanError, SiteFileError
 from eucaim_fl.models.networks import array_specs, build, get_arrays, set_arrays
 from eucaim_fl.plan import FederationPlan, read_plan
+from eucaim_fl.privacy.stages import with_counters
 from eucaim_fl.records import ArraySpec, SiteMetrics, SplitName
 from eucaim_fl.seeding import derive_seed
-from eucaim_fl.site.disclosure import coarse, only_listed, rounded, without_few
+from eucaim_fl.site.disclosure import coarse, rounded
 from eucaim_fl.site.gate import GateBounds, default_bounds
 from eucaim_fl.site.lineage import Lineage, Use
 from eucaim_fl.site.policy import load_policy
 from eucaim_fl.site.policy_decision import bounds
+from eucaim_fl.site.policy_privacy import NO_LIMITS, limits_of
+from eucaim_fl.site.private_work import PrivateWork
 from eucaim_fl.site.report import MetricsRecord, SiteReport
+from eucaim_fl.site.telling import Telling
 from eucaim_fl.sitefile import SiteFile, load_site_file
-from eucaim_fl.training.evaluation import evaluate, previews
+from eucaim_fl.training.evaluation import previews
 from eucaim_fl.training.loop import train_round
 
 __all__ = ["Answer", "SiteNode", "initial_arrays", "network_for", "network_image_size"]
@@ -104,15 +108,18 @@ class SiteNode:
             raise PlanError("The plan does not name this site.", fix="Add it to the recipe's sites.")
         if self.site.compute.device == "cuda" and not torch.cuda.is_available():
             raise SiteFileError("The site file asks for a GPU, but there is none.", fix="Set compute.device to cpu.")
-        policy = self.site.policy_path(site_file)
-        self.bounds: GateBounds = (
-            default_bounds(self.site.release)
-            if policy is None
-            else bounds(load_policy(policy).policy, self.site.release)
-        )
+        place = self.site.policy_path(site_file)
+        policy = None if place is None else load_policy(place).policy
+        release = self.site.release
+        self.bounds: GateBounds = default_bounds(release) if policy is None else bounds(policy, release)
         torch.use_deterministic_algorithms(True, warn_only=True)
-        self.cohort: Cohort = open_cohort(self.site, plan)
+        self.cohort: Cohort = self._enough(open_cohort(self.site, plan))
         self._lineage = Lineage(self.site.records_folder())
+        self._private: PrivateWork | None = None
+        if plan.privacy.mechanism != "none":
+            limits = NO_LIMITS if policy is None else limits_of(policy.privacy, plan.purpose)
+            self._private = PrivateWork(self.site, plan, limits, self.bounds.least)
+        self._telling = Telling(self.site, plan, self.bounds, self._private)
         self._plan_json = plan.canonical_json()
         self.prepare_seconds = time.perf_counter() - started
 
@@ -127,34 +134,56 @@ class SiteNode:
     def hello(self) -> Answer:
         """Who is there, and how many patients can train; nothing is computed.
 
-        The network is built all the same: a plan that allows none is refused before the first round.
+        The network is built all the same: a plan that allows none is refused before the first round; and what the plan
+        will cost is reserved in the privacy ledger.
+        Raises PrivateTrainingError, PrivacyBudgetError or LedgerError if the plan can't be private here, or its cost
+        does not fit.
         """
-        self._network()
+        network, _ = self._network()
+        if self._private is not None:
+            self._private.prepare(network, self.cohort, self.bounds.test_data)
         return Answer(self._report("hello", 0), {})
 
     def round(self, number: int, arriving: Mapping[str, Array]) -> Answer:
         """Evaluate the arriving weights on the validation patients, then train one round from them.
 
         Raises PlanError if the arrays are not the plan's network's; NotFiniteError if training
-        diverges; CohortError if consent was withdrawn and too few patients are left.
+        diverges; CohortError if consent was withdrawn and too few patients are left; with differential privacy also
+        PrivacyBudgetError if the round can't be paid for, PrivateTrainingError and LedgerError.
         """
         started = time.perf_counter()
         self._ask_for_consent()
         network, _ = self._network()
         set_arrays(network, arriving)
-        metrics = [self._measure("validation")]
-        outcome = train_round(
-            network,
-            self.cohort.cases("train"),
-            self.plan,
-            derive_seed(self.plan.seed, "training", self.site.name, number),
-        )
-        update = _difference(get_arrays(network), arriving)
+        metrics = [self._telling.figures(network, self.cohort, "validation", number)]
+        told, update = self._train(network, number, arriving)
         self._record("round", number, arriving, ("train", "validation"))
         report = self._report("round", number, metrics, seconds=time.perf_counter() - started)
-        told = {"train_loss": outcome.loss, "steps": outcome.steps, "seen": outcome.patients}
-        report = report.model_copy(update=told)
-        return Answer(rounded(report, self.bounds.digits), update)
+        return Answer(rounded(report.model_copy(update=told), self.bounds.digits), update)
+
+    def _train(
+        self, network: nn.Module, number: int, arriving: Mapping[str, Array]
+    ) -> tuple[dict[str, float | int], Arrays]:
+        """One round of training: what may be told of it, and the update as it may leave."""
+        cases, private = self.cohort.cases("train"), self._private
+        if private is not None and self.plan.privacy.mechanism == "patient_dp":
+            steps = private.train(network, cases, number, self._telling.patients(self.cohort))
+            return {"steps": steps}, self._difference(network, arriving)
+        if private is not None and private.charges_training:
+            private.charge_update(frozenset(case.patient for case in cases), number)
+        seed = derive_seed(self.plan.seed, "training", self.site.name, number)
+        outcome = train_round(network, cases, self.plan, seed)
+        update = self._difference(network, arriving)
+        if private is None:
+            return self._telling.training(self.cohort, outcome), update
+        told = {"steps": self._telling.training(self.cohort, outcome)["steps"]}
+        return told, private.hidden(update, arriving, number) if private.charges_training else update
+
+    def _difference(self, network: nn.Module, arriving: Mapping[str, Array]) -> Arrays:
+        """The update. Counters of steps count cases, where epochs are the measure: they stay as they arrived then."""
+        update = _difference(get_arrays(network), arriving)
+        count = self.bounds.base > 1 and self.plan.training.local_steps is None
+        return with_counters(update, arriving) if count else update
 
     def final(self, number: int, weights: Mapping[str, Array]) -> Answer:
         """Evaluate the final weights on validation and test patients; pictures only of data that may be shown."""
@@ -162,11 +191,13 @@ class SiteNode:
         self._ask_for_consent()
         network, _ = self._network()
         set_arrays(network, weights)
-        metrics = [self._measure("validation"), self._measure("test")]
+        metrics = [self._telling.figures(network, self.cohort, split, number) for split in ("validation", "test")]
         pictures = None
         if self.bounds.pictures:
             pictures = previews(network, self.cohort.cases("test"), self.plan, _PICTURES_PER_SITE)
         self._record("final", number, weights, ("validation", "test"))
+        if self._private is not None:
+            self._private.end()
         report = self._report("final", number, metrics, seconds=time.perf_counter() - started)
         report = report.model_copy(update={"shares_pictures": pictures is not None})
         return Answer(rounded(report, self.bounds.digits), {}, pictures)
@@ -182,26 +213,21 @@ class SiteNode:
             return
         self.cohort = self.cohort.without(refused)
         _LOG.warning("Consent was withdrawn: patients that are used no longer: %d", len(refused))
-        if self.cohort.patients("train") < self.bounds.minimum_patients:
-            raise CohortError(
-                "Fewer patients would train than the site's minimum, since consent was withdrawn.",
-                fix=f"The site's minimum of training patients is {self.bounds.minimum_patients}.",
-            )
+        self._enough(self.cohort)
+
+    def _enough(self, cohort: Cohort) -> Cohort:
+        """The cohort, if the policy and the floors of the code let so few train; what is told is too coarse to tell.
+
+        Raises CohortError.
+        """
+        if cohort.patients("train") < self.bounds.minimum_patients:
+            raise too_few(cohort)
+        return cohort
 
     def _record(self, kind: str, number: int, arriving: Mapping[str, Array], splits: tuple[Use, ...]) -> None:
         """Note at the site who was used, before anything leaves. Raises JournalError if it can't be written."""
         used = {name: {case.patient for case in self.cohort.cases(name)} for name in splits}
         self._lineage.record((self.plan.sha256(), self.plan.name), (kind, number), arrays_sha256(arriving), used)
-
-    def _measure(self, split: SplitName) -> SiteMetrics:
-        """Metrics of one split, or the reason why they stay here."""
-        patients = self.cohort.patients(split)
-        if patients < self.bounds.minimum_metric_patients:
-            return SiteMetrics(split, 0, withheld="too_few_patients")
-        network = self._network()[0]
-        histograms = self.bounds.score_histograms
-        measured = evaluate(network, self.cohort.cases(split), self.plan, split, histograms=histograms)
-        return only_listed(without_few(measured, self.bounds.minimum_metric_patients), self.bounds.metrics)
 
     def _report(
         self, kind: str, number: int, metrics: list[SiteMetrics] | None = None, seconds: float = 0.0
@@ -212,19 +238,14 @@ class SiteNode:
                 "site": self.site.name,
                 "plan_sha256": self.plan.sha256(),
                 "round": number,
-                "patients": self.cohort.patients("train"),
+                "patients": self._telling.patients(self.cohort),
                 "quarantined": coarse(len(self.cohort.quarantined), self.bounds.minimum_metric_patients),
-                "cohort_sha256": self.cohort.fingerprint,
-                "metrics": tuple(MetricsRecord.of(_finite(m)) for m in metrics or []),
-                "seconds": round(seconds, 4),
-                "prepare_seconds": round(self.prepare_seconds, 4),
+                "cohort_sha256": self._telling.fingerprint(self.cohort),
+                "metrics": tuple(MetricsRecord.of(m) for m in metrics or []),
+                "seconds": self._telling.seconds(seconds),
+                "prepare_seconds": self._telling.seconds(self.prepare_seconds),
             }
         )
-
-
-def _finite(metrics: SiteMetrics) -> SiteMetrics:
-    """Without values that are not numbers: they are left out, never sent as zero."""
-    return replace(metrics, values={k: v for k, v in metrics.values.items() if np.isfinite(v)})
 
 
 def _difference(after: Mapping[str, Array], before: Mapping[str, Array]) -> Arrays:

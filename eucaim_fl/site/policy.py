@@ -175,17 +175,28 @@ class PrivacyPolicy(Config):
     """What a plan must promise. mechanism: `none` takes plans without noise, `dp` only plans with differential privacy.
 
     epsilon, delta: with `dp`, the largest budget of a plan at this site over all its rounds.
+    patient_epsilon, dataset_epsilon, purpose_epsilon: the largest budgets at that delta over all plans together: of
+    each patient (who leaves when it is spent; the others go on), of the whole cohort, of the cohort for one purpose.
+    Left out, plans together have no limit.
+    test_data: splits that this site declares as test data: their figures leave as they are, also for a plan with
+    differential privacy. Figures of other patients leave with noise that is charged for, or not at all.
     """
 
     mechanism: Literal["none", "dp"] | None = None
     epsilon: PositiveFloat | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    patient_epsilon: PositiveFloat | None = None
+    dataset_epsilon: PositiveFloat | None = None
+    purpose_epsilon: dict[Purpose, PositiveFloat] = Field(default_factory=dict)
+    test_data: tuple[Literal["validation", "test"], ...] = ()
 
     @model_validator(mode="after")
     def _ceilings_belong_to_dp(self) -> Self:
         ceilings = [self.epsilon is not None, self.delta is not None]
         if (self.mechanism == "dp" and not all(ceilings)) or (self.mechanism != "dp" and any(ceilings)):
             raise ValueError("epsilon and delta belong to mechanism dp, which needs both")
+        if self.mechanism != "dp" and (self.patient_epsilon or self.dataset_epsilon or self.purpose_epsilon):
+            raise ValueError("patient_epsilon, dataset_epsilon and purpose_epsilon belong to mechanism dp")
         return self
 
 

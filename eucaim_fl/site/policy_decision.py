@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from eucaim_fl.config import PrivacyConfig
 from eucaim_fl.errors import ApprovalPendingError, OutsideHoursError, PermitError, PolicyRefusalError
 from eucaim_fl.permits import (
     PermitUse,
@@ -22,8 +21,9 @@ from eucaim_fl.permits import (
 )
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.site.disclosure import base_name
-from eucaim_fl.site.gate import GateBounds
+from eucaim_fl.site.gate import GateBounds, least_of
 from eucaim_fl.site.policy import LoadedPolicy, Policy, Window
+from eucaim_fl.site.policy_privacy import privacy_answer
 from eucaim_fl.site.policy_text import describe
 from eucaim_fl.site.report import allowed_metrics
 from eucaim_fl.sitefile import ReleaseConfig
@@ -183,15 +183,23 @@ def bounds(policy: Policy, release: ReleaseConfig, situation: Situation | None =
     largest = [_bytes(sent.message)]
     if situation is not None:
         largest += [_bytes(sent.plan) - situation.bytes_sent, _bytes(sent.day) - situation.bytes_sent_today]
+    least = least_of(
+        release,
+        max(patients.training or sys.maxsize, release.minimum_patients),
+        max(patients.metric or sys.maxsize, release.minimum_metric_patients),
+    )
     return GateBounds(
-        minimum_patients=max(patients.training or sys.maxsize, release.minimum_patients),
-        minimum_metric_patients=max(patients.metric or sys.maxsize, release.minimum_metric_patients),
+        minimum_patients=least.training,
+        minimum_metric_patients=least.metric,
+        base=least.base,
+        apart=least.apart,
         metrics=metrics,
         largest_norm=policy.update.largest_norm or 0.0,
         largest_bytes=max(0, min(largest)),
         digits=policy.metrics.decimals or 0,
         pictures=policy.pictures and release.data_is != "confidential",
         score_histograms=policy.score_histograms and release.score_histograms and "scores" in metrics,
+        test_data=frozenset[str](policy.privacy.test_data),
     )
 
 
@@ -257,6 +265,8 @@ def _sites(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found
 
 def _training_patients(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
     least, steps = policy.patients.training, plan.training.local_steps
+    if plan.privacy.mechanism == "patient_dp":
+        return _found(least is not None, "an update of patients who are drawn at random and hidden by noise")
     if steps is None:
         return _found(least is not None, "an update of all of this site's training patients")
     most = steps * plan.training.batch_size
@@ -348,20 +358,8 @@ def _norm(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
     return _found(policy.update.largest_norm is not None, "an update in each round")
 
 
-_Promise = Callable[[PrivacyConfig], tuple[float, float] | None]
-_PROMISES: dict[str, _Promise] = {"none": lambda _: None}
-"""Privacy mechanism of a plan → (epsilon, delta) that it promises for the whole plan; None promises nothing."""
-
-
 def _privacy(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
-    required, mechanism = policy.privacy, plan.privacy.mechanism
-    promised = _PROMISES[mechanism](plan.privacy) if mechanism in _PROMISES else None
-    if promised is None:
-        return _found(required.mechanism == "none", "no noise is added: the plan promises no differential privacy")
-    asks = f"{mechanism} with epsilon {promised[0]:g} and delta {promised[1]:g}"
-    if required.epsilon is None or required.delta is None:
-        return _found(required.mechanism == "none", asks)
-    return _found(promised[0] <= required.epsilon and promised[1] <= required.delta, asks)
+    return _found(*privacy_answer(plan, policy.privacy))
 
 
 def _approval(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:

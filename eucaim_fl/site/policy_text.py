@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eucaim_fl.signing import fingerprint
-from eucaim_fl.site.policy import Policy, Window
+from eucaim_fl.site.policy import Policy, PrivacyPolicy, Window
 
 __all__ = ["SILENT", "describe"]
 
@@ -55,8 +55,7 @@ def describe(policy: Policy) -> dict[str, str]:
         "privacy": {
             None: SILENT,
             "none": "plans without added noise may run",
-            "dp": f"differential privacy is required, with epsilon at most {privacy.epsilon or 0:g} and delta at most "
-            f"{privacy.delta or 0:g}",
+            "dp": _required(privacy),
         }[privacy.mechanism],
         "approval": "a person here decides on every new plan"
         if policy.approval == "manual"
@@ -85,6 +84,24 @@ def _hours(policy: Policy) -> str:
     if policy.hours == "any":
         return "at any time"
     return f"at these times: {'; '.join(map(_window, policy.hours))}" if policy.hours else SILENT
+
+
+def _required(privacy: PrivacyPolicy) -> str:
+    budgets = [
+        f"epsilon at most {epsilon:g} over all plans {whose}"
+        for epsilon, whose in (
+            (privacy.patient_epsilon, "for each patient"),
+            (privacy.dataset_epsilon, "for the cohort"),
+            *((epsilon, f"for {purpose}") for purpose, epsilon in sorted(privacy.purpose_epsilon.items())),
+        )
+        if epsilon is not None
+    ]
+    told = "; ".join(["", *budgets]) if budgets else "; plans together have no limit"
+    declared = f"; figures of {' and '.join(privacy.test_data)} patients need no noise" if privacy.test_data else ""
+    return (
+        "differential privacy is required against the coordinator, from a secure source of noise, with epsilon at most "
+        f"{privacy.epsilon or 0:g} and delta at most {privacy.delta or 0:g} for a plan{told}{declared}"
+    )
 
 
 def _window(window: Window) -> str:

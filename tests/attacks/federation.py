@@ -43,7 +43,7 @@ __all__ = ["HONEST", "Attacked", "Body", "Hand", "Said"]
 HONEST = ("a", "b")
 STRICT: dict[str, Any] = {
     **POLICY,
-    "patients": {"training": 3, "metric": 1},
+    "patients": {"training": 10, "metric": 5},
     "metrics": {"names": ["dice", "hd95_mm"], "decimals": 4},
     "pictures": False,
     "score_histograms": False,
@@ -55,7 +55,7 @@ RECIPE: dict[str, Any] = {
     "task": {"name": "segmentation", "spatial_dims": 2, "labels": ["lesion"]},
     "model": {"name": "unet", "args": {"channels": [4, 8], "strides": [2], "num_res_units": 0}},
     "data": {"modality": "CT", "size_voxels": [32, 32, None], "intensity": {"low": -160.0, "high": 240.0}},
-    "training": {"batch_size": 4, "local_steps": 2, "optimizer": {"name": "sgd", "lr": 0.05}},
+    "training": {"batch_size": 4, "local_steps": 3, "optimizer": {"name": "sgd", "lr": 0.05}},
     "federation": {"quorum": 2, "quorum_wait_s": 60.0, "round_deadline_s": 60.0},
 }
 _TYPES = {"hello": "query", "round": "train", "final": "evaluate", "probe": "query.probe"}
@@ -158,7 +158,7 @@ class Attacked(Rehearsal):
             f"name={name}", f"permit.file={place}", f"permit.holder_key={key}",
             "sites=[a]", "model=unet", "model.args={channels:[4,8],strides:[2]}",
             "model.args.num_res_units=0", "data.spacing_mm=[null,null,null]", "data.size_voxels=[32,32,null]",
-            "training.batch_size=4", "training.local_steps=2", "training.optimizer.name=sgd",
+            "training.batch_size=4", "training.local_steps=3", "training.optimizer.name=sgd",
             "training.optimizer.lr=0.05", "federation.quorum=2", "federation.quorum_wait_s=60",
             "federation.round_deadline_s=90",
         ]  # fmt: skip

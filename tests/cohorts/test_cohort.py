@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,7 @@ class TestOpenCohort:
         (tmp_path / "cohort" / "clinical_mandatory_view.csv").write_text("patient_id\nP0\n")
         cohort = open_cohort(tiny.site(tmp_path, "eucaim_tier3"), tiny.plan(orientation="LPS", modality="CT"))
         assert np.argwhere(cohort.cases("train")[0].label()).tolist() == [[1, 3, 2]]
-        with pytest.raises(CohortError, match="No case of the cohort can be used for this plan"):
+        with pytest.raises(CohortError, match="Too few patients would train at this site"):
             open_cohort(tiny.site(tmp_path, "eucaim_tier3"), tiny.plan(modality="MR"))
 
 
@@ -224,14 +225,25 @@ class TestNothingToTrainOn:
         folder = tiny.nifti_cohort(tmp_path, 2)
         for path in folder.glob("*.nii.gz"):
             path.write_bytes(b"corrupt")
-        with pytest.raises(CohortError, match=r"No case of the cohort can be used \(EFL204\)") as caught:
+        with pytest.raises(CohortError, match="Too few patients would train at this site") as caught:
             open_cohort(tiny.site(tmp_path), tiny.plan())
-        assert str(tmp_path) not in str(caught.value)
+        assert caught.value.local_detail == "0 training patients; codes of what is set aside: EFL204"
+        assert not re.search(rf"{re.escape(str(tmp_path))}|EFL204|[0-9]", str(caught.value))
+
+    def test_what_leaves_is_the_same_text_for_nobody_and_for_one_too_few(self, tiny, tmp_path):
+        tiny.nifti_cohort(tmp_path, 10)  # six of them train
+        told = set()
+        nobody = site_with(tiny, tmp_path, **consent(tmp_path, P99="given"))
+        for site in (tiny.site(tmp_path, minimum_patients=7), tiny.site(tmp_path, minimum_patients=100), nobody):
+            with pytest.raises(CohortError, match="Too few patients") as caught:
+                open_cohort(site, tiny.plan())
+            told.add(str(caught.value))
+        assert len(told) == 1
 
     def test_fewer_training_patients_than_the_minimum_is_an_error(self, tiny, tmp_path):
         tiny.nifti_cohort(tmp_path, 10)  # six of them train
         assert open_cohort(tiny.site(tmp_path, minimum_patients=6), tiny.plan()).patients("train") == 6
-        with pytest.raises(CohortError, match="Fewer patients would train than the site's minimum"):
+        with pytest.raises(CohortError, match="Too few patients would train at this site"):
             open_cohort(tiny.site(tmp_path, minimum_patients=7), tiny.plan())
 
     def test_a_missing_folder_and_an_empty_cohort_are_errors(self, tiny, tmp_path):
@@ -310,8 +322,9 @@ class TestConsent:
 
     def test_nobody_left_is_an_error(self, tiny, tmp_path):
         tiny.nifti_cohort(tmp_path, 3)
-        with pytest.raises(CohortError, match=r"No case of the cohort can be used \(EFL206\)"):
+        with pytest.raises(CohortError, match="Too few patients would train at this site") as caught:
             open_cohort(site_with(tiny, tmp_path, **consent(tmp_path, P9="given")), tiny.plan())
+        assert caught.value.local_detail == "0 training patients; codes of what is set aside: EFL206"
 
 
 class TestWithout:

@@ -36,12 +36,15 @@ from eucaim_fl.errors import (
 )
 from eucaim_fl.permits import Permit, issue, sign_plan
 from eucaim_fl.plan import FederationPlan, make_plan
+from eucaim_fl.privacy.accounting import Mechanism, epsilon
 from eucaim_fl.records import ArraySpec
 from eucaim_fl.seals import InstructionSeal, new_nonce, read_reply_seal, sealed
 from eucaim_fl.signing import PrivateKey, new_node_key
 from eucaim_fl.site.audit import verify_log
 from eucaim_fl.site.border import Border, Task
 from eucaim_fl.site.home import SiteHome
+from eucaim_fl.site.ledger import Ledger, LedgerHead, Purchase
+from eucaim_fl.site.policy_privacy import NO_LIMITS
 from eucaim_fl.site.report import SiteReport
 
 NOON = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)  # a Monday
@@ -143,8 +146,8 @@ class Home:
             "site": "north",
             "plan_sha256": self.plan.sha256(),
             "round": 1,
-            "patients": 12,
-            "seen": 12,
+            "patients": 10,
+            "seen": 10,
             "cohort_sha256": "0" * 64,
             "metrics": ({"split": "validation", "patients": 10, "values": {"dice": 0.5}, "sums": sums},),
             **changes,
@@ -301,7 +304,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise JournalError("The disk is full; nothing half-written was left behind.")
 
-    monkeypatch.setattr("eucaim_fl.site.audit.write_atomically", full)
+    monkeypatch.setattr("eucaim_fl.site.chain_writer.write_atomically", full)
 
 
 class TestIdentify:
@@ -688,10 +691,14 @@ class TestTheGate:
         (found,) = border.reasons_against(admitted(at, border), at.answer(), SPECS)
         assert reason in found
 
-    def test_the_policy_s_least_number_of_patients_counts(self, at: Home, border: Border) -> None:
-        at.policy(patients={"training": 12, "metric": 5})
-        (found,) = border.reasons_against(admitted(at, border), at.answer(patients=11), SPECS)
+    def test_the_policy_s_least_number_of_patients_counts(self, tmp_path: Path, recipe: Callable[..., Any]) -> None:
+        plan = make_plan(recipe(["north.yaml"], training={"local_steps": 4}), ("north", "south"))  # of four cases each
+        at = Home(tmp_path / "other", plan)
+        border = at.open()
+        at.policy(patients={"training": 15, "metric": 5})
+        (found,) = border.reasons_against(admitted(at, border), at.answer(), SPECS)
         assert "fewer training patients" in found
+        assert border.reasons_against(admitted(at, border), at.answer(patients=15, seen=15), SPECS) == ()
 
     def test_what_has_left_already_is_taken_off(self, at: Home, border: Border) -> None:
         task = admitted(at, border)
@@ -715,7 +722,7 @@ class TestTheGate:
         assert "no longer allows it: approval" in reason
 
     def test_steps_that_saw_few_patients_let_nothing_out(self, at: Home, border: Border) -> None:
-        (reason,) = border.reasons_against(admitted(at, border), at.answer(patients=500, seen=9), SPECS)
+        (reason,) = border.reasons_against(admitted(at, border), at.answer(patients=500, seen=5), SPECS)
         assert "saw fewer patients" in reason
 
     def test_what_speaks_against_a_plan_by_now_can_be_asked_while_work_is_done(self, at: Home, border: Border) -> None:
@@ -788,7 +795,7 @@ class TestWhatLeaves:
             "digest": REPLY_DIGEST,
             "bytes": 1234,
             "arrays": 1,
-            "patients": 12,
+            "patients": 10,
             "metrics": {"validation": ["dice"]},
             "pictures": 0,
             "update_norm": 5.0,
@@ -934,3 +941,61 @@ class TestWhatLeaves:
         border.released(task, at.answer(), REPLY_DIGEST, 1_500_000)
         situation = admitted(at, border).situation
         assert (situation.rounds_done, situation.bytes_sent) == ({1}, 1_500_000)
+
+
+class TestPrivacy:
+    """An update of a plan with noise leaves only if the ledger was charged since the instruction came."""
+
+    UNPAID = "an update that this site's privacy ledger was not charged for"
+
+    @pytest.fixture
+    def at(self, tmp_path: Path, recipe: Callable[..., Any]) -> Home:
+        noise = {"mechanism": "patient_dp", "noise_multiplier": 2.0, "delta": 1e-5, "clipping_norm": 1.0}
+        config = recipe(["north.yaml"], privacy={**noise, "sampling_rate": 1.0})
+        home = Home(tmp_path / "home", make_plan(config, ("north", "south")))
+        home.policy(privacy={"mechanism": "dp", "epsilon": 8.0, "delta": 1e-5, "test_data": ["validation"]})
+        return home
+
+    def charge(self, at: Home, border: Border, number: int = 1) -> LedgerHead:
+        ledger = Ledger(border.site.records_folder() / "ledger", "north")
+        what = Purchase(at.plan.sha256(), at.plan.name, at.plan.purpose, "north", "train", secure=True)
+        ledger.commit(what, number, Mechanism(2.0, 1.0, 3), [f"p{n}" for n in range(12)], NO_LIMITS, 1)
+        return ledger.head()
+
+    def test_without_a_charge_it_stays(self, at: Home, border: Border) -> None:
+        task = admitted(at, border)
+        assert border.reasons_against(task, at.answer(seen=0), SPECS) == (self.UNPAID,)
+
+    def test_with_one_it_leaves_and_the_log_says_at_what_cost(self, at: Home, border: Border) -> None:
+        task = admitted(at, border)
+        head = self.charge(at, border)
+        assert border.reasons_against(task, at.answer(seen=0), SPECS) == ()
+        border.released(task, at.answer(seen=0), REPLY_DIGEST, 1234)
+        *_, record = border.audit.records()
+        spent = epsilon([Mechanism(2.0, 1.0, 3)], 1e-5)
+        assert record.body["epsilon"] == round(spent, 6)
+        assert record.body["delta"] == 1e-5
+        assert (record.body["ledger_count"], record.body["ledger"]) == (head.count, head.hash) == (1, head.hash)
+
+    def test_one_of_another_round_or_of_an_earlier_time_does_not_count(self, at: Home, border: Border) -> None:
+        self.charge(at, border)
+        task = admitted(at, border)
+        assert task.ledger_count == 1
+        self.charge(at, border, 2)
+        assert border.reasons_against(task, at.answer(seen=0), SPECS) == (self.UNPAID,)
+        self.charge(at, border)
+        assert border.reasons_against(task, at.answer(seen=0), SPECS) == ()
+
+    def test_an_answer_without_an_update_owes_nothing(self, at: Home, border: Border) -> None:
+        task = admitted(at, border, kind="hello", round=0)
+        hello = Answer(at.answer(kind="hello", round=0, seen=0, metrics=()).report)
+        assert border.reasons_against(task, hello, SPECS) == ()
+
+    def test_what_noise_should_hide_stays_although_it_was_charged_for(self, at: Home, border: Border) -> None:
+        task = admitted(at, border)
+        self.charge(at, border)
+        (reason,) = border.reasons_against(task, at.answer(), SPECS)
+        assert "a number of sampled patients" in reason
+        at.policy(privacy={"mechanism": "dp", "epsilon": 8.0, "delta": 1e-5})
+        (reason,) = border.reasons_against(task, at.answer(seen=0), SPECS)
+        assert "figures without noise" in reason

@@ -18,8 +18,8 @@ from eucaim_fl.arrays import Arrays
 from eucaim_fl.config import ClassificationConfig, SegmentationConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec
-from eucaim_fl.site.disclosure import coarse, rounded
-from eucaim_fl.site.gate import default_bounds, refusals, update_norm
+from eucaim_fl.site.disclosure import WITHHELD, LeastPeople, coarse, rounded
+from eucaim_fl.site.gate import default_bounds, least_of, refusals, update_norm
 from eucaim_fl.site.node import Answer
 from eucaim_fl.site.report import SiteReport
 from eucaim_fl.sitefile import ReleaseConfig
@@ -30,15 +30,17 @@ STRICT = default_bounds(ReleaseConfig())
 CLASSES = ClassificationConfig(target="malignant", classes=("no", "yes"))
 DICE = {"values": {"dice": 0.5}, "sums": {"dice": (5.0, 2.5, 1.25)}}
 CLASSIFIED = {
-    "patients": 10,
+    "patients": 20,
     "values": {"auc": 0.5, "balanced_accuracy": 0.5, "brier": 0.5},
     "sums": {
-        "confusion": (3.0, 2.0, 2.0, 3.0),
-        "scores_1_negative": (5.0, *(0.0,) * 100),
-        "scores_1_positive": (*(0.0,) * 100, 5.0),
-        "brier": (10.0, 5.0, 2.5),
+        "confusion": (5.0, 5.0, 5.0, 5.0),
+        "scores_1_negative": (10.0, *(0.0,) * 100),
+        "scores_1_positive": (*(0.0,) * 100, 10.0),
+        "brier": (20.0, 10.0, 5.0),
     },
 }
+NOTHING = {"patients": 0, "values": {}, "sums": {}, "withheld": WITHHELD}
+NOISE = {"noise_multiplier": 1.0, "delta": 1e-5, "clipping_norm": 1.0}
 PICTURES = np.zeros((1, 2, 2, 3), np.uint8)
 
 
@@ -69,6 +71,13 @@ def changed(good: Answer, **changes: Any) -> Answer:
     return replace(good, report=good.report.model_copy(update=changes))
 
 
+def of_kind(good: Answer, kind: str, **changes: Any) -> Answer:
+    """The answer to another question, with records of the splits that belong to it."""
+    splits = {"hello": (), "round": ("validation",), "final": ("validation", "test")}[kind]
+    metrics = tuple(good.report.metrics[0].model_copy(update={"split": split}) for split in splits)
+    return changed(good, kind=kind, metrics=metrics, **changes)
+
+
 @pytest.fixture
 def plan(plan_for: Callable[..., FederationPlan]) -> FederationPlan:
     return plan_for()
@@ -87,7 +96,7 @@ class TestAGoodAnswer:
         assert refusals(replace(answer(plan), update={}), plan, SPECS, STRICT) == ()
 
     def test_withheld_metrics_pass(self, plan: FederationPlan) -> None:
-        good = answer(plan, patients=0, values={}, sums={}, withheld="too_few_patients")
+        good = answer(plan, **NOTHING)
         assert refusals(good, plan, SPECS, STRICT) == ()
 
     def test_every_metric_of_the_tasks_passes(
@@ -156,7 +165,7 @@ class TestTheUpdate:
 
     @pytest.mark.parametrize("kind", ["hello", "final"])
     def test_one_that_nobody_asked_for_is_refused(self, plan: FederationPlan, kind: str) -> None:
-        assert refusals(changed(answer(plan), kind=kind), plan, SPECS, STRICT) == ("an update that was not asked for",)
+        assert refusals(of_kind(answer(plan), kind), plan, SPECS, STRICT) == ("an update that was not asked for",)
 
 
 class TestTheNorm:
@@ -199,12 +208,13 @@ class TestBytes:
 
 class TestPeople:
     def test_too_few_training_patients_are_refused(self, plan: FederationPlan) -> None:
-        reasons = refusals(answer(plan, training=9), plan, SPECS, STRICT)
+        reasons = refusals(answer(plan, training=5), plan, SPECS, STRICT)
         assert reasons == ("fewer training patients than the site's minimum",)
 
-    @pytest.mark.parametrize("patients", [1, 4])
-    def test_a_metric_over_too_few_patients_is_refused(self, plan: FederationPlan, patients: int) -> None:
-        reasons = refusals(answer(plan, patients=patients, sums={}), plan, SPECS, STRICT)
+    @pytest.mark.parametrize(("minimum", "patients"), [(10, 5), (20, 15)])
+    def test_a_metric_over_too_few_patients_is_refused(self, plan: FederationPlan, minimum: int, patients: int) -> None:
+        bounds = replace(STRICT, minimum_metric_patients=minimum)
+        reasons = refusals(answer(plan, patients=patients, sums={}), plan, SPECS, bounds)
         assert reasons == ("a metric over fewer patients than the site's minimum",)
 
     @pytest.mark.parametrize("empty", [{"sums": {}}, {"values": {}, "sums": {"dice": (0.0, 0.0, 0.0)}}])
@@ -213,8 +223,9 @@ class TestPeople:
         assert refusals(bad, plan, SPECS, STRICT) == ("a metric without patients",)
 
     def test_figures_by_class_with_a_class_of_few_are_refused(self, classification: FederationPlan) -> None:
-        few = answer(classification, patients=8, values={"auc": 0.5}, sums={"confusion": (5.0, 0.0, 1.0, 2.0)})
-        reasons = refusals(few, classification, SPECS, STRICT)
+        few = answer(classification, patients=15, values={"auc": 0.5}, sums={"confusion": (10.0, 0.0, 0.0, 5.0)})
+        assert refusals(few, classification, SPECS, STRICT) == ()
+        reasons = refusals(few, classification, SPECS, replace(STRICT, minimum_metric_patients=10))
         assert reasons == ("figures by class with fewer patients of a class than the site's minimum",)
 
 
@@ -223,17 +234,17 @@ class TestSeen:
 
     REASON = ("an update from steps that saw fewer patients than the site's minimum",)
 
-    @pytest.mark.parametrize("seen", [0, 1, 9])
+    @pytest.mark.parametrize("seen", [0, 5])
     def test_an_update_of_few_patients_is_refused(self, plan: FederationPlan, seen: int) -> None:
         assert refusals(changed(answer(plan, training=500), seen=seen), plan, SPECS, STRICT) == self.REASON
 
-    @pytest.mark.parametrize("seen", [10, 11, 500])
+    @pytest.mark.parametrize("seen", [10, 15, 500])
     def test_one_of_enough_passes(self, plan: FederationPlan, seen: int) -> None:
         assert refusals(changed(answer(plan, training=500), seen=seen), plan, SPECS, STRICT) == ()
 
     @pytest.mark.parametrize("kind", ["hello", "final"])
     def test_where_nothing_is_trained_nobody_is_counted(self, plan: FederationPlan, kind: str) -> None:
-        told = replace(changed(answer(plan), kind=kind, seen=0), update={})
+        told = replace(of_kind(answer(plan), kind, seen=0), update={})
         assert refusals(told, plan, SPECS, STRICT) == ()
 
 
@@ -253,7 +264,8 @@ class TestQuarantined:
 
 class TestDefined:
     def test_a_mean_that_is_defined_for_too_few_patients_is_refused(self, plan: FederationPlan) -> None:
-        reasons = refusals(answer(plan, values={"dice": 0.5}, sums={"dice": (2.0, 1.0, 0.5)}), plan, SPECS, STRICT)
+        bounds = replace(STRICT, minimum_metric_patients=10)
+        reasons = refusals(answer(plan, patients=10), plan, SPECS, bounds)
         assert reasons == ("a metric that is defined for fewer patients than the site's minimum",)
 
 
@@ -374,9 +386,85 @@ class TestPictures:
 class TestSeveralFaults:
     def test_all_reasons_are_given(self, plan: FederationPlan) -> None:
         bad = replace(
-            answer(plan, training=1, values={"auc": 0.5}, pictures=np.zeros((1, 2, 2, 3))), update={"x": np.zeros(1)}
+            answer(plan, training=5, values={"auc": 0.5}, pictures=np.zeros((1, 2, 2, 3))), update={"x": np.zeros(1)}
         )
         assert len(refusals(bad, plan, SPECS, STRICT)) == 4
+
+
+class TestHowFinely:
+    """Counts of confidential data leave as multiples of five, times as 1, 2, 5, 10, … s."""
+
+    @pytest.mark.parametrize("changes", [{"patients": 11}, {"seen": 12, "patients": 15}])
+    def test_exact_counts_of_patients_are_refused(self, plan: FederationPlan, changes: dict[str, Any]) -> None:
+        told = changed(answer(plan), **changes)
+        assert refusals(told, plan, SPECS, STRICT) == ("an exact count of patients",)
+        assert refusals(told, plan, SPECS, OPEN) == ()
+
+    def test_an_exact_count_behind_a_figure_is_refused(self, plan: FederationPlan) -> None:
+        told = answer(plan, patients=6, sums={"dice": (6.0, 3.0, 1.5)})
+        assert refusals(told, plan, SPECS, STRICT) == ("an exact count of patients",)
+        assert refusals(told, plan, SPECS, OPEN) == ()
+
+    def test_counts_by_class_that_are_exact_are_refused(self, classification: FederationPlan) -> None:
+        exact = {"patients": 20, "values": {}, "sums": {"confusion": (7.0, 3.0, 5.0, 5.0)}}
+        told = answer(classification, **exact)
+        assert refusals(told, classification, SPECS, STRICT) == ("figures from exact counts of patients",)
+        assert refusals(told, classification, SPECS, OPEN) == ()
+
+    @pytest.mark.parametrize("name", ["seconds", "prepare_seconds"])
+    def test_an_exact_time_is_refused(self, plan: FederationPlan, name: str) -> None:
+        assert refusals(changed(answer(plan), **{name: 20.0}), plan, SPECS, STRICT) == ()
+        assert refusals(changed(answer(plan), **{name: 12.5}), plan, SPECS, STRICT) == ("an exact time",)
+        assert refusals(changed(answer(plan), **{name: 12.5}), plan, SPECS, OPEN) == ()
+
+    @pytest.mark.parametrize("changes", [{"withheld": ""}, {"patients": 5}])
+    def test_a_split_of_which_nothing_is_told_looks_like_all_others(
+        self, plan: FederationPlan, changes: dict[str, Any]
+    ) -> None:
+        assert refusals(answer(plan, **NOTHING), plan, SPECS, OPEN) == ()
+        reasons = refusals(answer(plan, **{**NOTHING, **changes}), plan, SPECS, OPEN)
+        assert reasons == ("a split of which nothing is told, but which looks unlike others",)
+
+    @pytest.mark.parametrize("kind", ["hello", "round", "final"])
+    def test_records_are_those_of_the_splits_that_were_asked_for(self, plan: FederationPlan, kind: str) -> None:
+        good = replace(of_kind(answer(plan), kind), update={})
+        (validation, test) = of_kind(answer(plan), "final").report.metrics
+        assert refusals(good, plan, SPECS, STRICT) == ()
+        for metrics in ((), (validation,), (test,), (test, validation), (validation, validation)):
+            if metrics != good.report.metrics:
+                reasons = refusals(changed(good, metrics=metrics), plan, SPECS, STRICT)
+                assert reasons == ("a record of other splits than were asked for",)
+
+
+class TestDifferentialPrivacy:
+    """What a plan with noise must not tell beside its update."""
+
+    FIGURES = ("figures without noise of patients whom this site does not declare as test data",)
+    TRAINING = ("a training loss, or a number of sampled patients, of a plan with differential privacy",)
+
+    @pytest.fixture(params=["patient_dp", "update_dp", "central_dp"])
+    def private(self, request: pytest.FixtureRequest, plan_for: Callable[..., FederationPlan]) -> FederationPlan:
+        rate = {"sampling_rate": 0.5} if request.param == "patient_dp" else {}
+        return plan_for(privacy={**NOISE, **rate, "mechanism": request.param})
+
+    def test_an_update_without_figures_passes(self, private: FederationPlan) -> None:
+        told = changed(answer(private, **NOTHING), seen=0)
+        assert refusals(told, private, SPECS, STRICT) == ()
+
+    @pytest.mark.parametrize("changes", [{"seen": 10}, {"train_loss": 0.5}])
+    def test_loss_and_sampled_patients_stay(self, private: FederationPlan, changes: dict[str, Any]) -> None:
+        told = changed(answer(private, **NOTHING), **{"seen": 0, **changes})
+        assert refusals(told, private, SPECS, STRICT) == self.TRAINING
+
+    def test_figures_leave_without_noise_only_of_declared_test_data(self, private: FederationPlan) -> None:
+        told = changed(answer(private), seen=0)
+        assert refusals(told, private, SPECS, STRICT) == self.FIGURES
+        assert refusals(told, private, SPECS, replace(STRICT, test_data=frozenset({"test"}))) == self.FIGURES
+        assert refusals(told, private, SPECS, replace(STRICT, test_data=frozenset({"validation"}))) == ()
+
+    def test_figures_with_noise_leave(self, plan_for: Callable[..., FederationPlan]) -> None:
+        noised = plan_for(privacy={**NOISE, "mechanism": "update_dp", "metrics_noise": 4.0})
+        assert refusals(changed(answer(noised), seen=0), noised, SPECS, STRICT) == ()
 
 
 class TestReasons:
@@ -417,6 +505,25 @@ class TestDefaultBounds:
         assert not STRICT.score_histograms
         assert OPEN.pictures
         assert OPEN.score_histograms
+
+    def test_confidential_data_have_floors_that_no_site_file_lowers(self) -> None:
+        bounds = default_bounds(ReleaseConfig(minimum_patients=2, minimum_metric_patients=1, count_base=1))
+        assert bounds.least == LeastPeople(training=10, metric=5, base=5, apart=5)
+        assert bounds.test_data == frozenset()
+        raised = default_bounds(ReleaseConfig(minimum_patients=30, minimum_metric_patients=7, count_base=10))
+        assert raised.least == LeastPeople(training=30, metric=10, base=10, apart=10)
+
+    @pytest.mark.parametrize("data_is", ["public", "synthetic"])
+    def test_data_of_nobody_have_none(self, data_is: Any) -> None:
+        release = ReleaseConfig(data_is=data_is, minimum_patients=2, minimum_metric_patients=1)
+        assert default_bounds(release).least == LeastPeople(training=2, metric=1, base=1, apart=1)
+        assert default_bounds(release).test_data == {"validation", "test"}
+
+
+class TestLeastOf:
+    def test_what_is_asked_for_counts_above_the_floors(self) -> None:
+        assert least_of(ReleaseConfig(), 12, 3) == LeastPeople(training=12, metric=5, base=5, apart=5)
+        assert least_of(ReleaseConfig(data_is="public"), 12, 3) == LeastPeople(training=12, metric=3, base=1, apart=1)
 
     def test_no_network_that_a_plan_may_name_is_too_large_for_them(self) -> None:
         assert STRICT.largest_bytes > 4 * 500_000_000

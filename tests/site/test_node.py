@@ -16,6 +16,7 @@ from eucaim_fl.arrays import arrays_sha256
 from eucaim_fl.config import ClassificationConfig, ExperimentConfig, ModelConfig
 from eucaim_fl.errors import CohortError, ConsentError, NotFiniteError, PlanError, PolicyError, SiteFileError
 from eucaim_fl.plan import FederationPlan, make_plan
+from eucaim_fl.site.disclosure import WITHHELD
 from eucaim_fl.site.gate import refusals
 from eucaim_fl.site.lineage import Lineage
 from eucaim_fl.site.node import SiteNode, initial_arrays, network_image_size
@@ -88,7 +89,7 @@ class TestOpening:
     def test_too_few_training_patients_are_refused(self, hospital: Hospital, recipe: Recipe) -> None:
         path = hospital("a", patients=6, minimum_patients=7)
         plan = make_plan(recipe([path]), ("a",))
-        with pytest.raises(CohortError, match="Fewer patients would train than the site's minimum"):
+        with pytest.raises(CohortError, match="Too few patients would train at this site"):
             SiteNode(path, plan)
 
     def test_what_cpu_threads_it_takes_stands_in_the_site_file(self, node_of: Callable[..., SiteNode]) -> None:
@@ -205,7 +206,7 @@ class TestRound:
         node = node_of({"minimum_metric_patients": 3})
         _, weights = initial_arrays(node.plan)
         (measured,) = node.round(1, weights).report.metrics
-        assert measured.withheld == "too_few_patients"
+        assert measured.withheld == WITHHELD
         assert (measured.patients, measured.values, measured.sums) == (0, {}, {})
 
     def test_arrays_of_another_network_are_refused(self, node_of: Callable[..., SiteNode]) -> None:
@@ -270,7 +271,7 @@ class TestFinal:
         assert answer.report.shares_pictures
 
     def test_a_confidential_site_never_gives_pictures(self, node_of: Callable[..., SiteNode]) -> None:
-        node = node_of({"data_is": "confidential"})
+        node = node_of({"data_is": "confidential", "patients": 16})
         _, weights = initial_arrays(node.plan)
         answer = node.final(3, weights)
         assert answer.pictures is None
@@ -340,7 +341,7 @@ class TestConsent:
         node = SiteNode(path, make_plan(recipe([path]), ("a",)))
         _, weights = initial_arrays(node.plan)
         self.table(path, min(case.patient for case in node.cohort.cases("train")))
-        with pytest.raises(CohortError, match="since consent was withdrawn"):
+        with pytest.raises(CohortError, match="Too few patients would train at this site"):
             node.round(1, weights)
 
     def test_a_table_that_can_not_be_trusted_any_more_stops_the_site(self, hospital: Hospital, recipe: Recipe) -> None:

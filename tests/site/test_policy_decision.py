@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eucaim_fl.config import ClassificationConfig
+from eucaim_fl.config import ClassificationConfig, PrivacyConfig
 from eucaim_fl.errors import ApprovalPendingError, OutsideHoursError, PolicyRefusalError
 from eucaim_fl.permits import Permit, issue, sign_plan
 from eucaim_fl.plan import FederationPlan, make_plan
 from eucaim_fl.signing import PrivateKey
-from eucaim_fl.site import policy_decision
 from eucaim_fl.site.gate import default_bounds
 from eucaim_fl.site.policy import LoadedPolicy, MetricName, Policy, Window
 from eucaim_fl.site.policy_decision import _CHECKS, RUN_TIME, Clause, Decision, Situation, bounds, decide, is_open
@@ -336,16 +335,40 @@ class TestPermits:
         assert decide(permitted, loaded(asking=ASKING), used).refused
 
 
-class TestPrivacy:
-    @pytest.mark.parametrize(("promised", "allowed"), [((3.0, 1e-5), True), ((3.1, 1e-5), False), ((1.0, 2e-5), False)])
-    def test_a_mechanism_is_held_against_the_ceilings(self, plan, monkeypatch, promised, allowed):
-        monkeypatch.setitem(policy_decision._PROMISES, "none", lambda _: promised)
-        assert decide(plan, loaded(privacy=DP), situation()).allowed is allowed
-        assert decide(plan, loaded(), situation()).allowed
+def private(plan: FederationPlan, **changes: Any) -> FederationPlan:
+    """Two rounds of noised updates: epsilon 2.4 at 10⁻⁵ with noise 8 times the clipping norm."""
+    values = {"mechanism": "update_dp", "noise_multiplier": 8.0, "delta": 1e-5, "clipping_norm": 1.0, **changes}
+    return plan.model_copy(update={"privacy": PrivacyConfig.model_validate(values)})
 
-    def test_a_mechanism_that_this_version_does_not_know_promises_nothing(self, plan, monkeypatch):
-        monkeypatch.delitem(policy_decision._PROMISES, "none")
-        assert [c.key for c in decide(plan, loaded(privacy=DP), situation()).refused] == ["privacy"]
+
+class TestPrivacy:
+    @pytest.mark.parametrize(
+        ("changes", "allowed"),
+        [
+            ({}, True),
+            ({"noise_multiplier": 4.0}, False),
+            ({"delta": 2e-5}, False),
+            ({"secure": False}, False),
+            ({"mechanism": "central_dp"}, False),  # the coordinator sees the update as it is
+            ({"mechanism": "patient_dp", "sampling_rate": 0.01}, True),
+            ({"mechanism": "patient_dp", "sampling_rate": 0.01, "noise_multiplier": 0.3}, False),
+        ],
+    )
+    def test_what_the_noise_promises_is_held_against_the_ceilings(self, plan, changes, allowed):
+        asked = private(plan, **changes)
+        refused = [clause.key for clause in decide(asked, loaded(privacy=DP), situation()).refused]
+        assert refused == ([] if allowed else ["privacy"])
+        assert decide(asked, loaded(), situation()).allowed
+
+    def test_the_number_of_patients_in_a_step_is_not_looked_at_where_noise_hides_them(self, plan):
+        asked = private(plan, mechanism="patient_dp", sampling_rate=0.01)
+        strict = {"training": 1000, "metric": 5}
+        assert decide(asked, loaded(privacy=DP, patients=strict), situation()).allowed
+        assert not decide(plan, loaded(patients=strict), situation()).allowed
+
+    def test_declared_test_data_are_what_the_gate_lets_out_bare(self):
+        policy = Policy.model_validate({**OPEN, "privacy": {**DP, "test_data": ("test",)}})
+        assert bounds(policy, ReleaseConfig(data_is="public")).test_data == {"test"}
 
     def test_a_plan_without_noise_is_told_what_is_required(self, plan):
         (clause,) = decide(plan, loaded(privacy=DP), situation()).refused

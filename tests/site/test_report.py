@@ -34,7 +34,7 @@ class TestMetricsRecord:
             sums=st.dictionaries(
                 names | st.sampled_from(["confusion", "scores_1_positive"]), st.lists(finite).map(tuple)
             ),
-            withheld=st.sampled_from(["", "too_few_patients"]),
+            withheld=st.sampled_from(["", "by_the_sites_rules"]),
         )
     )
     def test_metrics_come_back_as_they_were(self, metrics: SiteMetrics) -> None:

@@ -20,6 +20,7 @@ from eucaim_fl.validation.pooling import (
     better,
     check_metrics,
     classification_summary,
+    count_values,
     histogram_auc,
     pool,
     segmentation_summary,
@@ -116,6 +117,18 @@ class TestHistogramAuc:
         assert math.isnan(value) == math.isnan(exact)
         if not math.isnan(exact):
             assert abs(value - exact) <= bound + 1e-12
+
+
+class TestCountValues:
+    def test_they_are_those_of_the_counts(self) -> None:
+        found = classification_summary(
+            "test", TestClassificationSummary.PROBABILITIES, TestClassificationSummary.TRUTH, histograms=True
+        )
+        assert count_values(found.sums) == {"balanced_accuracy": 0.75, "auc": 0.75}
+
+    def test_what_counts_do_not_define_is_left_out(self) -> None:
+        assert count_values({"confusion": (3.0, 1.0, 0.0, 0.0), "brier": (4.0, 1.0, 0.5)}) == {}
+        assert count_values({}) == {}
 
 
 class TestPool:

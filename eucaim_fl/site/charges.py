@@ -1,0 +1,56 @@
+"""What the border asks the privacy ledger: was an update paid for, and what has the plan cost by now."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from eucaim_fl.errors import LedgerError
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.privacy.accounting import epsilon
+from eucaim_fl.privacy.promise import site_is_charged
+from eucaim_fl.site.ledger_reader import LedgerReader, has_ledger
+from eucaim_fl.sitefile import SiteFile
+
+__all__ = ["ledger_count", "ledger_entry", "unpaid"]
+
+
+def _reader(site: SiteFile) -> LedgerReader | None:
+    folder = site.records_folder() / "ledger"
+    return LedgerReader(folder) if has_ledger(folder) else None
+
+
+def ledger_count(site: SiteFile) -> int:
+    """Records in the site's ledger; 0 if it has none yet. Raises LedgerError if it can't be read."""
+    reader = _reader(site)
+    return 0 if reader is None else reader.head().count
+
+
+def unpaid(site: SiteFile, plan: FederationPlan, number: int, after: int) -> tuple[str, ...]:
+    """Why an update of a round must not leave, if its noise was not charged for after so many records; else ()."""
+    if not site_is_charged(plan.privacy):
+        return ()
+    try:
+        reader = _reader(site)
+        paid = reader is not None and reader.committed(plan.sha256(), number, after)
+    except LedgerError as problem:
+        return (problem.message.rstrip("."),)
+    return () if paid else ("an update that this site's privacy ledger was not charged for",)
+
+
+def ledger_entry(site: SiteFile, plan: FederationPlan) -> dict[str, JsonValue]:
+    """For the audit log: the plan's epsilon by now at its delta, and the ledger's head.
+
+    epsilon is None without noise, and where the ledger can't be read (then `unpaid` lets no update leave).
+    """
+    nothing: dict[str, JsonValue] = {"epsilon": None}
+    if not site_is_charged(plan.privacy) or plan.privacy.delta is None:
+        return nothing
+    try:
+        reader = _reader(site)
+        if reader is None:
+            return nothing
+        head = reader.head()
+        spent = epsilon(reader.plan_mechanisms(plan.sha256(), "train"), plan.privacy.delta)
+    except LedgerError:
+        return nothing
+    return {"epsilon": round(spent, 6), "delta": plan.privacy.delta, "ledger_count": head.count, "ledger": head.hash}

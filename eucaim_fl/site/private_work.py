@@ -1,0 +1,163 @@
+"""What a site does for a plan with differential privacy: reserve, charge before the noise is drawn, train, noise.
+
+The ledger is written here, in the process that trains, so that the patients who are charged are those of the very
+loader that is trained on, whichever way the instruction came.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from eucaim_fl.arrays import Array, Arrays
+from eucaim_fl.cohorts.cohort import Cohort, PreparedCase
+from eucaim_fl.errors import PrivateTrainingError
+from eucaim_fl.models.private import made_private
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.privacy.accounting import Mechanism
+from eucaim_fl.privacy.promise import figures_mechanism, round_mechanism, site_is_charged
+from eucaim_fl.privacy.stages import clipped, noised, with_counters
+from eucaim_fl.records import SplitName
+from eucaim_fl.seeding import derive_seed
+from eucaim_fl.site.disclosure import LeastPeople
+from eucaim_fl.site.ledger import Ledger, Limits, Purchase
+from eucaim_fl.sitefile import SiteFile
+from eucaim_fl.training.patients import PatientLoader, check_delta
+from eucaim_fl.training.randomness import Randomness
+
+__all__ = ["PrivateWork"]
+
+_LOG = logging.getLogger("eucaim_fl.site")
+
+
+class PrivateWork:
+    """One plan's private side at one site. Every commit is on the disk before noise is drawn or figures are told."""
+
+    def __init__(self, site: SiteFile, plan: FederationPlan, limits: Limits, least: LeastPeople) -> None:
+        """Open the site's ledger. Raises LedgerError if it can't be written, or was altered."""
+        self._plan, self._limits, self._least = plan, limits, least
+        self._site = site.name
+        self._ledger = Ledger(site.records_folder() / "ledger", site.name)
+
+    @property
+    def charges_training(self) -> bool:
+        """Whether a round of training costs this site's patients something."""
+        return site_is_charged(self._plan.privacy)
+
+    def _purchase(self, split: SplitName) -> Purchase:
+        """What is bought for a split: training, or figures, which hold a reservation of their own for each split."""
+        plan = self._plan
+        return Purchase(
+            plan=plan.sha256(),
+            name=plan.name,
+            purpose=plan.purpose,
+            dataset=self._site,
+            use="train" if split == "train" else "figures",
+            secure=plan.privacy.secure,
+            part="" if split == "train" else split,
+        )
+
+    def randomness(self, number: int, use: str) -> Randomness:
+        """The source of one round's choices and noise; in simulations a pure function of the run's seed."""
+        if self._plan.privacy.secure:
+            return Randomness.secure()
+        return Randomness.seeded(derive_seed(self._plan.seed, "privacy", self._site, number, use))
+
+    def prepare(self, network: nn.Module, cohort: Cohort, declared: frozenset[str]) -> None:
+        """Before the first step: see that the plan can be kept here, and reserve what it will cost.
+
+        declared: splits whose figures need no noise.
+        Raises PrivateTrainingError if the network mixes patients or delta is too large for so few; PrivacyBudgetError
+        if the budgets do not hold the plan; LedgerError.
+        """
+        plan, figures = self._plan, figures_mechanism(self._plan.privacy)
+        once, last = round_mechanism(plan.privacy, plan.training), plan.rounds + 1
+        if self.charges_training and once is not None:
+            check_delta(plan, cohort.patients("train"))
+            if plan.privacy.mechanism == "patient_dp":
+                made_private(network)
+            self._reserve(cohort, "train", once, range(1, last))
+        asked: tuple[tuple[SplitName, range], ...] = ("validation", range(1, last + 1)), ("test", range(last, last + 1))
+        for split, rounds in asked:
+            if figures is not None and split not in declared and cohort.patients(split) >= self._least.metric:
+                self._reserve(cohort, split, figures, rounds)
+
+    def _reserve(self, cohort: Cohort, split: SplitName, once: Mechanism, rounds: range) -> None:
+        """Hold what the rounds cost that were not charged for before the site's client, or the run, began anew."""
+        left = len(set(rounds) - self._rounds_paid(split))
+        if not left:
+            return
+        patients = _patients(cohort, split)
+        least = self._at_least(split, patients)
+        kept = self._ledger.reserve(self._purchase(split), once.times(left), patients, self._limits, least)
+        if len(kept) < len(patients):
+            _LOG.warning("Patients whose privacy budget does not hold the plan: %d", len(patients) - len(kept))
+
+    def _rounds_paid(self, split: SplitName) -> set[object]:
+        what = self._purchase(split)
+        bodies = (record.body for record in self._ledger.entries(what.plan) if record.kind == "committed")
+        return {body["round"] for body in bodies if (body["use"], body["part"]) == (what.use, what.part)}
+
+    def _at_least(self, split: SplitName, patients: frozenset[str]) -> int:
+        """How many patients must be able to pay. An update tells of all together, so under `update_dp` all must."""
+        if split != "train":
+            return self._least.metric
+        return len(patients) if self._plan.privacy.mechanism == "update_dp" else self._least.training
+
+    def _commit(self, split: SplitName, number: int) -> Callable[[frozenset[str], Mechanism], frozenset[str]]:
+        def commit(patients: frozenset[str], mechanism: Mechanism) -> frozenset[str]:
+            least = self._at_least(split, patients)
+            return self._ledger.commit(self._purchase(split), number, mechanism, patients, self._limits, least)
+
+        return commit
+
+    def train(self, network: nn.Module, cases: tuple[PreparedCase, ...], number: int, public_patients: int) -> int:
+        """One round of DP-SGD in place; the number of steps made. Raises as `prepare`, NotFiniteError."""
+        from eucaim_fl.training.private_loop import train_privately  # here, because Opacus takes long to load
+
+        randomness = self.randomness(number, "train")
+        loader = PatientLoader(cases, self._plan, randomness)
+        loader.charge(self._commit("train", number))
+        return train_privately(made_private(network), loader, self._plan, public_patients, randomness)
+
+    def charge_update(self, patients: frozenset[str], number: int) -> None:
+        """Pay for one noised update over these patients, all of whom must be able to.
+
+        Raises PrivacyBudgetError, LedgerError.
+        """
+        once = round_mechanism(self._plan.privacy, self._plan.training)
+        if once is None:
+            raise PrivateTrainingError("The plan has no noise to charge for.")
+        self._commit("train", number)(patients, once)
+
+    def hidden(self, update: Mapping[str, Array], arriving: Mapping[str, Array], number: int) -> Arrays:
+        """The whole update clipped and noised, as `update_dp` lets it leave; counters as they arrived.
+
+        Raises NotFiniteError.
+        """
+        privacy = self._plan.privacy
+        norm, noise = privacy.clipping_norm or 0.0, privacy.noise_multiplier or 0.0
+        randomness = self.randomness(number, "update")
+        shortened = clipped(with_counters(update, arriving), norm)
+        return noised(shortened, noise * norm, lambda shape: randomness.normal(shape, dtype=torch.float64).numpy())
+
+    def pay_for_figures(self, cohort: Cohort, split: SplitName, number: int) -> frozenset[str]:
+        """Patients of a split who have paid for one noised release of figures.
+
+        Raises PrivacyBudgetError if too few can, LedgerError.
+        """
+        mechanism = figures_mechanism(self._plan.privacy)
+        if mechanism is None:
+            raise PrivateTrainingError("The plan has no noise on figures to charge for.")
+        return self._commit(split, number)(_patients(cohort, split), mechanism)
+
+    def end(self) -> None:
+        """The plan is over: what was reserved and not used becomes free. Raises LedgerError."""
+        self._ledger.release(self._plan.sha256())
+
+
+def _patients(cohort: Cohort, split: SplitName) -> frozenset[str]:
+    return frozenset(case.patient for case in cohort.cases(split))

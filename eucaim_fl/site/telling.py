@@ -1,0 +1,159 @@
+"""What a site tells of its patients in numbers: figures, counts, the training loss, times.
+
+Every set of patients goes through the site's memory of what was told (`differencing`), and every record through
+`disclosure`; the gate looks again at what comes out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from eucaim_fl.cohorts.cohort import Cohort, PreparedCase
+from eucaim_fl.durable import local_key
+from eucaim_fl.errors import PrivacyBudgetError
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.privacy.figures import noised_classification, noised_segmentation
+from eucaim_fl.records import SiteMetrics, SplitName
+from eucaim_fl.site.differencing import Group, Told
+from eucaim_fl.site.disclosure import announced, as_told, base_name, coarse_seconds, enough_by_class, withheld
+from eucaim_fl.site.gate import GateBounds
+from eucaim_fl.site.private_work import PrivateWork
+from eucaim_fl.site.report import allowed_metrics
+from eucaim_fl.sitefile import SiteFile
+from eucaim_fl.training.evaluation import evaluate, patient_results
+from eucaim_fl.training.loop import TrainingOutcome
+from eucaim_fl.validation.pooling import count_values
+
+__all__ = ["Telling"]
+
+_TRAINED = "train_loss"
+
+
+class Telling:
+    """One plan's numbers at one site. private: None for a plan without noise."""
+
+    def __init__(self, site: SiteFile, plan: FederationPlan, bounds: GateBounds, private: PrivateWork | None) -> None:
+        self._plan, self._bounds, self._private = plan, bounds, private
+        self._least = bounds.least
+        self._told, self._key_file = Told(site.records_folder()), site.records_folder() / "lineage.key"
+
+    def patients(self, cohort: Cohort) -> int:
+        """The number of training patients as it is told, near the truth and constant while few of them change.
+
+        Raises JournalError if it can't be remembered.
+        """
+        trained = {case.patient for case in cohort.cases("train")}
+        if self._least.base == 1:
+            return len(trained)
+        return self._told.number("train", self._plan.sha256(), trained, self._least.training, self._least.base)
+
+    def training(self, cohort: Cohort, outcome: TrainingOutcome) -> dict[str, float | int]:
+        """What is told of a round's training: steps; of a plan without noise also the loss and how many were seen.
+
+        Steps that follow from the number of cases would count these, so then none are told. Fewer patients than the
+        minimum are told as nobody where counts are rounded: no rounding may bring an update past the gate.
+        Raises JournalError if it can't be remembered.
+        """
+        least, plan = self._least, self._plan
+        steps = 0 if least.base > 1 and plan.training.local_steps is None else outcome.steps
+        if plan.privacy.mechanism != "none":
+            return {"steps": steps}
+        told: dict[str, float | int] = {"steps": steps, "seen": outcome.patients}
+        if least.base > 1:
+            everybody = self.patients(cohort)
+            part = outcome.patients < cohort.patients("train")
+            told["seen"] = min(announced(outcome.patients, least.base), everybody) if part else everybody
+            if outcome.patients < least.training:
+                told["seen"] = 0
+        trained = {case.patient for case in cohort.cases("train")}
+        if least.apart == 1 or self._told.may_tell(_TRAINED, trained, least.apart):
+            told["train_loss"] = outcome.loss
+        return told
+
+    def fingerprint(self, cohort: Cohort) -> str:
+        """The fingerprint of the cohort as it is told: of confidential data with a key of the site's own, so that who
+        has all patients' files but one can't try whether that one is here.
+
+        Raises JournalError if there can be no key.
+        """
+        if self._least.base == 1:
+            return cohort.fingerprint
+        return hmac.new(local_key(self._key_file), cohort.fingerprint.encode(), hashlib.sha256).hexdigest()
+
+    def seconds(self, seconds: float) -> float:
+        """A time as it is told."""
+        return coarse_seconds(seconds, self._least.base)
+
+    def figures(self, network: nn.Module, cohort: Cohort, split: SplitName, number: int) -> SiteMetrics:
+        """Metrics of one split as they may leave; one record for all reasons why they may not.
+
+        With noise on figures, the patients are charged before anything is measured; those who can't pay are not.
+        Raises JournalError or LedgerError if it can't be written down.
+        """
+        cases = cohort.cases(split)
+        if self._private is not None and split not in self._bounds.test_data:
+            return self._noised(network, cohort, split, number)
+        groups = enough_by_class({case.patient: case.target for case in cases}, self._least.metric)
+        if not groups:
+            return withheld(split)
+        if self._least.apart > 1:
+            found = self._told.figures(split, self._plan.sha256(), groups, self._least.metric, self._least.base)
+        else:
+            found = tuple(Group(members, len(members)) for members in groups.values())
+        if not found:
+            return withheld(split)
+        kept = _of(cases, frozenset().union(*(group.patients for group in found)))
+        measured = evaluate(network, kept, self._plan, split, histograms=self._bounds.score_histograms)
+        numbers = [group.number for group in found] if self._least.base > 1 else None
+        return as_told(_finite(measured), self._least, self._bounds.metrics, numbers)
+
+    def _noised(self, network: nn.Module, cohort: Cohort, split: SplitName, number: int) -> SiteMetrics:
+        noise, private, names = self._plan.privacy.metrics_noise, self._private, self._names()
+        if noise is None or private is None or cohort.patients(split) < self._least.metric or not names:
+            return withheld(split)
+        try:
+            paid = private.pay_for_figures(cohort, split, number)
+        except PrivacyBudgetError:
+            return withheld(split)
+        source = private.randomness(number, f"figures {split}")
+
+        def normal(n: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+            return np.asarray(source.normal((n,)).numpy(), dtype=np.float64)
+
+        results = list(patient_results(network, _of(cohort.cases(split), paid), self._plan).values())
+        if self._plan.task.name == "segmentation":
+            measured = noised_segmentation(split, results, names, noise, normal)
+        else:
+            measured = noised_classification(
+                split,
+                np.stack([one["probabilities"] for one in results]),
+                np.array([one["truth"] for one in results]),
+                histograms=self._bounds.score_histograms,
+                noise_multiplier=noise,
+                normal=normal,
+            )
+        measured = replace(measured, values={**measured.values, **count_values(measured.sums)})
+        return as_told(_finite(measured), self._least, self._bounds.metrics)
+
+    def _names(self) -> list[str]:
+        """The figures that may leave, by plan and policy. With one label its figures are the means over labels, so they
+        are measured, and noised, once."""
+        task, listed, names = self._plan.task, self._bounds.metrics, allowed_metrics(self._plan)
+        if task.name == "segmentation" and len(task.labels) == 1:
+            names = {"dice", "hd95_mm"}
+        return sorted(name for name in names if listed is None or base_name(name) in listed)
+
+
+def _of(cases: Sequence[PreparedCase], patients: frozenset[str]) -> list[PreparedCase]:
+    return [case for case in cases if case.patient in patients]
+
+
+def _finite(metrics: SiteMetrics) -> SiteMetrics:
+    """Without values that are not numbers: they are left out, never sent as zero."""
+    return replace(metrics, values={k: v for k, v in metrics.values.items() if np.isfinite(v)})

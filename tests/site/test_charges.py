@@ -1,0 +1,134 @@
+"""What the border asks the ledger before an update leaves, and what stands of it in the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eucaim_fl.errors import LedgerError
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.privacy.accounting import Mechanism
+from eucaim_fl.privacy.promise import promise
+from eucaim_fl.site.charges import ledger_count, ledger_entry, unpaid
+from eucaim_fl.site.ledger import Ledger, Purchase
+from eucaim_fl.site.policy_privacy import NO_LIMITS
+from eucaim_fl.sitefile import SiteFile
+
+PATIENTS = [f"p{number}" for number in range(12)]
+NOISE: dict[str, Any] = {"noise_multiplier": 2.0, "delta": 1e-5, "clipping_norm": 1.0}
+REASON = ("an update that this site's privacy ledger was not charged for",)
+ROUND = Mechanism(2.0, 1.0, 3)  # three steps of everybody
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> SiteFile:
+    cohort = {"layout": "nifti_csv", "folder": tmp_path / "cohort"}
+    return SiteFile.model_validate({"name": "a", "cohort": cohort, "cache": {"folder": tmp_path / "cache"}})
+
+
+@pytest.fixture
+def plan(plan_for: Callable[..., FederationPlan]) -> FederationPlan:
+    return plan_for(privacy={**NOISE, "mechanism": "patient_dp", "sampling_rate": 1.0})
+
+
+def charge(site: SiteFile, plan: FederationPlan, number: int, use: Any = "train") -> None:
+    what = Purchase(plan.sha256(), plan.name, plan.purpose, site.name, use, secure=True)
+    Ledger(site.records_folder() / "ledger", site.name).commit(what, number, ROUND, PATIENTS, NO_LIMITS, 1)
+
+
+def damage(site: SiteFile) -> None:
+    (site.records_folder() / "ledger" / "ledger.sqlite").write_bytes(b"no database")
+
+
+class TestUnpaid:
+    def test_without_a_ledger_nothing_was_paid(self, site: SiteFile, plan: FederationPlan) -> None:
+        assert unpaid(site, plan, 1, 0) == REASON
+
+    def test_a_charge_for_this_round_since_the_instruction_came_lets_it_out(
+        self, site: SiteFile, plan: FederationPlan
+    ) -> None:
+        before = ledger_count(site)
+        charge(site, plan, 1)
+        assert unpaid(site, plan, 1, before) == ()
+
+    def test_an_older_charge_does_not(self, site: SiteFile, plan: FederationPlan) -> None:
+        charge(site, plan, 1)
+        before = ledger_count(site)
+        assert unpaid(site, plan, 1, before) == REASON
+        charge(site, plan, 1)
+        assert unpaid(site, plan, 1, before) == ()
+
+    def test_nor_does_one_for_another_round_plan_or_use(
+        self, site: SiteFile, plan: FederationPlan, plan_for: Callable[..., FederationPlan]
+    ) -> None:
+        charge(site, plan, 2)
+        charge(site, plan, 1, "figures")
+        charge(site, plan_for(seed=9, privacy={**NOISE, "mechanism": "update_dp"}), 1)
+        assert unpaid(site, plan, 1, 0) == REASON
+
+    @pytest.mark.parametrize("privacy", [{}, {**NOISE, "mechanism": "central_dp"}])
+    def test_where_the_site_adds_no_noise_there_is_nothing_to_pay(
+        self, site: SiteFile, plan_for: Callable[..., FederationPlan], privacy: dict[str, Any]
+    ) -> None:
+        assert unpaid(site, plan_for(privacy=privacy), 1, 0) == ()
+
+    def test_a_ledger_that_can_not_be_read_lets_nothing_out(self, site: SiteFile, plan: FederationPlan) -> None:
+        charge(site, plan, 1)
+        damage(site)
+        (reason,) = unpaid(site, plan, 1, 0)
+        assert "privacy ledger" in reason
+        assert str(site.records_folder()) not in reason
+
+
+class TestLedgerCount:
+    def test_it_counts_records_from_none(self, site: SiteFile, plan: FederationPlan) -> None:
+        assert ledger_count(site) == 0
+        charge(site, plan, 1)
+        charge(site, plan, 2)
+        assert ledger_count(site) == 2
+
+    def test_a_ledger_that_can_not_be_read_is_an_error(self, site: SiteFile, plan: FederationPlan) -> None:
+        charge(site, plan, 1)
+        damage(site)
+        with pytest.raises(LedgerError, match="privacy ledger"):
+            ledger_count(site)
+
+
+class TestLedgerEntry:
+    def test_it_has_the_plan_s_epsilon_by_now_and_the_ledger_s_head(self, site: SiteFile, plan: FederationPlan) -> None:
+        for number in (1, 2):
+            charge(site, plan, number)
+        head = Ledger(site.records_folder() / "ledger", site.name).head()
+        promised = promise(plan)  # two rounds of three steps
+        assert promised is not None
+        assert ledger_entry(site, plan) == {
+            "epsilon": round(promised.epsilon, 6),
+            "delta": 1e-5,
+            "ledger_count": 2,
+            "ledger": head.hash,
+        }
+
+    def test_before_the_first_charge_nothing_is_spent(
+        self, site: SiteFile, plan: FederationPlan, plan_for: Callable[..., FederationPlan]
+    ) -> None:
+        assert ledger_entry(site, plan) == {"epsilon": None}
+        charge(site, plan_for(seed=9, privacy={**NOISE, "mechanism": "update_dp"}), 1)
+        assert ledger_entry(site, plan)["epsilon"] == 0.0
+
+    def test_figures_are_not_the_update_s_cost(self, site: SiteFile, plan: FederationPlan) -> None:
+        charge(site, plan, 1, "figures")
+        assert ledger_entry(site, plan)["epsilon"] == 0.0
+
+    def test_without_noise_of_the_site_it_is_none(
+        self, site: SiteFile, plan_for: Callable[..., FederationPlan]
+    ) -> None:
+        for privacy in ({}, {**NOISE, "mechanism": "central_dp"}):
+            assert ledger_entry(site, plan_for(privacy=privacy)) == {"epsilon": None}
+
+    def test_with_a_damaged_ledger_too(self, site: SiteFile, plan: FederationPlan) -> None:
+        charge(site, plan, 1)
+        damage(site)
+        assert ledger_entry(site, plan) == {"epsilon": None}
