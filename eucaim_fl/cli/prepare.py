@@ -66,6 +66,23 @@ def lidc_nodules(source: Path, target: Path | None, seed: int) -> None:
     click.echo(str(folder))
 
 
+@command.command("ham10000")
+@click.option("--from", "source", type=click.Path(path_type=Path), required=True, help="Folder with the data set.")
+@click.option("--to", "target", type=click.Path(path_type=Path), help="Folder to write into; default: the data folder.")
+def ham10000(source: Path, target: Path | None) -> None:
+    """Write 5,984 real dermatoscopy images (HAM10000) as four hospitals' cohorts, by their true sources.
+
+    \b
+    Example:
+      eucaim-fl prepare ham10000 --from ../shared/data/ham10000
+    """
+    from eucaim_fl.cohorts.ham10000 import write_ham10000
+
+    folder = target or data_root()
+    _with_bar(Console(stderr=True), "HAM10000", lambda tell: write_ham10000(source, folder, progress=tell))
+    click.echo(str(folder))
+
+
 def ensure_prepared(config: ExperimentConfig, console: Console) -> None:
     """Build the demo hospitals if the recipe asks for them and none are there yet.
 

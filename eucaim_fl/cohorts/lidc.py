@@ -31,6 +31,7 @@ ARCHIVE = "lidc_nodules_51.npz"
 LABEL = "nodule"
 SITES = ("lidc_a", "lidc_b", "lidc_c", "lidc_d")
 _LOWEST_HU, _HIGHEST_HU = -1000.0, 400.0
+_UNDECIDED = 3
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,18 @@ def _cases(nodules: _Nodules, indices: list[int], done: Callable[[], None]) -> I
         scan = nodules.scans[index]
         # A patient's clinical values are those of the most suspicious nodule, whichever image they stand beside.
         worst = max((i for i in indices if nodules.scans[i] == scan), key=lambda i: (nodules.malignancy[i], -i))
+        malignancy = int(nodules.malignancy[worst])
         yield LabelledScan(
             Study(pseudonym("lidc", scan), uid("lidc study", scan, index), 2011, body_part="CHEST"),
             Disease("BP1000113", category="COM1002624"),
             nodules.images[index].astype(np.float32) * (_HIGHEST_HU - _LOWEST_HU) + _LOWEST_HU,
             affine,
             {LABEL: nodules.masks[index]},
-            {"malignancy": int(nodules.malignancy[worst]), "texture": int(nodules.texture[worst])},
+            {
+                "malignancy": malignancy,
+                "texture": int(nodules.texture[worst]),
+                "malignant": "" if malignancy == _UNDECIDED else int(malignancy > _UNDECIDED),
+            },
         )
         done()
 
@@ -105,7 +111,8 @@ def write_lidc(
     """Write `folder`/lidc_a … lidc_d: a and b tier-3 CDM (DICOM CT, DICOM SEG), c and d NIfTI with clinical.csv.
 
     source: folder with the archive. Scans are split evenly and at random by the seed; all nodules of a scan go to one
-    site. Label: `nodule`; clinical: `malignancy` and `texture` of the patient's most suspicious nodule, 1 to 5.
+    site. Label: `nodule`; clinical: `malignancy` and `texture` of the patient's most suspicious nodule, 1 to 5, and
+    `malignant`, 1 for a malignancy of 4 or 5, 0 for 1 or 2, empty for 3.
     progress: called with nodules done and in all. Earlier cohorts of these names are replaced when all four are whole.
     Raises CohortError if the archive is missing or damaged, the folders hold other files, or the disk refuses.
     Raises RunFolderBusyError if another process writes these cohorts.

@@ -53,13 +53,15 @@ class Prepared:
 def preprocessing_key(plan: FederationPlan) -> str:
     """SHA-256 over the parts of a plan that decide what `prepare` makes of files.
 
-    These are grid, intensities and number of channels; in segmentation also the labels' names and whether labels may be
-    resampled. The split, the classes (which come from tables), the modality and the channels' rules (which choose the
-    files) change no tensor of the same files.
+    These are grid, intensities, number of channels and colour; in segmentation also the labels' names and whether
+    labels may be resampled. The split, the classes (which come from tables), the modality and the channels' rules
+    (which choose the files) change no tensor of the same files.
     """
     grid = {"orientation", "spacing_mm", "size_voxels", "intensity"}
     parts: dict[str, Any] = plan.data.model_dump(mode="json", include=grid)
     parts["channels"] = plan.data.number_of_channels()
+    if plan.data.colour:
+        parts["colour"] = True
     if plan.task.name == "segmentation":
         parts["labels"] = list(plan.task.labels)
         parts["labels_on_other_grid"] = plan.data.labels_on_other_grid
@@ -123,13 +125,21 @@ def _read(case: Case) -> Volume:
     return read_nifti(case.image[0])
 
 
-def _read_upright(case: Case, plan: FederationPlan) -> tuple[Volume, npt.NDArray[np.uint8] | None]:
+def _read_colours(case: Case) -> tuple[Volume, Volume, Volume]:
+    from eucaim_fl.cohorts.nifti import read_colours
+
+    if case.image_format != "nifti" or len(case.image) != 1:
+        raise SeriesError("The plan asks for colours, and an image is no single NIfTI file.", local_detail=case.series)
+    return read_colours(case.image[0])
+
+
+def _upright(case: Case, volume: Volume, plan: FederationPlan) -> tuple[Volume, npt.NDArray[np.uint8] | None]:
     """The first channel's image and its label, if the task has one; slices that lean are put upright."""
     from eucaim_fl.cohorts.labels import read_label
     from eucaim_fl.cohorts.labels.grids import resampled
     from eucaim_fl.cohorts.volume import is_sheared, straighten
 
-    volume, label = _read(case), None
+    label = None
     if plan.task.name == "segmentation":
         resample = plan.data.labels_on_other_grid == "resample"
         label = read_label(case, volume, plan.task.labels, resample=resample)
@@ -168,14 +178,15 @@ def onto_grid(volume: Volume, shape: Sequence[int], affine: Affine) -> tuple[npt
     return values, inside.astype(bool)
 
 
-def _channel(case: Case, like: Any, kept: BoolArray, data: DataConfig) -> tuple[npt.NDArray[np.float32], bool]:
+def _channel(
+    case: Case, volume: Volume, like: Any, kept: BoolArray, data: DataConfig
+) -> tuple[npt.NDArray[np.float32], bool]:
     """A further channel, (I, J, K), on the grid of `like`, a MetaTensor (1, I, J, K), and whether it shows text.
 
-    kept: what isn't padding.
+    volume: its image, as read from `case`. kept: what isn't padding.
     """
     import torch
 
-    volume = _read(case)
     values, covered = onto_grid(volume, like.shape[1:], np.asarray(like.affine, dtype=np.float64))
     if np.count_nonzero(covered & kept) < _LEAST_OVERLAP * np.count_nonzero(kept):
         raise SeriesError(
@@ -194,8 +205,9 @@ def prepare(case: Case, plan: FederationPlan) -> Prepared:
     The first channel in this order: orientation (axes permuted and flipped), spacing (image linear, label nearest
     neighbour; axes with null keep their own), intensities, crop or pad around the centre. What is padded is 0 after
     `window` and `percentile`, the image's minimum after `zscore`, and background in the label.
-    Further channels are interpolated linearly onto the resulting grid by their stated position; their intensities are
-    scaled by the statistics of their own whole image, and what they do not cover is filled like padding.
+    Further channels (other series, or an image's green and blue) are interpolated linearly onto the resulting grid by
+    their stated position; their intensities are scaled by the statistics of their own whole image, and what they do not
+    cover is filled like padding.
     An image of slices that lean (gantry tilt) is put upright first, and its label with it (nearest neighbour).
     Raises SeriesError, LabelError or UnreadableFileError if the files form no volume, the label doesn't fit, or a file
     can't be read; SeriesError also if the result would be too large, a channel is missing, states another frame of
@@ -204,12 +216,13 @@ def prepare(case: Case, plan: FederationPlan) -> Prepared:
     from eucaim_fl.cohorts.labels import read_class
 
     data = plan.data
-    if len(case.further) != data.number_of_channels() - 1:
+    if len(case.further) != max(0, len(data.channels) - 1):
         raise SeriesError("A channel of a patient is missing.", local_detail=case.series)
     for other in case.further:
         _same_frame_of_reference(case, other)
     target = read_class(case, plan.task) if plan.task.name == "classification" else None
-    volume, label = _read_upright(case, plan)
+    first_image, *colours = _read_colours(case) if data.colour else (_read(case),)
+    volume, label = _upright(case, first_image, plan)
     _check_size(volume, data)
     seen = text_in_volume(volume.array, case.modality)
 
@@ -236,10 +249,11 @@ def prepare(case: Case, plan: FederationPlan) -> Prepared:
         filling = float(image.min()) if data.intensity.kind == "zscore" else 0.0
         image = ResizeWithPadOrCrop(spatial_size=size, value=filling)(image)
         mask = None if mask is None else ResizeWithPadOrCrop(spatial_size=size)(mask)
-        kept = ResizeWithPadOrCrop(spatial_size=size)(kept) if case.further else kept
+        kept = ResizeWithPadOrCrop(spatial_size=size)(kept) if data.number_of_channels() > 1 else kept
     first = np.ascontiguousarray(image.numpy(), dtype=np.float32)
     own = np.asarray(kept[0]).astype(bool)
-    others = [_channel(other, image, own, data) for other in case.further]
+    others = [_channel(case, colour, image, own, data) for colour in colours]
+    others += [_channel(other, _read(other), image, own, data) for other in case.further]
     pixels = np.concatenate([first, *(channel[None] for channel, _ in others)]) if others else first
     text = seen or any(shows for _, shows in others)
     i, j, k = (round(float(mm), 6) for mm in spacing)

@@ -12,6 +12,7 @@ from eucaim_fl.models.classification import (
     Densenet121Arguments,
     EfficientnetArguments,
     ResnetArguments,
+    ScatteringArguments,
     SmallCnnArguments,
     VitArguments,
 )
@@ -33,6 +34,7 @@ ARGUMENTS: Mapping[str, type[NetworkArguments]] = {
     "dynunet": DynunetArguments,
     "efficientnet": EfficientnetArguments,
     "resnet": ResnetArguments,
+    "scattering": ScatteringArguments,
     "segresnet": SegresnetArguments,
     "small_cnn": SmallCnnArguments,
     "swin_unetr": SwinUnetrArguments,

@@ -1,4 +1,4 @@
-"""From typed arguments to MONAI's networks: the one place that calls their constructors."""
+"""From typed arguments to networks, MONAI's but for one: the one place that calls their constructors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from eucaim_fl.models.classification import (
     Densenet121Arguments,
     EfficientnetArguments,
     ResnetArguments,
+    ScatteringArguments,
     SmallCnnArguments,
     VitArguments,
 )
+from eucaim_fl.models.scattering import Scattering
 from eucaim_fl.models.segmentation import (
     AttentionUnetArguments,
     DynunetArguments,
@@ -25,7 +27,7 @@ from eucaim_fl.models.segmentation import (
     UnetrArguments,
 )
 
-__all__ = ["Ends", "FirstOutput", "assemble"]
+__all__ = ["Centred", "Ends", "FirstOutput", "assemble"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,19 @@ class FirstOutput(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images: (batch, channels, *size) → logits (batch, classes)."""
         logits: torch.Tensor = self.network(images)[0]
+        return logits
+
+
+class Centred(torch.nn.Module):
+    """A network whose inputs, 0 to 1, are brought to −2 to 2 first."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images: (batch, channels, *size) → logits."""
+        logits: torch.Tensor = self.network((images - 0.5) * 4.0)
         return logits
 
 
@@ -139,10 +154,15 @@ def _efficientnet(a: EfficientnetArguments, ends: Ends, nets: Any) -> Any:
 
 
 def _small_cnn(a: SmallCnnArguments, ends: Ends, nets: Any) -> Any:
-    return nets.Classifier(
+    network = nets.Classifier(
         (ends.in_channels, *(ends.image_size or ())), ends.out, a.channels, a.strides, a.kernel_size, a.num_res_units,
         act=a.act, norm=_norm(a.norm), dropout=a.dropout or None,
     )  # fmt: skip
+    return Centred(network) if a.centred else network
+
+
+def _scattering(a: ScatteringArguments, ends: Ends, nets: Any) -> Any:
+    return Scattering(ends.in_channels, ends.image_size or (), ends.out, a.scales, a.shrink)
 
 
 _BUILDERS: Mapping[type[NetworkArguments], Callable[[Any, Ends, Any], Any]] = {
@@ -151,6 +171,7 @@ _BUILDERS: Mapping[type[NetworkArguments], Callable[[Any, Ends, Any], Any]] = {
     DynunetArguments: _dynunet,
     EfficientnetArguments: _efficientnet,
     ResnetArguments: _resnet,
+    ScatteringArguments: _scattering,
     SegresnetArguments: _segresnet,
     SmallCnnArguments: _small_cnn,
     SwinUnetrArguments: _swin_unetr,

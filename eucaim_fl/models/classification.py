@@ -26,6 +26,7 @@ __all__ = [
     "Densenet121Arguments",
     "EfficientnetArguments",
     "ResnetArguments",
+    "ScatteringArguments",
     "SmallCnnArguments",
     "VitArguments",
 ]
@@ -99,7 +100,10 @@ class EfficientnetArguments(NetworkArguments):
 
 
 class SmallCnnArguments(StridedArguments):
-    """A chain of strided convolutions and one linear layer, for small images and quick runs."""
+    """A chain of strided convolutions and one linear layer, for small images and quick runs.
+
+    centred: what comes as 0 to 1 is first brought to −2 to 2, without which photographs, being bright, learn slowly.
+    """
 
     task = "classification"
     divisible = False
@@ -110,6 +114,7 @@ class SmallCnnArguments(StridedArguments):
     act: Activation = "relu"
     norm: Norm = "group"
     dropout: Dropout = 0.0
+    centred: Switch = False
 
     @model_validator(mode="after")
     def _levels_fit(self) -> Self:
@@ -118,3 +123,21 @@ class SmallCnnArguments(StridedArguments):
             raise ValueError(f"{levels} channels need {levels} strides, got {len(self.strides)}")
         require_groups(self.norm, self.channels)
         return self
+
+
+class ScatteringArguments(NetworkArguments):
+    """Fixed wavelets and one linear layer: some hundred weights to learn. Source: Bruna and Mallat 2013.
+
+    scales: sizes at which the image is looked at, each half of the last. shrink: voxels along each axis that are
+    averaged into one before.
+    """
+
+    task = "classification"
+    divisible = False
+    fixed_size = True
+    scales: int = Field(3, strict=True, ge=1, le=5)
+    shrink: int = Field(2, strict=True, ge=1, le=8)
+
+    def reduction(self, spatial_dims: int) -> tuple[int, ...]:
+        """The smallest scale."""
+        return (self.shrink * 2 ** (self.scales - 1),) * spatial_dims

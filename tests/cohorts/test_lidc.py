@@ -104,6 +104,13 @@ class TestWriteLidc:
             [("5", "2"), ("3", "4"), ("1", "3"), ("5", "2"), ("4", "1"), ("3", "5"), ("2", "4"), ("2", "3")]
         )
 
+    def test_who_is_malignant_follows_from_the_score_and_three_is_undecided(self, tmp_path: Path):
+        write_lidc(archive(tmp_path / "in"), tmp_path / "out")
+        for site in SITES:
+            table = "clinical_mandatory_view.csv" if site < "lidc_c" else "clinical.csv"
+            for row in rows(tmp_path / "out" / site / table):
+                assert row["malignant"] == {"1": "0", "2": "0", "3": "", "4": "1", "5": "1"}[row["malignancy"]]
+
     def test_progress_counts_nodules_and_a_second_call_replaces_the_cohorts(self, tmp_path: Path):
         seen: list[tuple[int, int]] = []
         source = archive(tmp_path / "in")

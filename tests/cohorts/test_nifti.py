@@ -1,16 +1,28 @@
 from __future__ import annotations
 
 import gzip
+from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from eucaim_fl.cohorts import nifti
-from eucaim_fl.cohorts.nifti import read_array, read_nifti
+from eucaim_fl.cohorts.nifti import read_array, read_colours, read_nifti
 from eucaim_fl.errors import SeriesError, UnreadableFileError
 
 VALUES = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+
+
+def write_colours(path: Path, shape: tuple[int, ...], affine: Any = None) -> Path:
+    """Red counts up along the first axis, green is 100, blue 200."""
+    values = np.empty(shape, RGB24)
+    values["R"] = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+    values["G"], values["B"] = 100, 200
+    nib.save(nib.Nifti1Image(values, affine), path)
+    return path
 
 
 class TestReadNifti:
@@ -40,6 +52,11 @@ class TestReadNifti:
         assert read_nifti(tiny.nifti(tmp_path / "x.nii", VALUES[..., 0])).shape == (2, 3, 1)
         assert read_nifti(tiny.nifti(tmp_path / "y.nii", VALUES[..., None])).shape == (2, 3, 4)
 
+    def test_colours_become_their_luminance(self, tmp_path):
+        volume = read_nifti(write_colours(tmp_path / "x.nii.gz", (2, 3), np.eye(4)))
+        assert volume.shape == (2, 3, 1)
+        assert np.allclose(volume.array[:, 0, 0], [0.587 * 100 + 0.114 * 200, 0.299 + 0.587 * 100 + 0.114 * 200])
+
     def test_values_that_are_not_finite_are_refused(self, tiny, tmp_path):
         path = tiny.nifti(tmp_path / "x.nii", np.full((2, 2, 2), np.nan, np.float32))
         with pytest.raises(SeriesError, match="NaN"):
@@ -64,7 +81,30 @@ class TestReadNifti:
             read_nifti(tmp_path / "x.nii.gz")
 
 
+class TestReadColours:
+    def test_each_colour_is_a_volume_at_the_files_place(self, tiny, tmp_path):
+        red, green, blue = read_colours(write_colours(tmp_path / "x.nii", (2, 3), tiny.affine))
+        assert red.array[:, :, 0].tolist() == [[0, 0, 0], [1, 1, 1]]
+        assert (green.array == 100).all()
+        assert (blue.array == 200).all()
+        assert all(np.array_equal(volume.affine, tiny.affine) for volume in (red, green, blue))
+
+    def test_a_grey_image_has_no_colours(self, tiny, tmp_path):
+        with pytest.raises(SeriesError, match="no colours, and the plan asks for them"):
+            read_colours(tiny.nifti(tmp_path / "x.nii", VALUES))
+
+    def test_a_truncated_file_is_unreadable(self, tmp_path):
+        path = write_colours(tmp_path / "x.nii", (4, 4), np.eye(4))
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(UnreadableFileError, match="truncated"):
+            read_colours(path)
+
+
 class TestReadArray:
+    def test_colours_are_no_numbers(self, tmp_path):
+        with pytest.raises(SeriesError, match="colours or complex numbers"):
+            read_array(write_colours(tmp_path / "x.nii", (2, 3), np.eye(4)))
+
     @pytest.mark.parametrize("content", [b"", b"no image at all", b"\x1f\x8b broken gzip", bytes(400)])
     def test_a_foreign_file_is_unreadable(self, tmp_path, content):
         (tmp_path / "x.nii.gz").write_bytes(content)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -269,6 +270,44 @@ class TestChannels:
         case = dataclasses.replace(pair(np.ones((4, 5, 6), np.float32)), further=())
         with pytest.raises(SeriesError, match="channel of a patient is missing"):
             prepare(case, tiny.plan(channels=CHANNELS))
+
+
+class TestColours:
+    @pytest.fixture
+    def photo(self, tmp_path):
+        """Red grows to the right, green is 100, blue 200, on 4 x 5 pixels."""
+        values = np.empty((4, 5, 1), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+        values["R"], values["G"], values["B"] = np.arange(4).reshape(4, 1, 1) * 10, 100, 200
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "photo.nii")
+        return Case("P1", "", "x", (tmp_path / "photo.nii",), "nifti", clinical={"grade": "high"})
+
+    def test_red_green_and_blue_are_channels(self, tiny, photo):
+        image = prepare(photo, tiny.plan(GRADE, colour=True, intensity=KEEP)).image
+        assert image.shape == (3, 4, 5, 1)
+        assert np.allclose(image[0, :, 0, 0], [0, 0.01, 0.02, 0.03])
+        assert np.allclose(image[1], 0.1)
+        assert np.allclose(image[2], 0.2)
+
+    def test_they_are_cropped_and_padded_alike(self, tiny, photo):
+        image = prepare(photo, tiny.plan(GRADE, colour=True, intensity=KEEP, size_voxels=(2, 7, None))).image
+        assert image.shape == (3, 2, 7, 1)
+        assert np.allclose(image[:, 1, 3, 0], [0.02, 0.1, 0.2])
+        assert image[:, :, 0].max() == 0
+
+    def test_without_the_plans_word_they_are_one_channel_of_luminance(self, tiny, photo):
+        image = prepare(photo, tiny.plan(GRADE, intensity=KEEP)).image
+        assert image.shape == (1, 4, 5, 1)
+        assert np.allclose(image[0, 0], (58.7 + 22.8) / 1000)
+
+    def test_a_grey_image_or_several_files_are_refused(self, tiny, files, photo):
+        plan = tiny.plan(GRADE, colour=True)
+        with pytest.raises(SeriesError, match="no colours"):
+            prepare(files(), plan)
+        with pytest.raises(SeriesError, match="no single NIfTI file"):
+            prepare(dataclasses.replace(photo, image_format="dicom"), plan)
+
+    def test_the_key_is_another(self, tiny):
+        assert preprocessing_key(tiny.plan(colour=True)) != preprocessing_key(tiny.plan())
 
 
 class TestLabelsAndGeometry:

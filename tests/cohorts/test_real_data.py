@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import highdicom
@@ -11,8 +12,11 @@ import pydicom
 import pytest
 
 from eucaim_fl.cohorts.dicom import read_series
+from eucaim_fl.cohorts.ham10000 import IMAGES, TABLE, write_ham10000
+from eucaim_fl.cohorts.ham10000 import SITES as HAM_SITES
 from eucaim_fl.cohorts.lidc import ARCHIVE, SITES, write_lidc
 from eucaim_fl.cohorts.manifest import Manifest, read_manifest
+from eucaim_fl.cohorts.nifti import read_colours
 from eucaim_fl.errors import SeriesError
 from eucaim_fl.sitefile import SiteFile
 
@@ -76,3 +80,23 @@ class TestLidc:
         }
         assert sum(len(patients) for patients in found.values()) == 12
         assert len(set.union(*found.values())) == 12
+
+
+class TestHam10000:
+    def test_real_images_become_four_cohorts_in_colours(self, tmp_path: Path) -> None:
+        source, few = DATA / "ham10000", tmp_path / "few"
+        few.mkdir()
+        header, *lines = (source / TABLE).read_text().splitlines()
+        kept = [line for name in HAM_SITES.values() for line in [one for one in lines if name in one][:3]]
+        (few / TABLE).write_text("\n".join([header, *kept]) + "\n")
+        with zipfile.ZipFile(source / IMAGES) as whole, zipfile.ZipFile(few / IMAGES, "w") as part:
+            for line in kept:
+                name = f"{line.partition(',')[0]}.jpg"
+                part.writestr(name, whole.read(name))
+        write_ham10000(few, tmp_path / "data")
+        for site in HAM_SITES:
+            cases = manifest_of(tmp_path / "data" / site, "nifti_csv").cases
+            assert [case.clinical["malignant"] in ("0", "1") for case in cases] == [True] * 3
+            red, _, blue = (volume.array for volume in read_colours(cases[0].image[0]))
+            assert red.shape == (64, 64, 1)
+            assert red.mean() > blue.mean()  # skin

@@ -33,6 +33,7 @@ SMALL: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "dynunet": ({"filters": [4, 8, 8], "strides": [1, 2, 2], "kernel_size": [3, 3, 3]}, (8, 4, 8)),
     "efficientnet": ({}, (32, 32, 32)),
     "resnet": ({"depth": 10, "width": 8}, (20, 17, 16)),
+    "scattering": ({"scales": 2, "shrink": 1}, (8, 9, 10)),
     "segresnet": ({"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}, (4, 6, 8)),
     "small_cnn": ({"channels": [8, 8], "strides": [2, 2]}, (8, 9, 10)),
     "swin_unetr": (
@@ -293,3 +294,15 @@ class TestSetArrays:
     def test_the_caller_may_choose_whose_fault_it_is(self, network: torch.nn.Module) -> None:
         with pytest.raises(ReplyError, match="are missing"):
             set_arrays(network, {}, error=ReplyError)
+
+
+class TestCentred:
+    def test_inputs_of_a_half_become_zero_and_the_weights_are_as_many(self) -> None:
+        model, task, size = recipe("small_cnn", 2)
+        plain, centred = (
+            build(model.model_copy(update={"args": {**model.args, "centred": wanted}}), task, seed=0, image_size=size)
+            for wanted in (False, True)
+        )
+        images = torch.rand(2, 1, *size)
+        assert parameter_count(plain) == parameter_count(centred)
+        assert torch.allclose(centred(images), plain((images - 0.5) * 4), atol=1e-6)
