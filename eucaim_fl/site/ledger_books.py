@@ -142,6 +142,21 @@ class Books:
         held = [claim.mechanism for claim in self.held.values() if self._in(group, claim.patients)]
         return merged((*spent, *held))
 
+    def of_plan(self, plan: str, group: int) -> tuple[Mechanism, ...]:
+        """What one plan spent on, and holds for, the patients of a group: those who train pay for no figures."""
+        spent = [
+            one
+            for account, several in self.spent.items()
+            if account.plan == plan and self._in(group, account.patients)
+            for one in several
+        ]
+        held = [
+            claim.mechanism
+            for claim in self.held.values()
+            if claim.what.plan == plan and self._in(group, claim.patients)
+        ]
+        return merged((*spent, *held))
+
     def spent_on(self, group: int) -> dict[tuple[str, str], tuple[Mechanism, ...]]:
         """What was committed for the patients of a group, by purpose and plan."""
         found: dict[tuple[str, str], tuple[Mechanism, ...]] = {}
@@ -184,13 +199,14 @@ def affordable(
                 _figures(budget, budget.used(asked), budget.used((*asked, mechanism))),
             )
     if limits.plan is not None:
-        before = books.mechanisms(plan=what.plan)
-        total = epsilon((*before, mechanism), limits.plan.delta)
-        if not total <= limits.plan.epsilon:
-            raise _refused(
-                "This site's privacy budget for one plan does not hold what is asked.",
-                _figures(limits.plan, epsilon(before, limits.plan.delta), total),
-            )
+        delta = limits.plan.delta
+        for before in {books.of_plan(what.plan, one) for one in set(books.groups(kept).values())}:
+            total = epsilon((*before, mechanism), delta)
+            if not total <= limits.plan.epsilon:
+                raise _refused(
+                    "This site's privacy budget for one plan does not hold what is asked.",
+                    _figures(limits.plan, epsilon(before, delta), total),
+                )
     return kept
 
 

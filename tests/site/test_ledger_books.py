@@ -178,14 +178,11 @@ class TestWhoCanPay:
         assert not any(letter.isdigit() for letter in str(caught.value)), "numbers stay at the site"
         assert "4 of 6 patients" in caught.value.local_detail
 
-    @pytest.mark.parametrize(
-        ("name", "word"), [("dataset", "the data"), ("purpose", "the purpose"), ("plan", "one plan")]
-    )
+    @pytest.mark.parametrize(("name", "word"), [("dataset", "the data"), ("purpose", "the purpose")])
     def test_other_budgets_hold_all_or_nothing_whoever_the_patients_are(self, name: str, word: str) -> None:
         books = entered(Books(HEAD), purchase(), once(3), P[:1], 1)
-        budget = Budget(epsilon([once(5)], 1e-5), 1e-5) if name == "plan" else self.BUDGET
-        free = 2 if name == "plan" else self.MOST - 3
-        limits = Limits(**{**dict.fromkeys(("plan", "patient", "dataset", "purpose")), name: budget})
+        free = self.MOST - 3
+        limits = Limits(**{**dict.fromkeys(("plan", "patient", "dataset", "purpose")), name: self.BUDGET})
         assert affordable(books, purchase(), once(free), frozenset(P[3:]), limits, 3) == frozenset(P[3:])
         with pytest.raises(PrivacyBudgetError, match=f"budget for {word} does not hold") as caught:
             affordable(books, purchase(), once(free + 1), frozenset(P[3:]), limits, 3)
@@ -193,6 +190,17 @@ class TestWhoCanPay:
         assert "at delta 1e-05" in caught.value.local_detail
         elsewhere = purchase(B, purpose="care", dataset="y")
         assert affordable(books, elsewhere, once(free + 1), frozenset(P[3:]), limits, 3) == frozenset(P[3:])
+
+    def test_the_budget_of_a_plan_is_that_of_each_of_its_patients(self) -> None:
+        books = entered(Books(HEAD), purchase(), once(3), P[:1], 1)
+        limits = Limits(Budget(epsilon([once(5)], 1e-5), 1e-5), None, None, None)
+        assert affordable(books, purchase(), once(5), frozenset(P[3:]), limits, 3) == frozenset(P[3:])
+        assert affordable(books, purchase(), once(2), frozenset(P), limits, 6) == frozenset(P)
+        for patients, steps in ((P[3:], 6), (P, 3)):  # one of all has paid for three steps
+            with pytest.raises(PrivacyBudgetError, match="budget for one plan does not hold") as caught:
+                affordable(books, purchase(), once(steps), frozenset(patients), limits, 1)
+            assert "at delta 1e-05" in caught.value.local_detail
+        assert affordable(books, purchase(B), once(5), frozenset(P), limits, 6) == frozenset(P)
 
     def test_without_noise_no_budget_holds_it(self) -> None:
         for limits in (Limits(None, None, self.BUDGET, None), Limits(self.BUDGET, None, None, None)):

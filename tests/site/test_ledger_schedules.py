@@ -90,6 +90,9 @@ class Model:
     def total(self, fits: Callable[[Purchase, Names], bool]) -> int:
         return sum(steps for what, names, steps in (*self.done, *self.held.values()) if fits(what, names))
 
+    def of_plan(self, plan: str, name: str) -> int:
+        return self.total(lambda what, names: what.plan == plan and name in names)
+
     def ask(self, op: Op, ceilings: Ceilings, limits: Limits) -> Names | None:
         """Who is charged, None if it is refused; the model's state becomes that after it."""
         after = self.copy()
@@ -105,7 +108,7 @@ class Model:
         sums = (
             (limits.dataset, ceilings.dataset, after.total(lambda what, _: what.dataset == op.what.dataset)),
             (limits.purpose, ceilings.purpose, after.total(lambda what, _: what.purpose == op.what.purpose)),
-            (limits.plan, ceilings.plan, after.total(lambda what, _: what.plan == op.what.plan)),
+            (limits.plan, ceilings.plan, max((after.of_plan(op.what.plan, name) for name in kept), default=0)),
         )
         if len(kept) < op.least or any(limit and total + op.steps > ceiling for limit, ceiling, total in sums):
             return None
@@ -234,7 +237,6 @@ def check(ledger: Ledger, model: Model, noise: Noise, ceilings: Ceilings, limits
         told = steps(books.mechanisms(plan=plan, held=False))
         assert told == sum(number for what, _, number in model.done if what.plan == plan)
         assert sum(number for what, _, number in noise if what.plan == plan) <= told
-        assert limits.plan is None or steps(books.mechanisms(plan=plan)) <= ceilings.plan
     patients = hidden_patients(ledger._hash_key, PATIENTS)
     for name in PATIENTS:
         (group,) = books.of_patients([patients[name]])
@@ -242,6 +244,7 @@ def check(ledger: Ledger, model: Model, noise: Noise, ceilings: Ceilings, limits
         assert told == sum(number for _, names, number in model.done if name in names)
         assert sum(number for _, names, number in noise if name in names) <= told
         assert steps(books.history(group)) <= ceilings.patient
+        assert limits.plan is None or all(steps(books.of_plan(plan, group)) <= ceilings.plan for plan in PLANS)
     for dataset in ("x", "y"):
         assert limits.dataset is None or steps(books.mechanisms(dataset=dataset)) <= ceilings.dataset
     for purpose in ("research", "care"):

@@ -291,7 +291,7 @@ class TestAhead:
 
     @pytest.fixture
     def always(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(loop, "_made_in_time", lambda items, _device: loop._ahead(items))
+        monkeypatch.setattr(loop, "made_in_time", lambda items, _device: loop._ahead(items))
 
     @staticmethod
     def makers() -> list[str]:
@@ -339,7 +339,7 @@ class TestAhead:
 
     def test_a_gpu_is_what_it_is_for(self) -> None:
         items = iter([])
-        with loop._made_in_time(items, torch.device("cpu")) as same:
+        with loop.made_in_time(items, torch.device("cpu")) as same:
             assert same is items
-        with loop._made_in_time(items, torch.device("cuda")) as other:
+        with loop.made_in_time(items, torch.device("cuda")) as other:
             assert other is not items

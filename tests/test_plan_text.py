@@ -1,0 +1,150 @@
+"""A plan in plain words."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from eucaim_fl.config import ExperimentConfig
+from eucaim_fl.plan import FederationPlan, make_plan
+from eucaim_fl.plan_text import explain
+
+RECIPE: dict[str, Any] = {
+    "name": "tiny",
+    "sites": ["a", "b"],
+    "rounds": 2,
+    "task": {"name": "segmentation", "spatial_dims": 2, "labels": ["lesion"]},
+    "model": {"name": "unet"},
+    "training": {"local_steps": 3},
+}
+NOISE = {"noise_multiplier": 2.0, "delta": 1e-5, "clipping_norm": 0.5}
+
+
+def plan_of(**changes: Any) -> FederationPlan:
+    return make_plan(ExperimentConfig.model_validate({**RECIPE, **changes}), ("a", "b"))
+
+
+class TestExplain:
+    def test_it_says_what_a_site_does_sends_and_never_sends(self) -> None:
+        told = " ".join(explain(plan_of()))
+        for phrase in (
+            "segmentation of lesion with a 2-D unet, over 2 sites (a, b)",
+            "Each of 2 rounds",
+            "3 optimizer steps",
+            "the change of every model weight",
+            "Never sent: images, labels, clinical values, identifiers",
+            "A round needs 1 of 2 sites within 3600 s",
+            "no noise is added",
+        ):
+            assert phrase in told
+
+    def test_it_knows_classification_epochs_and_the_proximal_term(self) -> None:
+        plan = plan_of(
+            task={"name": "classification", "target": "malignant", "classes": ["no", "yes"]},
+            training={"local_epochs": 2},
+            method={"objective": {"name": "proximal", "mu": 0.5}},
+            data={"modality": "CT"},
+        )
+        told = " ".join(explain(plan))
+        for phrase in ("classification of 'malignant' into no, yes", "2 epochs", "mu = 0.5", "of CT series", "AUC"):
+            assert phrase in told
+
+    def test_it_says_which_series_become_channels_and_what_happens_to_labels(self) -> None:
+        rules = [
+            {
+                "name": "t2", "modality": "MR", "words": ["t2", "tse"], "without": ["fs"], "plane": "axial",
+                "thickness_mm": [2.0, 4.0], "body_part": "PROSTATE", "contrast": False,
+            },
+            {
+                "name": "dwi", "b_value": [800.0, 800.0], "image_type": ["ADC"], "echo_time_ms": [50, 90],
+                "prefer": "thinnest",
+            },
+            {"name": "any", "prefer": "first", "contrast": True},
+        ]  # fmt: skip
+        told = " ".join(explain(plan_of(data={"channels": rules, "labels_on_other_grid": "resample"})))
+        for phrase in (
+            "t2 = modality MR, described with 't2' and 'tse', not described with 'fs', body part 'PROSTATE', "
+            "axial slices, slice thickness 2 to 4 mm, without contrast agent; of several the one with most slices",
+            "dwi = image type 'ADC', b-value 800 s/mm², echo time 50 to 90 ms; of several the one with the thinnest",
+            "any = with contrast agent; of several the first by its UID",
+            "one study that has all of these",
+            "The first gives the grid; the others are interpolated onto it",
+            "one that lies on other voxels than its image is brought onto the image's",
+        ):
+            assert phrase in told
+        alone = " ".join(explain(plan_of(data={"channels": [{"name": "x"}]})))
+        assert "one study that has this, and one series for each: x = any series;" in alone
+        assert "The first gives the grid" not in alone
+        for phrase in ("Channels:", "Labels:"):
+            assert phrase not in " ".join(explain(plan_of()))
+
+    def test_words_of_a_stranger_can_not_steer_a_terminal(self) -> None:
+        rules = [{"name": "a", "words": ["\x1b[2J"], "without": ["\n"], "image_type": ["\x07"], "body_part": "\r"}]
+        assert all(line.isprintable() for line in explain(plan_of(data={"channels": rules})))
+
+
+class TestPrivacy:
+    """The promise in the words of the plan; its epsilon is computed, never quoted."""
+
+    def told(self, mechanism: str, training: dict[str, Any] | None = None, **changes: Any) -> str:
+        privacy = {"mechanism": mechanism, **NOISE, **changes}
+        return " ".join(explain(plan_of(privacy=privacy, training=training or {"local_steps": 3})))
+
+    def test_patients_are_sampled_clipped_and_hidden_in_noise(self) -> None:
+        told = self.told("patient_dp", sampling_rate=0.1, multiplicity=4)
+        for phrase in (
+            "train for 3 optimizer steps (patients drawn at random",
+            "DP-SGD by patient. In each of 6 steps every training patient takes part with probability 0.1",
+            "averaged over 4 of its examples, is clipped to L2 norm 0.5",
+            "Gaussian noise of standard deviation 1 (noise multiplier 2) is added to their sum",
+            "Each site spends epsilon 0.653 at delta 1e-05 over all 2 rounds for each of its training patients.",
+            "no training loss leaves",
+            "of other patients not at all",
+        ):
+            assert phrase in told
+        assert "mean training loss" not in told
+
+    def test_epochs_become_steps(self) -> None:
+        told = self.told("patient_dp", training={"local_epochs": 2}, sampling_rate=0.1)
+        assert "train for 20 optimizer steps" in told
+        assert "In each of 40 steps" in told
+
+    def test_a_noised_update_protects_all_patients_alike(self) -> None:
+        told = self.told("update_dp", metrics_noise=8.0)
+        for phrase in (
+            "the site clips its whole update to L2 norm 0.5 and adds Gaussian noise of standard deviation 1 before",
+            "for all its patients alike",
+            "of other patients with Gaussian noise of 8 times what one patient can change, which is charged for",
+        ):
+            assert phrase in told
+        assert "mean training loss" not in told
+        assert "weights by patients" in told
+
+    def test_noise_at_the_server_does_not_protect_from_the_server(self) -> None:
+        told = self.told("central_dp")
+        for phrase in (
+            "the server clips every site's update to L2 norm 0.5 and adds Gaussian noise of standard deviation 1 to",
+            "divided by the number of all sites of the plan",
+            "hides a site from those who see the models",
+            "the server itself sees the updates as they are",
+            "every site alike",
+            "mean training loss",
+        ):
+            assert phrase in told
+        assert "Figures:" not in told
+
+    def test_noise_that_can_be_repeated_is_called_so(self) -> None:
+        warning = "Whoever has the plan can take it off again"
+        assert warning in self.told("update_dp", secure=False)
+        assert warning not in self.told("update_dp")
+
+    @pytest.mark.parametrize("mechanism", ["update_dp", "central_dp"])
+    def test_less_noise_costs_more(self, mechanism: str) -> None:
+        def spent(noise: float) -> float:
+            found = re.search(r"epsilon ([\d.]+) at delta 1e-05", self.told(mechanism, noise_multiplier=noise))
+            assert found is not None
+            return float(found.group(1))
+
+        assert spent(1.0) > spent(2.0) > spent(8.0) > 0
