@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,10 +24,10 @@ from eucaim_fl.tasks import for_task
 from eucaim_fl.training.augmentation import augmenter
 from eucaim_fl.training.objective import penalty_for
 
-__all__ = ["TrainingOutcome", "batches", "steps_of_a_round", "train_round"]
+__all__ = ["TrainingOutcome", "batches", "made_in_time", "optimizer_for", "steps_of_a_round", "train_round"]
 
 
-_Batch = tuple[Tensor, Tensor]
+_Item = TypeVar("_Item")
 _BATCHES_AHEAD = 2
 
 
@@ -84,12 +84,12 @@ def batches(
 
 
 @contextmanager
-def _ahead(items: Iterator[_Batch]) -> Iterator[Iterator[_Batch]]:
+def _ahead(items: Iterator[_Item]) -> Iterator[Iterator[_Item]]:
     """The same items in the same order, made in a background thread while the caller works on earlier ones.
 
     What the thread raises is raised to the caller in the item's place. The thread has ended when the context has.
     """
-    ready: queue.Queue[_Batch | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
+    ready: queue.Queue[_Item | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
     leaving = threading.Event()
 
     def make() -> None:
@@ -102,7 +102,7 @@ def _ahead(items: Iterator[_Batch]) -> Iterator[Iterator[_Batch]]:
         except BaseException as problem:  # noqa: BLE001 - raised again where the item is asked for
             ready.put(problem)
 
-    def give() -> Iterator[_Batch]:
+    def give() -> Iterator[_Item]:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
@@ -121,12 +121,13 @@ def _ahead(items: Iterator[_Batch]) -> Iterator[Iterator[_Batch]]:
                 thread.join(0.005)
 
 
-def _made_in_time(items: Iterator[_Batch], device: torch.device) -> AbstractContextManager[Iterator[_Batch]]:
+def made_in_time(items: Iterator[_Item], device: torch.device) -> AbstractContextManager[Iterator[_Item]]:
     """Ahead of time where a GPU leaves the processor idle; else one by one, for two threads would share a core."""
     return nullcontext(items) if device.type == "cpu" else _ahead(items)
 
 
-def _optimizer(config: LocalOptimizerConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def optimizer_for(config: LocalOptimizerConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """A fresh optimizer as a plan has it; Adam's first moment is called momentum there."""
     if config.name == "sgd":
         return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
@@ -145,13 +146,13 @@ def train_round(network: nn.Module, cases: Sequence[PreparedCase], plan: Federat
     penalty = penalty_for(plan.method.objective)
     parameters = [p for p in network.parameters() if p.requires_grad]
     anchors = [p.detach().clone() for p in parameters] if plan.method.objective.name != "none" else list(parameters)
-    optimizer = _optimizer(plan.training.optimizer, parameters)
+    optimizer = optimizer_for(plan.training.optimizer, parameters)
     steps = steps_of_a_round(plan, len(cases))
     total = 0.0
     network.train()
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        _made_in_time(batches(cases, plan, seed, steps), device) as waiting,
+        made_in_time(batches(cases, plan, seed, steps), device) as waiting,
     ):
         generator_of_device = torch.cuda if device.type == "cuda" else torch.default_generator
         generator_of_device.manual_seed(derive_seed(seed, "torch"))
