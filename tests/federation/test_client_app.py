@@ -76,6 +76,7 @@ class TestPolicy:
                 "metrics": {"names": ["dice", "hd95_mm"], "decimals": 2},
                 "sent_mb": {"message": 10, "plan": 10, "day": 10},
                 "update": {"largest_norm": 1000},
+                "privacy": {"mechanism": "none"},
                 **changes,
             }
             ask.site_file.with_name("policy.yaml").write_text(yaml.safe_dump(policy))
@@ -98,6 +99,12 @@ class TestPolicy:
         reply = ask("train")
         assert reply.code == "EFL304"
         assert "longer" in reply.reason
+
+
+    def test_noise_that_it_requires_is_required_here_too(self, ask, written):
+        written(privacy={"mechanism": "dp", "epsilon": 3, "delta": 1e-3})
+        refusal = ask("train")
+        assert (refusal.code, refusal.reason) == ("EFL310", "The site's policy refuses the plan: privacy.")
 
 
 class TestRefusals:
@@ -140,7 +147,7 @@ class TestRefusals:
         ("where", "error"),
         [
             ("eucaim_fl.site.node.train_round", RuntimeError("/data/PATIENT-7/scan.dcm")),
-            ("eucaim_fl.site.node.evaluate", OSError(2, "No such file", "/data/PATIENT-7")),
+            ("eucaim_fl.site.telling.evaluate", OSError(2, "No such file", "/data/PATIENT-7")),
             ("eucaim_fl.site.node.open_cohort", KeyError("PATIENT-7")),
             ("eucaim_fl.federation.client_app.refusals", ValueError("PATIENT-7")),
             ("eucaim_fl.site.node.train_round", MemoryError("PATIENT-7")),
@@ -159,7 +166,7 @@ class TestRefusals:
 
     def test_a_site_that_could_not_open_its_cohort_tries_again_at_the_next_message(self, ask, monkeypatch):
         with monkeypatch.context() as broken:
-            broken.setattr("eucaim_fl.site.node.open_cohort", lambda *_: 1 / 0)
+            broken.setattr("eucaim_fl.site.node.open_cohort", lambda *_, **__: 1 / 0)
             assert isinstance(ask("query", arrays=None), Refusal)
         assert ask("query", arrays=None).report.patients == 8
 

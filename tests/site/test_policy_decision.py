@@ -346,7 +346,7 @@ class TestPrivacy:
         ("changes", "allowed"),
         [
             ({}, True),
-            ({"noise_multiplier": 4.0}, False),
+            ({"noise_multiplier": 3.0}, False),
             ({"delta": 2e-5}, False),
             ({"secure": False}, False),
             ({"mechanism": "central_dp"}, False),  # the coordinator sees the update as it is
@@ -367,7 +367,7 @@ class TestPrivacy:
         assert not decide(plan, loaded(patients=strict), situation()).allowed
 
     def test_declared_test_data_are_what_the_gate_lets_out_bare(self):
-        policy = Policy.model_validate({**OPEN, "privacy": {**DP, "test_data": ("test",)}})
+        policy = Policy.model_validate({**OPEN, "privacy": {**DP, "test_data": ("test",), "held_out": 0.2}})
         assert bounds(policy, ReleaseConfig(data_is="public")).test_data == {"test"}
 
     def test_a_plan_without_noise_is_told_what_is_required(self, plan):
