@@ -18,7 +18,7 @@ from eucaim_fl.cohorts.consent import read_consent
 from eucaim_fl.cohorts.manifest import Case, Quarantined, read_manifest
 from eucaim_fl.cohorts.preparation import Outcome, prepare_all, recall_all
 from eucaim_fl.cohorts.selection import select
-from eucaim_fl.cohorts.splits import split_patients
+from eucaim_fl.cohorts.splits import HeldOut, split_patients
 from eucaim_fl.errors import CohortError, DataError, IdentifierError, SeriesError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import SplitName
@@ -181,14 +181,21 @@ def _log(quarantined: Sequence[Quarantined]) -> None:
         _LOG.warning("Quarantined: %s %s patient %s, %s", bad.code, bad.reason, who, where)
 
 
-def open_cohort(site: SiteFile, plan: FederationPlan, *, tell: Callable[[int, int], object] | None = None) -> Cohort:
+def open_cohort(
+    site: SiteFile,
+    plan: FederationPlan,
+    *,
+    held_out: HeldOut | None = None,
+    tell: Callable[[int, int], object] | None = None,
+) -> Cohort:
     """Open a site's cohort for a plan: find the cases, choose the plan's, prepare each through the cache, split.
 
     A case that can't be used is quarantined, logged with its place on the local log `eucaim_fl.site`, and the others go
     on; so is a patient whose files can still name a person, who has not consented, or whose images lie under another
     patient too. Tensors are prepared now, not during training; a second call for the same files and plan reads only the
     cache. Patients are split before those who may not be used are taken out, so a withdrawal moves nobody else; of
-    these patients files are compared, never prepared. tell: called with the number of cases that are ready, and of all.
+    these patients files are compared, never prepared. held_out: who never trains, whatever the plan's split says.
+    tell: called with the number of cases that are ready, and of all.
     Raises CohortError if the folder or its tables are missing, no case can be used, fewer patients than
     `release.minimum_patients` would train, or the cache can't be written or has no room; ConsentError if the consent
     table can't be trusted.
@@ -218,19 +225,19 @@ def open_cohort(site: SiteFile, plan: FederationPlan, *, tell: Callable[[int, in
     quarantined = [one for one in quarantined if one.patient not in refused]
     quarantined += [*(one for patient, one in after.items() if patient not in refused), *refused.values()]
     _log(quarantined)
-    return _split(found, set(refused), site, plan, quarantined)
+    return _split(found, set(refused), (site, plan, held_out), quarantined)
 
 
 def _split(
     found: Sequence[_Found],
     refused: Collection[str],
-    site: SiteFile,
-    plan: FederationPlan,
+    asked: tuple[SiteFile, FederationPlan, HeldOut | None],
     quarantined: Sequence[Quarantined],
 ) -> Cohort:
+    site, plan, held_out = asked
     strata = {one.case.patient: "" if one.target is None else f"{one.target:03d}" for one in found}
     alone = plan.privacy.mechanism != "none"
-    parts = split_patients(strata, plan.data.split, plan.split_seed(), site.name, each_alone=alone)
+    parts = split_patients(strata, plan.data.split, plan.split_seed(), site.name, each_alone=alone, held_out=held_out)
     member = {patient: name for name, patients in parts.items() for patient in patients}
     splits: dict[SplitName, list[PreparedCase]] = {"train": [], "validation": [], "test": []}
     for one in found:

@@ -234,6 +234,8 @@ class Desk:
             return False
         content = unpack(last.content, ReplyError)
         del content["seal"]
+        if last.task is not None:  # what the answer cost was charged when it was made
+            task = replace(task, ledger_count=last.task.ledger_count)
         self._answer(
             _Work(incoming, task, last.specs, "", time.monotonic()), Message(content, reply_to=incoming.message)
         )

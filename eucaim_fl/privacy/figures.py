@@ -74,9 +74,11 @@ def class_vectors(probabilities: FloatArray, truth: NDArray[np.integer[Any]], *,
     for each pair of histograms the group of scores.
 
     probabilities: shape (n, K), rows sum to 1. truth: shape (n,), 0 … K−1. The number of patients is the sum of the
-    confusion counts, so it needs no entry.
+    confusion counts, so it needs no entry. A row that is not finite stands for no knowledge, 1/K each: weights that
+    overflow on one patient's image must not end the release, for that alone would tell of the patient.
     """
     people, classes = probabilities.shape
+    probabilities = np.where(np.isfinite(probabilities).all(axis=1, keepdims=True), probabilities, 1 / classes)
     rows, kinds = np.arange(people), range(classes)
     cells = np.zeros((people, classes * classes))
     cells[rows, truth * classes + probabilities.argmax(axis=1)] = 1.0

@@ -148,6 +148,20 @@ class AuditReader:
         trained = (number for _, number, kind in found if number is not None and kind not in _WITHOUT_TRAINING)
         return Sent(sum(self._number(size or 0) for size, _, _ in found), frozenset(map(self._number, trained)))
 
+    def ledger_head(self) -> tuple[int, str] | None:
+        """Number of records and head of the privacy ledger, as they were noted last; None if they never were.
+
+        Records are looked through from the last one back: quick where plans with noise run, the whole log elsewhere.
+        Raises AuditError if the log can't be read.
+        """
+        parts = "json_extract(body, '$.ledger_count'), json_extract(body, '$.ledger')"
+        query = (
+            f"SELECT {parts} FROM records WHERE seq > 0 AND +kind = 'sent' "  # noqa: S608
+            "AND json_extract(body, '$.ledger_count') IS NOT NULL ORDER BY seq DESC LIMIT 1"
+        )
+        found = self._ask(query)
+        return (self._number(found[0][0]), self._text(found[0][1])) if found else None
+
     def hash_at(self, count: int) -> str:
         """Hash of one record by its number; empty if there is none. Raises AuditError if the log can't be read."""
         found = self._ask("SELECT hash FROM records WHERE seq = ?", count)

@@ -36,7 +36,7 @@ from eucaim_fl.records import ArraySpec
 from eucaim_fl.seals import InstructionSeal, Kind, ReplySeal, read_instruction_seal, sealed
 from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit import AuditLog
-from eucaim_fl.site.charges import ledger_count, ledger_entry, unpaid
+from eucaim_fl.site.charges import known_head, ledger_count, ledger_entry, unpaid
 from eucaim_fl.site.gate import GateBounds, Outgoing, refusals, update_norm
 from eucaim_fl.site.home import SiteHome
 from eucaim_fl.site.nonces import Nonces
@@ -184,7 +184,7 @@ class Border:
             self._keep(plan)
         self._record_decision(seal, plan, loaded, decision)
         decision.raise_if_not_allowed()
-        return Task(seal, plan, loaded, situation, ledger_count(self.site))
+        return Task(seal, plan, loaded, situation, ledger_count(self.site, plan, known_head(self.audit, plan)))
 
     def _situation(self, plan: FederationPlan, holder_signature: str, now: datetime) -> Situation:
         identity = plan.sha256()

@@ -8,10 +8,11 @@ from eucaim_fl.errors import LedgerError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import epsilon
 from eucaim_fl.privacy.promise import site_is_charged
+from eucaim_fl.site.audit_reader import AuditReader
 from eucaim_fl.site.ledger_reader import LedgerReader, has_ledger
 from eucaim_fl.sitefile import SiteFile
 
-__all__ = ["ledger_count", "ledger_entry", "unpaid"]
+__all__ = ["known_head", "ledger_count", "ledger_entry", "unpaid"]
 
 
 def _reader(site: SiteFile) -> LedgerReader | None:
@@ -19,9 +20,33 @@ def _reader(site: SiteFile) -> LedgerReader | None:
     return LedgerReader(folder) if has_ledger(folder) else None
 
 
-def ledger_count(site: SiteFile) -> int:
-    """Records in the site's ledger; 0 if it has none yet. Raises LedgerError if it can't be read."""
+def _charges(plan: FederationPlan) -> bool:
+    return site_is_charged(plan.privacy) or plan.privacy.metrics_noise is not None
+
+
+def known_head(log: AuditReader, plan: FederationPlan) -> tuple[int, str] | None:
+    """Number and hash of the ledger's head that the audit log noted last; None if it never did, or the plan charges
+    nobody. Raises AuditError if the log can't be read."""
+    return log.ledger_head() if _charges(plan) else None
+
+
+def ledger_count(site: SiteFile, plan: FederationPlan, noted: tuple[int, str] | None) -> int:
+    """Records in the site's ledger; 0 if it has none yet, or the plan charges nobody.
+
+    noted: number and hash of the ledger's head that the audit log noted last; None if it never did. A number of 0 is
+    the head of a ledger in which nothing is spent, so there is no record to look for.
+    Raises LedgerError if the ledger can't be read, or what was noted is not in it: an old copy, or a new one, would
+    give back budgets that are spent.
+    """
+    if not _charges(plan):
+        return 0
     reader = _reader(site)
+    if noted is not None and noted[0] and (reader is None or reader.hash_at(noted[0]) != noted[1]):
+        raise LedgerError(
+            "The privacy ledger is not the one that this site's audit log knows.",
+            fix="Put the newest copy of the ledger back; `eucaim-fl site ledger verify` compares both.",
+            local_detail=str(site.records_folder() / "ledger"),
+        )
     return 0 if reader is None else reader.head().count
 
 

@@ -74,8 +74,8 @@ class GateBounds:
     pictures: bool
     score_histograms: bool
     test_data: frozenset[str]
-    base: int = 1
-    apart: int = 1
+    base: int
+    apart: int
 
     @property
     def least(self) -> LeastPeople:

@@ -170,6 +170,25 @@ class Ledger(LedgerReader):
         """
         return self._enter(_Ask(what, mechanism, self._patients(patients), limits, at_least, round_number))
 
+    def among_reserved(self, what: Purchase, patients: Collection[str]) -> frozenset[str]:
+        """Those of the patients for whom this was reserved last, also if all of it is used; all if it never was.
+
+        Raises LedgerError if the ledger can't be read.
+        """
+        books, asked = self.books(), self._patients(patients)
+        claim = books.held.get((what.plan, what.use, what.part))
+        digest = self._reserved_last(what) if claim is None else claim.patients
+        if digest is None:
+            return frozenset(patients)
+        bit = 1 << books.sets[digest]
+        return asked.named(frozenset(one for one in asked.hidden if books.places.get(one, 0) & bit))
+
+    def _reserved_last(self, what: Purchase) -> str | None:
+        """Digest of the patients of the last reservation of this plan, use and part."""
+        bodies = (record.body for record in self.entries(what.plan) if record.kind == "reserved")
+        found = [str(body["patients"]) for body in bodies if (body["use"], body["part"]) == (what.use, what.part)]
+        return found[-1] if found else None
+
     def preview(
         self, what: Purchase, mechanism: Mechanism, patients: Collection[str], limits: Limits, at_least: int
     ) -> frozenset[str]:

@@ -21,18 +21,20 @@ from torch import nn
 from eucaim_fl.arrays import Array, Arrays, arrays_sha256
 from eucaim_fl.cohorts.cohort import Cohort, open_cohort, too_few
 from eucaim_fl.cohorts.consent import read_consent
-from eucaim_fl.errors import NotFiniteError, PlanError, SiteFileError
+from eucaim_fl.cohorts.splits import HeldOut
+from eucaim_fl.durable import local_key
+from eucaim_fl.errors import NotFiniteError, PlanError, PolicyRefusalError, SiteFileError
 from eucaim_fl.models.networks import array_specs, build, get_arrays, set_arrays
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.privacy.stages import with_counters
 from eucaim_fl.records import ArraySpec, SiteMetrics, SplitName
 from eucaim_fl.seeding import derive_seed
-from eucaim_fl.site.disclosure import coarse, rounded
+from eucaim_fl.site.disclosure import rounded
 from eucaim_fl.site.gate import GateBounds, default_bounds
 from eucaim_fl.site.lineage import Lineage, Use
-from eucaim_fl.site.policy import load_policy
+from eucaim_fl.site.policy import Policy, load_policy
 from eucaim_fl.site.policy_decision import bounds
-from eucaim_fl.site.policy_privacy import NO_LIMITS, limits_of
+from eucaim_fl.site.policy_privacy import NO_LIMITS, limits_of, privacy_answer
 from eucaim_fl.site.private_work import PrivateWork
 from eucaim_fl.site.report import MetricsRecord, SiteReport
 from eucaim_fl.site.telling import Telling
@@ -99,7 +101,8 @@ class SiteNode:
         """Load the site file and open the cohort.
 
         Raises SiteFileError, PolicyError, CohortError (see `open_cohort`); PlanError if the plan does not name this
-        site.
+        site; PolicyRefusalError if the policy requires more privacy than the plan has; JournalError if the key that
+        draws test data can't be read.
         """
         started = time.perf_counter()
         self.site: SiteFile = load_site_file(site_file)
@@ -112,8 +115,10 @@ class SiteNode:
         policy = None if place is None else load_policy(place).policy
         release = self.site.release
         self.bounds: GateBounds = default_bounds(release) if policy is None else bounds(policy, release)
+        if policy is not None and not privacy_answer(plan, policy.privacy)[0]:  # also where no border stands before it
+            raise PolicyRefusalError("The site's policy refuses the plan: privacy.")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        self.cohort: Cohort = self._enough(open_cohort(self.site, plan))
+        self.cohort: Cohort = self._enough(open_cohort(self.site, plan, held_out=_held_out(self.site, plan, policy)))
         self._lineage = Lineage(self.site.records_folder())
         self._private: PrivateWork | None = None
         if plan.privacy.mechanism != "none":
@@ -141,7 +146,8 @@ class SiteNode:
         """
         network, _ = self._network()
         if self._private is not None:
-            self._private.prepare(network, self.cohort, self.bounds.test_data)
+            public = self._telling.at_most(self.cohort)
+            self._private.prepare(network, self.cohort, self.bounds.test_data, public)
         return Answer(self._report("hello", 0), {})
 
     def round(self, number: int, arriving: Mapping[str, Array]) -> Answer:
@@ -169,15 +175,17 @@ class SiteNode:
         if private is not None and self.plan.privacy.mechanism == "patient_dp":
             steps = private.train(network, cases, number, self._telling.patients(self.cohort))
             return {"steps": steps}, self._difference(network, arriving)
-        if private is not None and private.charges_training:
-            private.charge_update(frozenset(case.patient for case in cases), number)
         seed = derive_seed(self.plan.seed, "training", self.site.name, number)
+        if private is not None and private.charges_training:
+            private.charge_update(frozenset(case.patient for case in cases), self._telling.at_most(self.cohort), number)
+            try:
+                train_round(network, cases, self.plan, seed)
+                update = self._difference(network, arriving)
+            except NotFiniteError:  # whose images make it so must not show: noise alone leaves
+                update = _difference(arriving, arriving)
+            return {"steps": self.plan.training.local_steps or 0}, private.hidden(update, arriving, number)
         outcome = train_round(network, cases, self.plan, seed)
-        update = self._difference(network, arriving)
-        if private is None:
-            return self._telling.training(self.cohort, outcome), update
-        told = {"steps": self._telling.training(self.cohort, outcome)["steps"]}
-        return told, private.hidden(update, arriving, number) if private.charges_training else update
+        return self._telling.training(self.cohort, outcome), self._difference(network, arriving)
 
     def _difference(self, network: nn.Module, arriving: Mapping[str, Array]) -> Arrays:
         """The update. Counters of steps count cases, where epochs are the measure: they stay as they arrived then."""
@@ -239,13 +247,24 @@ class SiteNode:
                 "plan_sha256": self.plan.sha256(),
                 "round": number,
                 "patients": self._telling.patients(self.cohort),
-                "quarantined": coarse(len(self.cohort.quarantined), self.bounds.minimum_metric_patients),
+                "quarantined": self._telling.set_aside(self.cohort),
                 "cohort_sha256": self._telling.fingerprint(self.cohort),
                 "metrics": tuple(MetricsRecord.of(m) for m in metrics or []),
                 "seconds": self._telling.seconds(seconds),
                 "prepare_seconds": self._telling.seconds(self.prepare_seconds),
             }
         )
+
+
+def _held_out(site: SiteFile, plan: FederationPlan, policy: Policy | None) -> HeldOut | None:
+    """Who is test data under plans with noise, where the policy declares some: drawn here, never by a plan's split.
+
+    Raises JournalError if the key can't be read or written.
+    """
+    share = None if policy is None else policy.privacy.held_out
+    if policy is None or share is None or plan.privacy.mechanism == "none" or site.release.data_is != "confidential":
+        return None
+    return HeldOut(share, policy.privacy.test_data, local_key(site.records_folder() / "held_out.key"))
 
 
 def _difference(after: Mapping[str, Array], before: Mapping[str, Array]) -> Arrays:

@@ -180,6 +180,8 @@ class PrivacyPolicy(Config):
     Left out, plans together have no limit.
     test_data: splits that this site declares as test data: their figures leave as they are, also for a plan with
     differential privacy. Figures of other patients leave with noise that is charged for, or not at all.
+    held_out: share of the patients that is test data, needed with `test_data` only. They are drawn once by a key of
+    this site, not by plans: under any plan with noise they never train, and nobody else is in the declared splits.
     """
 
     mechanism: Literal["none", "dp"] | None = None
@@ -189,6 +191,7 @@ class PrivacyPolicy(Config):
     dataset_epsilon: PositiveFloat | None = None
     purpose_epsilon: dict[Purpose, PositiveFloat] = Field(default_factory=dict)
     test_data: tuple[Literal["validation", "test"], ...] = ()
+    held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _ceilings_belong_to_dp(self) -> Self:
@@ -197,6 +200,12 @@ class PrivacyPolicy(Config):
             raise ValueError("epsilon and delta belong to mechanism dp, which needs both")
         if self.mechanism != "dp" and (self.patient_epsilon or self.dataset_epsilon or self.purpose_epsilon):
             raise ValueError("patient_epsilon, dataset_epsilon and purpose_epsilon belong to mechanism dp")
+        return self
+
+    @model_validator(mode="after")
+    def _test_data_are_held_out(self) -> Self:
+        if bool(self.test_data) != (self.held_out is not None):
+            raise ValueError("held_out, the share of patients that never train, and test_data need each other")
         return self
 
 

@@ -54,7 +54,7 @@ def describe(policy: Policy) -> dict[str, str]:
         "update.largest_norm": _said(policy.update.largest_norm, "an update longer than {:g} (L2 norm) stays here"),
         "privacy": {
             None: SILENT,
-            "none": "plans without added noise may run",
+            "none": f"plans without added noise may run{_declared(privacy)}",
             "dp": _required(privacy),
         }[privacy.mechanism],
         "approval": "a person here decides on every new plan"
@@ -97,10 +97,19 @@ def _required(privacy: PrivacyPolicy) -> str:
         if epsilon is not None
     ]
     told = "; ".join(["", *budgets]) if budgets else "; plans together have no limit"
-    declared = f"; figures of {' and '.join(privacy.test_data)} patients need no noise" if privacy.test_data else ""
     return (
         "differential privacy is required against the coordinator, from a secure source of noise, with epsilon at most "
-        f"{privacy.epsilon or 0:g} and delta at most {privacy.delta or 0:g} for a plan{told}{declared}"
+        f"{privacy.epsilon or 0:g} and delta at most {privacy.delta or 0:g} for a plan{told}{_declared(privacy)}"
+    )
+
+
+def _declared(privacy: PrivacyPolicy) -> str:
+    if not privacy.test_data:
+        return ""
+    return (
+        f"; under plans with noise, figures of {' and '.join(privacy.test_data)} patients need none: they are about "
+        f"{100 * (privacy.held_out or 0):g} in 100 patients, drawn once by a key of this site, not by plans, and never "
+        "train under such a plan"
     )
 
 

@@ -66,17 +66,18 @@ class PrivateWork:
             return Randomness.secure()
         return Randomness.seeded(derive_seed(self._plan.seed, "privacy", self._site, number, use))
 
-    def prepare(self, network: nn.Module, cohort: Cohort, declared: frozenset[str]) -> None:
+    def prepare(self, network: nn.Module, cohort: Cohort, declared: frozenset[str], public_patients: int) -> None:
         """Before the first step: see that the plan can be kept here, and reserve what it will cost.
 
-        declared: splits whose figures need no noise.
+        declared: splits whose figures need no noise. public_patients: at least as many as train, by what is told: if
+        the exact number decided on delta, plans could ask for it.
         Raises PrivateTrainingError if the network mixes patients or delta is too large for so few; PrivacyBudgetError
         if the budgets do not hold the plan; LedgerError.
         """
         plan, figures = self._plan, figures_mechanism(self._plan.privacy)
         once, last = round_mechanism(plan.privacy, plan.training), plan.rounds + 1
         if self.charges_training and once is not None:
-            check_delta(plan, cohort.patients("train"))
+            check_delta(plan, public_patients)
             if plan.privacy.mechanism == "patient_dp":
                 made_private(network)
             self._reserve(cohort, "train", once, range(1, last))
@@ -109,8 +110,10 @@ class PrivateWork:
 
     def _commit(self, split: SplitName, number: int) -> Callable[[frozenset[str], Mechanism], frozenset[str]]:
         def commit(patients: frozenset[str], mechanism: Mechanism) -> frozenset[str]:
-            least = self._at_least(split, patients)
-            return self._ledger.commit(self._purchase(split), number, mechanism, patients, self._limits, least)
+            what, least = self._purchase(split), self._at_least(split, patients)
+            if self._plan.privacy.mechanism != "update_dp" or split != "train":
+                patients = self._ledger.among_reserved(what, patients)
+            return self._ledger.commit(what, number, mechanism, patients, self._limits, least)
 
         return commit
 
@@ -118,16 +121,18 @@ class PrivateWork:
         """One round of DP-SGD in place; the number of steps made. Raises as `prepare`, NotFiniteError."""
         from eucaim_fl.training.private_loop import train_privately  # here, because Opacus takes long to load
 
+        check_delta(self._plan, public_patients)
         randomness = self.randomness(number, "train")
         loader = PatientLoader(cases, self._plan, randomness)
         loader.charge(self._commit("train", number))
         return train_privately(made_private(network), loader, self._plan, public_patients, randomness)
 
-    def charge_update(self, patients: frozenset[str], number: int) -> None:
-        """Pay for one noised update over these patients, all of whom must be able to.
+    def charge_update(self, patients: frozenset[str], public_patients: int, number: int) -> None:
+        """Pay for one noised update over these patients, all of whom must be able to. public_patients: see `prepare`.
 
-        Raises PrivacyBudgetError, LedgerError.
+        Raises PrivateTrainingError, PrivacyBudgetError, LedgerError.
         """
+        check_delta(self._plan, public_patients)
         once = round_mechanism(self._plan.privacy, self._plan.training)
         if once is None:
             raise PrivateTrainingError("The plan has no noise to charge for.")
@@ -136,7 +141,7 @@ class PrivateWork:
     def hidden(self, update: Mapping[str, Array], arriving: Mapping[str, Array], number: int) -> Arrays:
         """The whole update clipped and noised, as `update_dp` lets it leave; counters as they arrived.
 
-        Raises NotFiniteError.
+        Raises NotFiniteError if the update is not finite; the caller sees to it that it is.
         """
         privacy = self._plan.privacy
         norm, noise = privacy.clipping_norm or 0.0, privacy.noise_multiplier or 0.0

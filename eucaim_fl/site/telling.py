@@ -21,7 +21,7 @@ from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.figures import noised_classification, noised_segmentation
 from eucaim_fl.records import SiteMetrics, SplitName
 from eucaim_fl.site.differencing import Group, Told
-from eucaim_fl.site.disclosure import announced, as_told, base_name, coarse_seconds, enough_by_class, withheld
+from eucaim_fl.site.disclosure import announced, as_told, base_name, coarse, coarse_seconds, enough_by_class, withheld
 from eucaim_fl.site.gate import GateBounds
 from eucaim_fl.site.private_work import PrivateWork
 from eucaim_fl.site.report import allowed_metrics
@@ -53,6 +53,14 @@ class Telling:
             return len(trained)
         return self._told.number("train", self._plan.sha256(), trained, self._least.training, self._least.base)
 
+    def at_most(self, cohort: Cohort) -> int:
+        """A number that training patients can't be above, if they are as many as is told. Raises JournalError."""
+        return self.patients(cohort) + (3 * self._least.base // 2 if self._least.base > 1 else 0)
+
+    def set_aside(self, cohort: Cohort) -> int:
+        """The number of cases set aside as it is told; of a plan with noise none, for a plan decides who they are."""
+        return coarse(len(cohort.quarantined), self._least.metric) if self._private is None else 0
+
     def training(self, cohort: Cohort, outcome: TrainingOutcome) -> dict[str, float | int]:
         """What is told of a round's training: steps; of a plan without noise also the loss and how many were seen.
 
@@ -77,14 +85,16 @@ class Telling:
         return told
 
     def fingerprint(self, cohort: Cohort) -> str:
-        """The fingerprint of the cohort as it is told: of confidential data with a key of the site's own, so that who
-        has all patients' files but one can't try whether that one is here.
+        """The fingerprint of the cohort as it is told: of confidential data with a key of the site's own and for this
+        plan alone, so that who has all patients' files but one can't try whether that one is here, nor see whether two
+        plans, which choose by other rules, choose the same patients.
 
         Raises JournalError if there can be no key.
         """
         if self._least.base == 1:
             return cohort.fingerprint
-        return hmac.new(local_key(self._key_file), cohort.fingerprint.encode(), hashlib.sha256).hexdigest()
+        told = f"{self._plan.sha256()} {cohort.fingerprint}"
+        return hmac.new(local_key(self._key_file), told.encode(), hashlib.sha256).hexdigest()
 
     def seconds(self, seconds: float) -> float:
         """A time as it is told."""

@@ -54,10 +54,7 @@ class PatientLoader:
     """
 
     def __init__(self, cases: Sequence[PreparedCase], plan: FederationPlan, randomness: Randomness) -> None:
-        """cases: of all training patients. randomness: a stream of the loader's own is taken from it.
-
-        Raises PrivateTrainingError if the plan's delta is too large for so many patients.
-        """
+        """cases: of all training patients. randomness: a stream of the loader's own is taken from it."""
         mechanism = round_mechanism(plan.privacy, plan.training)
         if mechanism is None or plan.privacy.mechanism != "patient_dp":
             raise RuntimeError("patients are sampled under patient_dp alone")
@@ -68,7 +65,6 @@ class PatientLoader:
             self._cases[case.patient].append(case)
         self.patients = frozenset(self._cases)
         self.mechanism = mechanism
-        check_delta(plan, len(self.patients))
         self._plan = plan
         self._randomness = randomness.spawned()
         self._asked = self._charged = self._iterated = False

@@ -18,6 +18,7 @@ from eucaim_fl.cohorts import preparation
 from eucaim_fl.cohorts.cohort import Cohort, open_cohort
 from eucaim_fl.cohorts.facts import SeriesFacts
 from eucaim_fl.cohorts.manifest import Case, Manifest
+from eucaim_fl.cohorts.splits import HeldOut
 from eucaim_fl.errors import CohortError, ConsentError
 from eucaim_fl.sitefile import DeidentificationConfig
 
@@ -454,6 +455,17 @@ class TestChannels:
         ]
         assert {case.image().shape for split in SPLITS for case in cohort.cases(split)} == {(2, 4, 5, 6)}
         assert sum(cohort.patients(split) for split in SPLITS) == 5
+
+
+class TestHeldOut:
+    def test_only_who_is_held_out_is_in_the_declared_split(self, tiny, tmp_path):
+        tiny.nifti_cohort(tmp_path, 10)
+        held_out = HeldOut(0.4, ("test",), b"\x01" * 32)
+        drawn = {f"P{i}" for i in range(10) if held_out.holds(f"P{i}")}
+        assert 0 < len(drawn) < 10
+        for seed in (0, 1):
+            cohort = open_cohort(tiny.site(tmp_path), tiny.plan(split={"seed": seed}), held_out=held_out)
+            assert {case.patient for case in cohort.cases("test")} == drawn
 
 
 class TestProgress:

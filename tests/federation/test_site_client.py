@@ -31,14 +31,22 @@ from eucaim_fl.federation.processes import warm_up
 from eucaim_fl.federation.site_client import SiteClient
 from eucaim_fl.federation.site_desk import Desk
 from eucaim_fl.plan import FederationPlan
+from eucaim_fl.privacy.promise import round_mechanism
 from eucaim_fl.seals import InstructionSeal, ReplySeal, new_nonce, read_reply_seal, sealed
 from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit import AuditLog
+from eucaim_fl.site.disclosure import WITHHELD
+from eucaim_fl.site.ledger import Ledger, Purchase
+from eucaim_fl.site.policy_privacy import NO_LIMITS
+from eucaim_fl.sitefile import load_site_file
 from tests.federation.deployed import Deployed, one_site, wait_for
 
 __all__ = ["one_site"]
 
 APPS = Path(__file__).parent / "apps"
+PRIVATE = {
+    "mechanism": "patient_dp", "noise_multiplier": 2.0, "delta": 1e-5, "clipping_norm": 1.0, "sampling_rate": 1.0,
+}  # fmt: skip
 _TYPES = {"hello": "query", "round": "train", "final": "evaluate", "probe": "query.probe"}
 
 
@@ -202,10 +210,22 @@ class Site:
 
     def report(self, plan: FederationPlan, kind: str = "hello", number: int = 0, site: str = "a") -> RecordDict:
         """What an honest worker answers."""
-        update, seen = {}, 0
+        update, told = {}, {}
         if kind == "round":
-            update, seen = {"w": self.fakes.WEIGHTS["w"] + 1, "count": self.fakes.WEIGHTS["count"] + 1}, 10
-        return reply_content(self.fakes.report(plan, kind, site, number, seen=seen), update, None)
+            update = {"w": self.fakes.WEIGHTS["w"] + 1, "count": self.fakes.WEIGHTS["count"] + 1}
+            told = {"seen": 10}
+            if plan.privacy.mechanism != "none":
+                told = {"metrics": ({"split": "validation", "patients": 0, "withheld": WITHHELD},)}
+        return reply_content(self.fakes.report(plan, kind, site, number, **told), update, None)
+
+    def charge(self, plan: FederationPlan) -> Ledger:
+        """Pay for a plan's first round, as the worker does."""
+        folder = load_site_file(self.home.site_file).records_folder() / "ledger"
+        ledger, once = Ledger(folder, "a"), round_mechanism(plan.privacy, plan.training)
+        assert once is not None
+        what = Purchase(plan.sha256(), plan.name, plan.purpose, "a", "train", secure=True)
+        ledger.commit(what, 1, once, [f"p{n}" for n in range(12)], NO_LIMITS, 1)
+        return ledger
 
     @property
     def audit(self) -> AuditLog:
@@ -430,6 +450,31 @@ class TestSentAgain:
         assert (second.nonce, second.content) == (again.nonce, first.content)
         assert second.audit_count > first.audit_count  # it left twice, and twice it was recorded
         assert len(site.worker.asked) == 1
+
+    def test_an_update_that_was_paid_for_is_answered_again_and_not_paid_for_twice(self, site, plan_for):
+        plan = plan_for(privacy=PRIVATE, model={"args": {"channels": [4, 8], "strides": [2], "norm": "instance"}})
+        site.start()
+        site.ask(plan, "round", 1)
+        wait_for(lambda: site.worker.asked, 10)
+        ledger = site.charge(plan)
+        site.worker.finish(site.report(plan, "round", 1))
+        first, content = site.line.answered(1)
+        assert "refusal" not in content.config_records
+        for number in (2, 3):
+            again = site.ask(plan, "round", 1)
+            seal, content = site.line.answered(number)
+            assert (seal.nonce, seal.content) == (again.nonce, first.content)
+            assert "refusal" not in content.config_records
+        assert (len(site.worker.asked), ledger.head().count) == (1, 1)
+
+    def test_one_that_was_not_paid_for_is_not_helped_by_an_older_charge(self, site, plan_for):
+        plan = plan_for(privacy=PRIVATE, model={"args": {"channels": [4, 8], "strides": [2], "norm": "instance"}})
+        site.charge(plan)
+        site.start()
+        site.ask(plan, "round", 1)
+        wait_for(lambda: site.worker.asked, 10)
+        site.worker.finish(site.report(plan, "round", 1))
+        assert site.line.answered(1)[1]["refusal"]["code"] == "EFL304"
 
     def test_a_greeting_looks_at_the_cohort_each_time(self, site, plan):
         site.start()

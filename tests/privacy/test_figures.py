@@ -178,3 +178,14 @@ class TestNoisedClassification:
         none = np.zeros((0, 2)), np.zeros(0, np.int64)
         found = noised_classification("test", *none, histograms=True, noise_multiplier=1.0, normal=silent)
         assert found == SiteMetrics("test", 0)
+
+
+class TestHostileWeights:
+    @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+    def test_a_patient_whose_probabilities_are_not_finite_moves_the_sums_no_further_than_others(self, broken):
+        probabilities = np.full((4, 2), 0.5)
+        probabilities[2] = broken
+        vectors = class_vectors(probabilities, np.array([0, 1, 1, 0]), histograms=True)
+        assert np.isfinite(vectors).all()
+        assert np.linalg.norm(vectors[2]) <= class_sensitivity(2, histograms=True) + 1e-12
+        assert vectors[2].tolist() == vectors[1].tolist()

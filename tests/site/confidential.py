@@ -42,6 +42,7 @@ POLICY: dict[str, Any] = {
     "metrics": {"names": ["dice", "hd95_mm"], "decimals": 3},
     "update": {"largest_norm": 1000},
     "sent_mb": {"message": 10, "plan": 100, "day": 100},
+    "privacy": {"mechanism": "none"},
 }
 
 

@@ -313,6 +313,20 @@ class TestQuestions:
         assert [log.hash_at(head.count) for head in heads] == [head.hash for head in heads]
         assert [log.hash_at(number) for number in (0, -1, 4, 2**53)] == [""] * 4
 
+    def test_the_ledger_s_head_as_it_was_noted_last(self, log: AuditLog, clock: Clock) -> None:
+        assert log.ledger_head() is None
+        log.append("sent", sent(PLAN, "hello", 0, 1))
+        assert log.ledger_head() is None  # a plan without noise notes none
+        for count in (4, 7):  # in the same second
+            log.append("sent", {**sent(PLAN, "round", count, 1), "ledger_count": count, "ledger": f"hash {count}"})
+        assert log.ledger_head() == (7, "hash 7")
+        clock.now += datetime.timedelta(days=1)
+        log.append("sent", {**sent(OTHER, "round", 1, 1), "again": True})
+        log.append("withheld", {**sent(PLAN, "round", 9, 1), "ledger_count": 9, "ledger": "hash 9"})
+        assert log.ledger_head() == (7, "hash 7")
+        log.append("sent", {**sent(OTHER, "round", 1, 1), "ledger_count": 8, "ledger": "hash 8"})
+        assert AuditReader(log.folder).ledger_head() == (8, "hash 8")
+
     def test_how_often_a_question_was_allowed(self, log: AuditLog) -> None:
         for plan, kind, number, verdict in (
             (PLAN, "round", 1, "allow"), (PLAN, "round", 1, "allow"), (PLAN, "round", 1, "refuse"),
@@ -369,13 +383,14 @@ class TestQuestions:
         log.plans_allowed(moment("2026-03-02"))
         list(log.records(kind="sent"))
         list(log.records(plan=PLAN))
+        log.ledger_head()
         log._ask = lambda query, *values: asked.append((query, values)) or [[0]]  # type: ignore
         log.times_asked(PLAN, "round", 1)
         for query, values in asked:
             steps = [row[3] for row in base.execute(f"EXPLAIN QUERY PLAN {query}", values)]
             assert "INDEX" in steps[0] or "PRIMARY KEY" in steps[0], (query, steps)
         base.close()
-        assert len(asked) == 10
+        assert len(asked) == 11
 
 
 class TestReading:
@@ -424,6 +439,8 @@ class TestReading:
             reader.sent_today(moment("2026-03-02"))
         with pytest.raises(AuditError, match="damaged"):
             reader.plans("a")
+        with pytest.raises(AuditError, match="damaged"):
+            reader.ledger_head()
         with pytest.raises(AuditError, match="damaged"):
             reader.hash_at(1)
         with pytest.raises(AuditError, match="damaged"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from eucaim_fl.errors import (
     GateError,
     JournalError,
     KeyFileError,
+    LedgerError,
     LinkError,
     OutsideHoursError,
     PlanError,
@@ -953,7 +955,8 @@ class TestPrivacy:
         noise = {"mechanism": "patient_dp", "noise_multiplier": 2.0, "delta": 1e-5, "clipping_norm": 1.0}
         config = recipe(["north.yaml"], privacy={**noise, "sampling_rate": 1.0})
         home = Home(tmp_path / "home", make_plan(config, ("north", "south")))
-        home.policy(privacy={"mechanism": "dp", "epsilon": 8.0, "delta": 1e-5, "test_data": ["validation"]})
+        declared = {"test_data": ["validation"], "held_out": 0.2}
+        home.policy(privacy={"mechanism": "dp", "epsilon": 8.0, "delta": 1e-5, **declared})
         return home
 
     def charge(self, at: Home, border: Border, number: int = 1) -> LedgerHead:
@@ -985,6 +988,24 @@ class TestPrivacy:
         assert border.reasons_against(task, at.answer(seen=0), SPECS) == (self.UNPAID,)
         self.charge(at, border)
         assert border.reasons_against(task, at.answer(seen=0), SPECS) == ()
+
+    def test_after_another_ledger_was_put_in_its_place_plans_that_charge_are_not_admitted(
+        self, at: Home, border: Border
+    ) -> None:
+        """An old copy would give back what is spent; the audit log knows the newest head."""
+        folder = border.site.records_folder() / "ledger"
+        self.charge(at, border)
+        shutil.copytree(folder, folder.with_name("copy"))
+        task = admitted(at, border)
+        self.charge(at, border)
+        border.released(task, at.answer(seen=0), REPLY_DIGEST, 1234)
+        assert admitted(at, border).ledger_count == 2
+        shutil.rmtree(folder)
+        with pytest.raises(LedgerError, match="not the one that this site's audit log knows"):
+            admitted(at, border)
+        shutil.copytree(folder.with_name("copy"), folder)
+        with pytest.raises(LedgerError, match="not the one that this site's audit log knows"):
+            admitted(at, border)
 
     def test_an_answer_without_an_update_owes_nothing(self, at: Home, border: Border) -> None:
         task = admitted(at, border, kind="hello", round=0)

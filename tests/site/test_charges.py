@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eucaim_fl.errors import LedgerError
+from eucaim_fl.config import PrivacyConfig
+from eucaim_fl.errors import AuditError, LedgerError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism
 from eucaim_fl.privacy.promise import promise
-from eucaim_fl.site.charges import ledger_count, ledger_entry, unpaid
+from eucaim_fl.site.charges import known_head, ledger_count, ledger_entry, unpaid
 from eucaim_fl.site.ledger import Ledger, Purchase
 from eucaim_fl.site.policy_privacy import NO_LIMITS
 from eucaim_fl.sitefile import SiteFile
@@ -34,9 +36,12 @@ def plan(plan_for: Callable[..., FederationPlan]) -> FederationPlan:
     return plan_for(privacy={**NOISE, "mechanism": "patient_dp", "sampling_rate": 1.0})
 
 
-def charge(site: SiteFile, plan: FederationPlan, number: int, use: Any = "train") -> None:
+def charge(site: SiteFile, plan: FederationPlan, number: int, use: Any = "train") -> tuple[int, str]:
+    """Charge for a round; the ledger's head after it, as the audit log notes it."""
     what = Purchase(plan.sha256(), plan.name, plan.purpose, site.name, use, secure=True)
-    Ledger(site.records_folder() / "ledger", site.name).commit(what, number, ROUND, PATIENTS, NO_LIMITS, 1)
+    ledger = Ledger(site.records_folder() / "ledger", site.name)
+    ledger.commit(what, number, ROUND, PATIENTS, NO_LIMITS, 1)
+    return ledger.head().count, ledger.head().hash
 
 
 def damage(site: SiteFile) -> None:
@@ -50,13 +55,13 @@ class TestUnpaid:
     def test_a_charge_for_this_round_since_the_instruction_came_lets_it_out(
         self, site: SiteFile, plan: FederationPlan
     ) -> None:
-        before = ledger_count(site)
+        before = ledger_count(site, plan, None)
         charge(site, plan, 1)
         assert unpaid(site, plan, 1, before) == ()
 
     def test_an_older_charge_does_not(self, site: SiteFile, plan: FederationPlan) -> None:
         charge(site, plan, 1)
-        before = ledger_count(site)
+        before = ledger_count(site, plan, None)
         assert unpaid(site, plan, 1, before) == REASON
         charge(site, plan, 1)
         assert unpaid(site, plan, 1, before) == ()
@@ -85,16 +90,68 @@ class TestUnpaid:
 
 class TestLedgerCount:
     def test_it_counts_records_from_none(self, site: SiteFile, plan: FederationPlan) -> None:
-        assert ledger_count(site) == 0
+        assert ledger_count(site, plan, None) == 0
         charge(site, plan, 1)
         charge(site, plan, 2)
-        assert ledger_count(site) == 2
+        assert ledger_count(site, plan, None) == 2
+
+    def test_a_ledger_that_has_grown_since_it_was_noted_is_the_same_one(
+        self, site: SiteFile, plan: FederationPlan
+    ) -> None:
+        noted = charge(site, plan, 1)
+        assert ledger_count(site, plan, noted) == 1
+        charge(site, plan, 2)
+        assert ledger_count(site, plan, noted) == 2
+
+    def test_an_old_copy_that_was_put_back_is_refused(self, site: SiteFile, plan: FederationPlan) -> None:
+        folder = site.records_folder() / "ledger"
+        old = charge(site, plan, 1)
+        shutil.copytree(folder, folder.with_name("copy"))
+        noted = charge(site, plan, 2)
+        shutil.rmtree(folder)
+        shutil.copytree(folder.with_name("copy"), folder)
+        with pytest.raises(LedgerError, match="not the one that this site's audit log knows") as caught:
+            ledger_count(site, plan, noted)
+        assert str(folder) not in caught.value.message + caught.value.fix
+        assert ledger_count(site, plan, old) == 1
+        charge(site, plan, 2)  # as many records again, and another hash
+        with pytest.raises(LedgerError, match="not the one that this site's audit log knows"):
+            ledger_count(site, plan, noted)
+
+    @pytest.mark.parametrize("anew", [False, True], ids=["none", "a new one"])
+    def test_so_is_one_that_was_deleted(self, site: SiteFile, plan: FederationPlan, anew: bool) -> None:
+        noted = charge(site, plan, 1)
+        shutil.rmtree(site.records_folder() / "ledger")
+        if anew:
+            charge(site, plan, 1)
+        with pytest.raises(LedgerError, match="not the one that this site's audit log knows"):
+            ledger_count(site, plan, noted)
+
+    def test_one_that_was_noted_while_it_was_empty_is_no_other(self, site: SiteFile, plan: FederationPlan) -> None:
+        start = Ledger(site.records_folder() / "ledger", site.name).head()
+        entry = ledger_entry(site, plan)
+        assert (entry["ledger_count"], entry["ledger"]) == (start.count, start.hash) == (0, start.hash)
+        assert ledger_count(site, plan, (0, start.hash)) == 0
+        charge(site, plan, 1)
+        assert ledger_count(site, plan, (0, start.hash)) == 1
+
+    @pytest.mark.parametrize("privacy", [{}, {**NOISE, "mechanism": "central_dp"}], ids=["none", "central_dp"])
+    def test_a_plan_that_charges_nobody_does_not_ask_for_one(
+        self, site: SiteFile, plan: FederationPlan, plan_for: Callable[..., FederationPlan], privacy: dict[str, Any]
+    ) -> None:
+        noted, free = charge(site, plan, 1), plan_for(privacy=privacy)
+        assert ledger_count(site, free, noted) == 0
+        damage(site)
+        assert ledger_count(site, free, noted) == 0
+        shutil.rmtree(site.records_folder() / "ledger")
+        assert ledger_count(site, free, noted) == 0
 
     def test_a_ledger_that_can_not_be_read_is_an_error(self, site: SiteFile, plan: FederationPlan) -> None:
-        charge(site, plan, 1)
+        noted = charge(site, plan, 1)
         damage(site)
-        with pytest.raises(LedgerError, match="privacy ledger"):
-            ledger_count(site)
+        for known in (None, noted):
+            with pytest.raises(LedgerError, match="privacy ledger"):
+                ledger_count(site, plan, known)
 
 
 class TestLedgerEntry:
@@ -132,3 +189,24 @@ class TestLedgerEntry:
         charge(site, plan, 1)
         damage(site)
         assert ledger_entry(site, plan) == {"epsilon": None}
+
+
+class TestKnownHead:
+    def test_the_audit_log_is_asked_only_for_plans_that_charge(self, site: SiteFile, plan: FederationPlan) -> None:
+        class Log:
+            def ledger_head(self) -> tuple[int, str]:
+                return 3, "hash"
+
+        log: Any = Log()
+        free = plan.model_copy(update={"privacy": PrivacyConfig()})
+        assert known_head(log, plan) == (3, "hash")
+        assert known_head(log, free) is None
+
+    def test_a_log_that_can_not_be_read_is_an_error(self, plan: FederationPlan) -> None:
+        class Log:
+            def ledger_head(self) -> tuple[int, str]:
+                raise AuditError("The audit log is damaged.")
+
+        log: Any = Log()
+        with pytest.raises(AuditError, match="damaged"):
+            known_head(log, plan)

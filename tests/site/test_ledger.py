@@ -387,3 +387,15 @@ class TestReading:
         ledger.commit(purchase(), 1, once(), PATIENTS, OPEN, 1)
         monkeypatch.setattr(os, "access", lambda *_: False)
         assert LedgerReader(ledger.folder).plan_mechanisms(A) == (once(),)
+
+
+class TestAmongReserved:
+    def test_who_was_left_out_stays_out_when_all_that_was_reserved_is_used(self, tmp_path: Path) -> None:
+        ledger, what = Ledger(tmp_path / "ledger", "a"), Purchase(A, "n", "research", "x", "train", True)
+        once = Mechanism(4.0, 1.0, 1)
+        assert ledger.among_reserved(what, ["p1", "p2"]) == {"p1", "p2"}
+        ledger.reserve(what, once, ["p1", "p2"], OPEN, 1)
+        assert ledger.among_reserved(what, ["p1", "p2", "p3"]) == {"p1", "p2"}
+        ledger.commit(what, 1, once, ["p1", "p2"], OPEN, 1)
+        assert not ledger.books().held
+        assert ledger.among_reserved(what, ["p1", "p3"]) == {"p1"}

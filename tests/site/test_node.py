@@ -74,6 +74,7 @@ class TestOpening:
             "schema": "eucaim-fl-policy/1",
             "patients": {"training": 2, "metric": 4},
             "metrics": {"names": ["dice"], "decimals": 2},
+            "privacy": {"mechanism": "none"},
         }
         path.with_name("policy.yaml").write_text(yaml.safe_dump(policy))
         bounds = SiteNode(path, make_plan(recipe([path]), ("a",))).bounds

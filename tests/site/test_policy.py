@@ -137,6 +137,20 @@ class TestPrivacyPolicy:
         with pytest.raises(ValidationError, match="mechanism dp"):
             PrivacyPolicy(**values)
 
+    def test_test_data_name_the_share_that_is_held_out(self):
+        policy = PrivacyPolicy(mechanism="none", test_data=("test",), held_out=0.2)
+        assert (policy.test_data, policy.held_out) == (("test",), 0.2)
+
+    @pytest.mark.parametrize("values", [{"test_data": ("test",)}, {"held_out": 0.2}], ids=["no_share", "no_split"])
+    def test_test_data_and_their_share_need_each_other(self, values):
+        with pytest.raises(ValidationError, match="held_out, the share of patients that never train, and test_data"):
+            PrivacyPolicy(mechanism="none", **values)
+
+    @pytest.mark.parametrize("share", [0, 1, -0.1, float("nan"), "a fifth"])
+    def test_a_share_is_a_part_of_the_whole(self, share):
+        with pytest.raises(ValidationError, match="held_out"):
+            PrivacyPolicy(mechanism="none", test_data=("test",), held_out=share)
+
 
 class TestTheTemplate:
     def test_it_can_be_read_and_leaves_what_only_the_hospital_knows_to_it(self):

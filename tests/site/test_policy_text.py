@@ -47,6 +47,14 @@ class TestDescribe:
     def test_each_line_has_a_sentence(self, values, key, words):
         assert words in says(**values)[key]
 
+    @pytest.mark.parametrize("ceilings", [{"mechanism": "none"}, {"mechanism": "dp", "epsilon": 3, "delta": 1e-5}])
+    def test_of_test_data_it_is_told_who_they_are_and_who_decides(self, ceilings):
+        words = says(privacy={**ceilings, "test_data": ["test"], "held_out": 0.2})["privacy"]
+        assert "figures of test patients need none" in words
+        assert "about 20 in 100 patients, drawn once by a key of this site, not by plans" in words
+        assert "never train under such a plan" in words
+        assert "drawn" not in says(privacy=ceilings)["privacy"]
+
     def test_a_night_is_told_with_its_following_day(self):
         window = {"days": ["mon", "fri"], "start": "20:00", "end": "06:00", "zone": "UTC"}
         assert "mon, fri 20:00 to 06:00 of the following day (UTC)" in says(hours=[window])["hours"]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from eucaim_fl.arrays import arrays_sha256
 from eucaim_fl.cohorts import isolation, preparation
-from eucaim_fl.errors import LedgerError, NotFiniteError, PrivacyBudgetError, PrivateTrainingError
+from eucaim_fl.errors import LedgerError, NotFiniteError, PolicyRefusalError, PrivacyBudgetError, PrivateTrainingError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism
 from eucaim_fl.privacy.budget import Budget
@@ -24,6 +26,7 @@ from eucaim_fl.site.node import SiteNode
 from eucaim_fl.site.policy_privacy import NO_LIMITS
 from eucaim_fl.site.private_work import PrivateWork
 from eucaim_fl.training import private_loop
+from eucaim_fl.training.loop import TrainingOutcome
 from eucaim_fl.training.patients import PatientLoader
 from eucaim_fl.training.randomness import Randomness
 from tests.site.confidential import GAUSSIAN, SAMPLED, UPDATE, Place, length, weights
@@ -32,6 +35,8 @@ pytestmark = pytest.mark.integration
 
 SPLIT = {"split": {"validation": 0.4, "test": 0.1}}  # each patient by itself: 13, 5 and 6
 DELTA = 1e-5
+SECURE = {**GAUSSIAN, "secure": True}
+LITTLE_NOISE = Mechanism(0.3, 1.0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +64,10 @@ def dp_policy(plan: FederationPlan, times: float = 1.0, **more: Any) -> dict[str
     return {"mechanism": "dp", "epsilon": promised.epsilon * times, "delta": DELTA, **more}
 
 
-def burdened(place: Place, patients: set[str]) -> None:
-    """These have paid for another plan before, with one step of little noise."""
+def burdened(place: Place, patients: set[str], paid: Mechanism = LITTLE_NOISE) -> None:
+    """These have paid for another plan before; if nothing is said, for one step of little noise."""
     other = Purchase("f" * 64, "other", "scientific_research", "a", "train", secure=True)
-    place.ledger().commit(other, 1, Mechanism(0.3, 1.0, 1), patients, NO_LIMITS, 1)
+    place.ledger().commit(other, 1, paid, patients, NO_LIMITS, 1)
 
 
 class TestReserved:
@@ -105,9 +110,10 @@ class TestReserved:
         assert place.commits() == [(1, "", 13)]
 
     def test_a_plan_that_the_budget_does_not_hold_is_refused_before_its_first_step(self, place: Place) -> None:
-        plan = place.plan(privacy=GAUSSIAN, data=SPLIT)
-        place.policy(privacy=dp_policy(plan, 0.99))
-        with pytest.raises(PrivacyBudgetError, match="budget for one plan does not hold what is asked") as caught:
+        plan = place.plan(privacy=SECURE, data=SPLIT)
+        policy = dp_policy(plan)
+        place.policy(privacy={**policy, "dataset_epsilon": policy["epsilon"] / 2})
+        with pytest.raises(PrivacyBudgetError, match="budget for the data does not hold what is asked") as caught:
             place.node(plan).hello()
         assert not re.search("[0-9]", caught.value.message + caught.value.fix)
         assert place.reader().reservations() == ()
@@ -122,6 +128,17 @@ class TestReserved:
         node = place.node(privacy={**GAUSSIAN, "delta": 0.1}, data=SPLIT)
         with pytest.raises(PrivateTrainingError, match=r"delta is not below 1/patients"):
             node.hello()
+
+    @pytest.mark.parametrize("most", [13, 14, 15, 22])
+    def test_deltas_do_not_ask_for_the_exact_number(self, place: Place, most: int) -> None:
+        """13 train, 15 are told, and 22 could be: each plan with a delta of 1/22 or more hears the same."""
+        node = place.node(privacy={**GAUSSIAN, "delta": 1 / most}, data=SPLIT)
+        with pytest.raises(PrivateTrainingError, match="delta"):
+            node.hello()
+        assert place.reader().reservations() == ()
+
+    def test_one_below_all_that_could_be_meant_is_taken(self, place: Place) -> None:
+        assert place.node(privacy={**GAUSSIAN, "delta": 0.999 / 22}, data=SPLIT).hello().report.patients == 15
 
 
 class TestRoundsOfPatients:
@@ -214,7 +231,7 @@ class TestRandomness:
 
 class TestBudgets:
     def test_a_round_that_the_plan_s_budget_does_not_hold_is_not_begun(self, place: Place) -> None:
-        plan = place.plan(privacy=GAUSSIAN, data=SPLIT)
+        plan = place.plan(privacy=SECURE, data=SPLIT)
         place.policy(privacy=dp_policy(plan, 1.01))  # two rounds, and no third
         node, arriving = place.node(plan), weights(plan)
         node.hello()
@@ -233,7 +250,7 @@ class TestBudgets:
     def test_patients_without_budget_leave_and_the_others_train(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        plan = place.plan(privacy=GAUSSIAN, data=SPLIT)
+        plan = place.plan(privacy=SECURE, data=SPLIT)
         place.policy(privacy=dp_policy(plan, 2.0, patient_epsilon=15.0))
         node = place.node(plan)
         tired = set(sorted(trained(node))[:3])
@@ -252,8 +269,37 @@ class TestBudgets:
         assert place.commits()[1:] == [(1, "", 10)]
         assert report.patients == 15  # that somebody left is not told
 
+    def test_who_could_pay_for_one_round_but_not_for_all_is_in_none(self, place: Place) -> None:
+        """Otherwise how many train in a round would follow from what a few of them have spent."""
+        budget, once = Budget(14.0, DELTA), Mechanism(1.0, 1.0, 2)
+        most = max(k for k in range(1, 40) if budget.holds([Mechanism(1.0, 1.0, k), once]))
+        plan = place.plan(privacy=SECURE, data=SPLIT)
+        place.policy(privacy={"mechanism": "dp", "epsilon": 13.9, "delta": DELTA, "patient_epsilon": 14.0})
+        node = place.node(plan)
+        tired = set(sorted(trained(node))[:2])
+        burdened(place, tired, Mechanism(1.0, 1.0, most))
+        node.hello()
+        assert [one.patients for one in place.reader().reservations()] == [11]
+        for number in (1, 2):
+            node.round(number, weights(plan))
+        assert place.commits()[1:] == [(1, "", 11), (2, "", 11)]
+
+    def test_the_same_counts_for_figures(self, place: Place) -> None:
+        """Three looks at six patients would cost more than one of them has left; one look would not."""
+        plan = place.plan(privacy={**SECURE, "metrics_noise": 2.0}, data={"split": {"validation": 0.45, "test": 0.1}})
+        budget, look = Budget(14.0, DELTA), Mechanism(2.0, 1.0, 1)
+        most = max(k for k in range(1, 99) if budget.holds([Mechanism(2.0, 1.0, k), look]))
+        place.policy(privacy={"mechanism": "dp", "epsilon": 13.9, "delta": DELTA, "patient_epsilon": 14.0})
+        node = place.node(plan)
+        watched = sorted({case.patient for case in node.cohort.cases("validation")})
+        burdened(place, {watched[0]}, Mechanism(2.0, 1.0, most))
+        node.hello()
+        for number in (1, 2):
+            node.round(number, weights(plan))
+        assert place.commits("figures") == [(n, "validation", len(watched) - 1) for n in (1, 2)]
+
     def test_too_few_left_is_an_error_that_tells_no_number(self, place: Place) -> None:
-        plan = place.plan(privacy=GAUSSIAN, data=SPLIT)
+        plan = place.plan(privacy=SECURE, data=SPLIT)
         place.policy(privacy=dp_policy(plan, 2.0, patient_epsilon=15.0))
         node = place.node(plan)
         node.hello()
@@ -267,6 +313,42 @@ class TestBudgets:
         assert place.commits() == [(1, "", 4)]  # of the other plan alone
 
 
+class TestThePolicyWithoutABorder:
+    """Engines that start sites' clients without a border, and a person who does, keep the policy's privacy too."""
+
+    DP: ClassVar[dict[str, Any]] = {"mechanism": "dp", "epsilon": 100.0, "delta": DELTA}
+
+    @pytest.mark.parametrize(
+        "privacy",
+        [
+            None,
+            GAUSSIAN,
+            {**UPDATE, "mechanism": "central_dp", "secure": True},
+            {**SECURE, "delta": 2e-5},
+            {**SECURE, "noise_multiplier": 0.05},
+        ],
+        ids=["no noise", "noise by a seed", "noise of the server", "a larger delta", "a larger epsilon"],
+    )
+    def test_a_plan_with_less_privacy_than_it_requires_is_not_opened(
+        self, place: Place, privacy: dict[str, Any] | None
+    ) -> None:
+        place.policy(privacy=self.DP)
+        plan = place.plan(data=SPLIT) if privacy is None else place.plan(privacy=privacy, data=SPLIT)
+        with pytest.raises(PolicyRefusalError, match="policy refuses the plan: privacy"):
+            SiteNode(place.site_file, plan)
+        assert not place.records.exists()
+
+    def test_a_policy_that_is_silent_on_privacy_allows_none(self, place: Place) -> None:
+        place.policy(privacy={})
+        for plan in (place.plan(), place.plan(privacy=SECURE, data=SPLIT)):
+            with pytest.raises(PolicyRefusalError, match="policy refuses the plan: privacy"):
+                SiteNode(place.site_file, plan)
+
+    def test_what_it_requires_is_enough(self, place: Place) -> None:
+        place.policy(privacy=self.DP)
+        assert SiteNode(place.site_file, place.plan(privacy=SECURE, data=SPLIT)).hello().report.patients == 15
+
+
 class TestByItself:
     """The same without the node around it: what it may not do, it does not do."""
 
@@ -277,17 +359,34 @@ class TestByItself:
         node = place.node(privacy=GAUSSIAN, data=SPLIT)
         network, little = node._network()[0], replace(NO_LIMITS, plan=Budget(0.1, DELTA))
         with pytest.raises(PrivacyBudgetError, match="budget for one plan"):
-            self.work(place, node, little).prepare(network, node.cohort, frozenset())
+            self.work(place, node, little).prepare(network, node.cohort, frozenset(), 22)
         vague = place.node(privacy={**GAUSSIAN, "delta": 0.1}, data=SPLIT)
         with pytest.raises(PrivateTrainingError, match="delta is not below"):
-            self.work(place, vague).prepare(network, vague.cohort, frozenset())
+            self.work(place, vague).prepare(network, vague.cohort, frozenset(), 22)
         assert place.reader().reservations() == ()
+
+    def test_delta_is_judged_by_the_number_that_is_told(self, place: Place) -> None:
+        """13 train; a plan that could ask for this number by its delta would know who came and who left."""
+        node = place.node(privacy={**GAUSSIAN, "delta": 1 / 14}, data=SPLIT)
+        network, work = node._network()[0], self.work(place, node)
+        with pytest.raises(PrivateTrainingError, match="delta is not below"):
+            work.prepare(network, node.cohort, frozenset(), 14)
+        with pytest.raises(PrivateTrainingError, match="delta is not below"):
+            work.train(network, node.cohort.cases("train"), 1, 14)
+        work.prepare(network, node.cohort, frozenset(), 13)
+        assert place.commits() == []
+        whole = place.node(privacy={**UPDATE, "delta": 1 / 14}, data=SPLIT)
+        with pytest.raises(PrivateTrainingError, match="delta is not below"):
+            self.work(place, whole).charge_update(trained(whole), 14, 1)
+        assert place.commits() == []
+        self.work(place, whole).charge_update(trained(whole), 13, 1)
+        assert place.commits() == [(1, "", 13)]
 
     def test_what_can_not_be_paid_is_not_done(self, place: Place) -> None:
         node = place.node(privacy={**UPDATE, "metrics_noise": 1.0}, data=SPLIT)
         work = self.work(place, node, replace(NO_LIMITS, plan=Budget(0.1, DELTA)))
         with pytest.raises(PrivacyBudgetError, match="budget for one plan"):
-            work.charge_update(trained(node), 1)
+            work.charge_update(trained(node), 22, 1)
         with pytest.raises(PrivacyBudgetError, match="budget for one plan"):
             work.pay_for_figures(node.cohort, "validation", 1)
         assert place.reader().head().count == 0
@@ -319,7 +418,7 @@ class TestADamagedLedger:
         with pytest.raises(LedgerError, match="privacy ledger"):
             node.hello()
         with pytest.raises(LedgerError, match="privacy ledger"):
-            work.prepare(network, node.cohort, frozenset())
+            work.prepare(network, node.cohort, frozenset(), 22)
         with pytest.raises(LedgerError, match="privacy ledger"):
             bare.round(1, arriving)
         with pytest.raises(LedgerError, match="privacy ledger"):
@@ -328,6 +427,8 @@ class TestADamagedLedger:
             node._telling.figures(network, node.cohort, "validation", 1)
         with pytest.raises(LedgerError, match="privacy ledger"):
             work.end()
+        with pytest.raises(LedgerError, match="privacy ledger"):
+            work._ledger.among_reserved(work._purchase("train"), trained(node))
 
     def test_a_whole_update_is_not_trained(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         node = place.node(privacy=UPDATE, data=SPLIT)
@@ -335,15 +436,28 @@ class TestADamagedLedger:
         place.damage("ledger/ledger.sqlite")
         monkeypatch.setattr("eucaim_fl.site.node.train_round", _killed)
         with pytest.raises(LedgerError, match="privacy ledger"):
-            node._private.charge_update(trained(node), 1)
+            node._private.charge_update(trained(node), 22, 1)
         with pytest.raises(LedgerError, match="privacy ledger"):
             node.round(1, weights(node.plan))
 
-    def test_a_round_of_a_plan_that_means_nothing_is_not_trained(self, place: Place) -> None:
-        node = place.node(privacy={**GAUSSIAN, "delta": 0.1}, data=SPLIT)
+    @pytest.mark.parametrize("privacy", [GAUSSIAN, UPDATE], ids=["patients", "updates"])
+    def test_a_round_of_a_plan_that_means_nothing_is_not_trained(self, place: Place, privacy: dict[str, Any]) -> None:
+        node = place.node(privacy={**privacy, "delta": 0.1}, data=SPLIT)  # nobody was greeted
         with pytest.raises(PrivateTrainingError, match="delta is not below"):
             node.round(1, weights(node.plan))
         assert place.commits() == []
+
+
+def _diverged(*_: Any) -> None:
+    raise NotFiniteError("The loss is not finite.")
+
+
+def _overflown(network: nn.Module, *_: Any) -> TrainingOutcome:
+    """The last step takes the weights out of what can be written."""
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.fill_(torch.inf)
+    return TrainingOutcome(0.5, 2, patients=13)
 
 
 class TestWholeUpdates:
@@ -386,7 +500,7 @@ class TestWholeUpdates:
         assert all(np.array_equal(update[name], arriving[name]) for name in counters)
 
     def test_who_can_not_pay_keeps_the_update_of_all(self, place: Place) -> None:
-        plan = place.plan(privacy=UPDATE, data=SPLIT)
+        plan = place.plan(privacy={**UPDATE, "secure": True}, data=SPLIT)
         place.policy(privacy=dp_policy(plan, 2.0, patient_epsilon=15.0))
         node = place.node(plan)
         burdened(place, {min(trained(node))})
@@ -395,6 +509,25 @@ class TestWholeUpdates:
                 call()
         assert place.commits() == [(1, "", 1)]
         assert place.reader().reservations() == ()
+
+    @pytest.mark.parametrize("broken", [_diverged, _overflown])
+    def test_training_that_is_not_finite_looks_like_any_other(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch, broken: Callable[..., Any]
+    ) -> None:
+        """With weights that overflow on one bright image alone, an error would say that this patient is here."""
+        node = place.node(privacy=UPDATE, data=SPLIT)
+        monkeypatch.setattr("eucaim_fl.site.node.train_round", broken)
+        answer = node.round(1, weights(node.plan))
+        values = np.concatenate([a.ravel() for a in answer.update.values() if a.dtype.kind == "f"])
+        assert np.isfinite(values).all()
+        assert abs(length(dict(answer.update)) - np.sqrt(len(values))) < 4 / np.sqrt(2)  # of the noise alone
+        assert refusals(answer, node.plan, node.specs(), node.bounds) == ()
+        assert (answer.report.train_loss, answer.report.seen, answer.report.steps) == (None, 0, 2)
+        assert place.commits() == [(1, "", 13)]
+
+    def test_steps_that_follow_from_the_number_of_cases_are_not_told(self, place: Place) -> None:
+        node = place.node(privacy=UPDATE, data=SPLIT, training={"local_steps": None, "local_epochs": 1})
+        assert node.round(1, weights(node.plan)).report.steps == 0
 
     def test_an_update_that_is_not_finite_stays(self, place: Place) -> None:
         work = place.node(privacy=UPDATE, data=SPLIT)._private

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -52,6 +52,12 @@ def nothing(split: SplitName) -> MetricsRecord:
 
 def members(cohort: Cohort, split: SplitName) -> set[str]:
     return {case.patient for case in cohort.cases(split)}
+
+
+def keyed(place: Place) -> None:
+    """Let the site draw who is held out with a key that is the same in each run of the tests."""
+    place.records.mkdir(parents=True, exist_ok=True)
+    (place.records / "held_out.key").write_bytes(bytes(range(32)))
 
 
 def leaves(node: SiteNode, answer: Answer) -> bool:
@@ -137,14 +143,48 @@ class TestCounts:
             assert all((update[name] == arriving[name]).all() == kept for name in counters)
 
 
+class TestAtMost:
+    def test_it_follows_from_what_is_told_and_no_set_that_is_told_so_is_larger(self, place: Place) -> None:
+        """What is told is at most one and a half times its base, five, off."""
+        node = place.node(privacy=GAUSSIAN, data=ALONE)
+        told, bound = node._telling.patients(node.cohort), node._telling.at_most(node.cohort)
+        assert (node.cohort.patients("train"), told, bound) == (13, 15, 22)
+        place.consent()
+        place.consent(*sorted(members(node.cohort, "train"))[:3])
+        fewer = place.node(node.plan)
+        assert fewer.cohort.patients("train") == 10
+        assert fewer._telling.at_most(fewer.cohort) == bound
+
+    def test_of_public_data_it_is_exact(self, place: Place) -> None:
+        place.settings(release={"data_is": "public"})
+        node = place.node()
+        assert node._telling.at_most(node.cohort) == 14
+
+
+class TestSetAside:
+    """A plan chooses, by its target, whose data do not fit."""
+
+    @pytest.mark.parametrize(("privacy", "told"), [(None, 10), (GAUSSIAN, 0), (UPDATE, 0)])
+    def test_a_plan_with_noise_is_told_of_nobody(self, place: Place, privacy: dict[str, Any] | None, told: int) -> None:
+        node = place.node(data=ALONE) if privacy is None else place.node(privacy=privacy, data=ALONE)
+        node.cohort = replace(node.cohort, quarantined=(object(),) * 13)  # type: ignore[arg-type]
+        assert node._telling.set_aside(node.cohort) == told
+        assert node.hello().report.quarantined == told
+
+
 class TestFingerprints:
     def test_that_of_confidential_data_needs_the_site_s_own_key(self, place: Place) -> None:
         node = place.node()
         told = node.hello().report.cohort_sha256
         assert told != node.cohort.fingerprint
-        assert place.node(seed=7).hello().report.cohort_sha256 == told  # other splits, the same images
+        assert place.node().hello().report.cohort_sha256 == told
         fingerprint = place.begin().node().hello().report.cohort_sha256  # and another key
         assert fingerprint not in (told, node.cohort.fingerprint)
+
+    def test_two_plans_do_not_show_whether_they_choose_the_same_patients(self, place: Place) -> None:
+        one, other = place.node(), place.node(seed=7)
+        assert one.cohort.fingerprint == other.cohort.fingerprint
+        assert one.hello().report.cohort_sha256 != other.hello().report.cohort_sha256
 
     def test_that_of_public_data_follows_from_the_images(self, place: Place) -> None:
         place.settings(release={"data_is": "public"})
@@ -284,7 +324,7 @@ class TestFiguresUnderNoise:
         assert place.commits("figures") == []
 
     def test_where_the_budget_does_not_hold_them_they_look_as_those_of_few(self, place: Place) -> None:
-        plan = place.plan(privacy={**NOISED, "metrics_noise": 0.05}, data=ALONE)
+        plan = place.plan(privacy={**NOISED, "metrics_noise": 0.05, "secure": True}, data=ALONE)
         place.policy(privacy={"mechanism": "dp", "epsilon": 50.0, "delta": 1e-5})
         node = place.node(plan)
         answer = node.round(1, weights(plan))
@@ -294,7 +334,8 @@ class TestFiguresUnderNoise:
 
     def test_declared_test_data_leave_as_they_are(self, place: Place) -> None:
         plan = place.plan(privacy=NOISED, data=ALONE)
-        place.policy(privacy={"mechanism": "none", "test_data": ["validation", "test"]})
+        place.policy(privacy={"mechanism": "none", "test_data": ["validation", "test"], "held_out": 0.4})
+        keyed(place)
         node = place.node(plan)
         bare = node.final(3, weights(plan))
         assert leaves(node, bare)
@@ -304,7 +345,8 @@ class TestFiguresUnderNoise:
 
     def test_one_declared_split_does_not_speak_for_the_other(self, place: Place) -> None:
         plan = place.plan(privacy=GAUSSIAN, data=ALONE)
-        place.policy(privacy={"mechanism": "none", "test_data": ["test"]})
+        place.policy(privacy={"mechanism": "none", "test_data": ["test"], "held_out": 0.25})
+        keyed(place)
         node = place.node(plan)
         (validation, test) = node.final(3, weights(plan)).report.metrics
         assert validation == nothing("validation")
@@ -318,6 +360,48 @@ class TestFiguresUnderNoise:
         assert place.commits("figures") == [(1, "validation", 5)]
 
 
+class TestWhoIsTestData:
+    """Where the policy declares test data, the site draws who that is; a plan's seed and shares don't."""
+
+    DECLARED: ClassVar[dict[str, Any]] = {"test_data": ["test"], "held_out": 0.25}
+
+    def cohort(self, place: Place, seed: int, test: float = 0.3, **changes: Any) -> Cohort:
+        return place.node(data={"split": {"validation": 0.1, "test": test, "seed": seed}}, **changes).cohort
+
+    def test_who_trains_in_one_plan_is_in_no_bare_figure_of_another(self, place: Place) -> None:
+        place.policy(privacy={"mechanism": "dp", "epsilon": 50.0, "delta": 1e-5, **self.DECLARED})
+        keyed(place)
+        asked = ((1, 0.3), (4, 0.3), (4, 0.1), (0, 0.7))
+        cohorts = [self.cohort(place, seed, test, privacy={**SAMPLED, "secure": True}) for seed, test in asked]
+        (told,) = {frozenset(members(cohort, "test")) for cohort in cohorts}
+        assert len(told) >= 5
+        assert len({frozenset(members(cohort, "train")) for cohort in cohorts}) > 1
+        assert not any(told & (members(cohort, "train") | members(cohort, "validation")) for cohort in cohorts)
+
+    def test_the_key_is_made_where_it_is_needed_and_stays(self, place: Place) -> None:
+        place.policy(privacy={"mechanism": "none", **self.DECLARED, "held_out": 0.05}, patients={"training": 10})
+        key = place.records / "held_out.key"
+        balanced = self.cohort(place, 1)
+        assert not key.exists()  # a plan without noise: its own split
+        place.settings(release={"data_is": "public"})
+        self.cohort(place, 1, privacy=GAUSSIAN)
+        assert not key.exists()  # data that hide nobody
+        place.settings(release={"data_is": "confidential"})
+        first = self.cohort(place, 1, privacy=GAUSSIAN)
+        made = key.read_bytes()
+        again = self.cohort(place, 2, privacy=GAUSSIAN)
+        assert members(first, "test") == members(again, "test")
+        assert key.read_bytes() == made
+        assert [balanced.patients(split) for split in SPLITS] == [15, 2, 7]
+
+    def test_without_the_key_nothing_is_opened(self, place: Place) -> None:
+        place.policy(privacy={"mechanism": "none", **self.DECLARED})
+        place.records.mkdir()
+        place.damage("held_out.key")
+        with pytest.raises(JournalError, match="A key of this site can't be read"):
+            SiteNode(place.site_file, place.plan(privacy=GAUSSIAN))
+
+
 class TestADamagedMemory:
     def test_nothing_is_told_that_can_not_be_remembered(self, place: Place) -> None:
         node = place.node()
@@ -326,6 +410,8 @@ class TestADamagedMemory:
         place.damage("told.sqlite")
         with pytest.raises(JournalError, match="record of what was told"):
             telling.patients(node.cohort)
+        with pytest.raises(JournalError, match="record of what was told"):
+            telling.at_most(node.cohort)
         with pytest.raises(JournalError, match="record of what was told"):
             telling.training(node.cohort, outcome)
         with pytest.raises(JournalError, match="record of what was told"):

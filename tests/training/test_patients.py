@@ -99,10 +99,11 @@ class TestCheckDelta:
     def test_a_plan_without_noise_has_none(self, plan_for: Plans) -> None:
         check_delta(plan_for(), 10**9)
 
-    def test_no_loader_is_made_without_it(self, plan_of: Plans, hospital_of: Any) -> None:
-        with pytest.raises(PrivateTrainingError, match="delta"):
-            PatientLoader(hospital_of(a=1, b=5, c=1, d=1), plan_of(delta=0.25), Randomness.seeded(0))
-        PatientLoader(hospital_of(a=5, b=5, c=5), plan_of(delta=0.25), Randomness.seeded(0))
+    def test_the_exact_number_of_patients_decides_nothing(self, plan_of: Plans, hospital_of: Any) -> None:
+        """Whether a loader can be made would tell plans with other deltas how many patients there are."""
+        for patients in ({"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 1, "d": 1}):
+            loader = PatientLoader(hospital_of(**patients), plan_of(delta=0.25), Randomness.seeded(0))
+            assert loader.patients == set(patients)
 
 
 class TestCharge:
