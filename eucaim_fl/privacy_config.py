@@ -39,7 +39,7 @@ class PrivacyConfig(Config):
     sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     multiplicity: Annotated[int, Field(ge=1, le=256)] = 1
     gradients: Literal["auto", "loop", "functorch", "hooks", "ghost"] = "auto"
-    physical_batch: Annotated[int, Field(ge=1, le=4096)] = 8
+    physical_batch: Annotated[int, Field(ge=1, le=4096)] = 16
     secure: bool = True
     metrics_noise: Annotated[float, Field(ge=0.05, le=1e6)] | None = None
 
@@ -60,6 +60,4 @@ class PrivacyConfig(Config):
             raise ValueError("privacy: multiplicity belongs to patient_dp")
         if self.mechanism == "central_dp" and self.metrics_noise is not None:
             raise ValueError("privacy: metrics_noise belongs to patient_dp and update_dp, where sites add noise")
-        if self.gradients == "ghost" and self.multiplicity != 1:
-            raise ValueError("privacy.gradients: ghost clipping knows one example a patient; set multiplicity to 1")
         return self

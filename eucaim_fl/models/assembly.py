@@ -139,7 +139,15 @@ def _densenet121(a: Densenet121Arguments, ends: Ends, nets: Any) -> Any:
 
 def _resnet(a: ResnetArguments, ends: Ends, nets: Any) -> Any:
     blocks = {10: [1, 1, 1, 1], 18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}
-    return nets.ResNet(
+
+    class Normalised(nets.ResNet):  # type: ignore[misc]
+        """MONAI's ResNet passes its normalisation on to its first layer alone; here its blocks have it too."""
+
+        def _make_layer(self, *args: Any, **options: Any) -> torch.nn.Sequential:
+            made: torch.nn.Sequential = super()._make_layer(*args, **{**options, "norm": _norm(a.norm)})
+            return made
+
+    return Normalised(
         "bottleneck" if a.depth >= 50 else "basic", blocks[a.depth], [a.width * 2**stage for stage in range(4)],
         ends.spatial_dims, ends.in_channels, a.conv1_t_size, a.conv1_t_stride, a.no_max_pool, num_classes=ends.out,
         bias_downsample=False, norm=_norm(a.norm),

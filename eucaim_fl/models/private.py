@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_private", "made_private"]
 
-_BUILT_IN = {"attention_unet": "unet, dynunet or segresnet", "resnet": "densenet121, efficientnet or small_cnn"}
-"""Networks whose batch normalisation no argument replaces (in MONAI's ResNet: that of its blocks), and what to take."""
+_BUILT_IN = {"attention_unet": "unet, dynunet or segresnet"}
+"""Networks whose batch normalisation no argument replaces, and what to take."""
 
 
 def check_private(model: ModelConfig, task: TaskConfig) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from eucaim_fl.privacy.stages import grid
 from eucaim_fl.records import SiteMetrics, SplitName
 
 __all__ = [
@@ -104,8 +105,10 @@ def _largest_brier(classes: int) -> FloatArray:
 
 
 def _released(vectors: FloatArray, sensitivity: float, noise_multiplier: float, normal: Normal) -> FloatArray:
-    noise = np.asarray(normal(vectors.shape[1]), dtype=np.float64)
-    return np.asarray(vectors.sum(axis=0) + noise_multiplier * sensitivity * noise)
+    noise, deviation = np.asarray(normal(vectors.shape[1]), dtype=np.float64), noise_multiplier * sensitivity
+    noised = vectors.sum(axis=0) + deviation * noise
+    step = grid(deviation)
+    return np.asarray(np.round(noised / step) * step)
 
 
 def noised_segmentation(

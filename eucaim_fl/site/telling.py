@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import nn
 
 from eucaim_fl.cohorts.cohort import Cohort, PreparedCase
@@ -134,7 +135,7 @@ class Telling:
         source = private.randomness(number, f"figures {split}")
 
         def normal(n: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-            return np.asarray(source.normal((n,)).numpy(), dtype=np.float64)
+            return np.asarray(source.normal((n,), dtype=torch.float64).numpy(), dtype=np.float64)
 
         results = list(patient_results(network, _of(cohort.cases(split), paid), self._plan).values())
         if self._plan.task.name == "segmentation":

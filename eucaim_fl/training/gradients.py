@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from eucaim_fl.errors import PrivateTrainingError
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.training.layer_gradients import LayerGradients, unsupported_layers
+from eucaim_fl.training.layer_gradients import LayerGradients, lengths, unsupported_layers
 from eucaim_fl.training.patients import PatientBatch
 
 __all__ = ["GradientMode", "clipped_sum", "mode_for", "refusal"]
 
 GradientMode = Literal["loop", "functorch", "hooks", "ghost"]
 Measure = Callable[[Tensor, Tensor], Tensor]
-_SLACK = 1e-6
+_SLACK = 1e-4
 """A clipped gradient is this much shorter than the bound, relatively, so that rounding does not carry it over."""
+_LARGEST = 1e18
+"""A longer gradient counts as not finite: its squares come near the end of float32, its factor near the other."""
 
 
 def refusal(network: nn.Module, mode: GradientMode) -> str | None:
@@ -67,10 +69,12 @@ def clipped_sum(
     targets of one patient's examples → mean loss. batch: patients of one multiplicity; may be empty, then the sum is
     zero. physical_batch: patients in memory at a time (loop: always one); it changes the result by rounding only.
     Returns the sum in the order of trainable parameters, and the norms before clipping in the order of patients,
-    which must not leave the site. A patient whose gradient is not finite adds nothing and has the norm inf: any other
-    rule would let one patient spoil the sum without bound.
+    which must not leave the site. A patient whose gradient is not finite, or longer than 10¹⁸, adds nothing and has the
+    norm inf: any other rule would let one patient spoil the sum without bound.
     The modes: `loop` one backward pass a patient; `functorch` one vectorised over patients; `hooks` layer by layer,
     keeping each patient's gradient; `ghost` layer by layer, keeping only norms where that takes less memory.
+    The bound holds whatever the weights: a patient whose ghost gradient is lost in rounding is taken by `loop`, where
+    what is added is the very tensor that was measured.
     Source: Abadi et al. 2016, Deep Learning with Differential Privacy, algorithm 1.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -88,8 +92,13 @@ def clipped_sum(
             layers.backward(images.flatten(0, 1), lambda out, to=targets: _total(measure, out, to))  # type: ignore[misc]
             with torch.no_grad():
                 norms.append(_finite(layers.norms()))
-                layers.add_scaled(_factors(norms[-1], clipping_norm), dict(zip(parameters, totals, strict=True)))
-    found = torch.cat(norms).double().cpu().numpy() if norms else np.zeros(0)
+                unsure = layers.unsure(norms[-1])
+                factors = _factors(norms[-1], clipping_norm).masked_fill(unsure, 0)
+                layers.add_scaled(factors, dict(zip(parameters, totals, strict=True)))
+            del layers
+            for n in unsure.nonzero().flatten().tolist():
+                norms[-1][n] = _loop(network, measure, images[n], targets[n], clipping_norm, totals)[0]
+    found = torch.cat(norms).cpu().numpy() if norms else np.zeros(0)
     return totals, found
 
 
@@ -109,7 +118,7 @@ def _total(measure: Measure, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _finite(norms: Tensor) -> Tensor:
-    return torch.where(norms.isfinite(), norms, torch.inf)
+    return torch.where(norms <= _LARGEST, norms, torch.inf)
 
 
 def _factors(norms: Tensor, clipping_norm: float) -> Tensor:
@@ -129,7 +138,7 @@ def _loop(
     found = torch.autograd.grad(measure(network(images), targets), parameters, allow_unused=True)
     used = [(g, total) for g, total in zip(found, totals, strict=True) if g is not None]
     grads = [g for g, _ in used]
-    norm = _finite(torch.stack(torch._foreach_norm(grads)).norm()[None])
+    norm = _finite(torch.linalg.vector_norm(torch.cat([lengths(g[None]) for g in grads]))[None])
     if bool(norm.isfinite()):
         torch._foreach_add_([total for _, total in used], grads, alpha=float(_factors(norm, clipping_norm)))
     return norm
@@ -162,8 +171,8 @@ def _vectorised(
     loss = _total(measure, outputs.flatten(0, 1), targets)
     found = torch.autograd.grad(loss, list(copies.values()), allow_unused=True)
     used = [(g.flatten(1), total) for g, total in zip(found, totals, strict=True) if g is not None]
-    norms = _finite(torch.stack([rows.square().sum(1) for rows, _ in used]).sum(0).sqrt())
-    factors = _factors(norms, clipping_norm)
+    norms = _finite(torch.linalg.vector_norm(torch.stack([lengths(rows) for rows, _ in used]), dim=0))
+    factors = _factors(norms, clipping_norm).to(used[0][0].dtype)
     left_out = (factors == 0)[:, None]
     some = bool(left_out.any())
     for rows, total in used:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from eucaim_fl.errors import PrivateTrainingError
 
-__all__ = ["LayerGradients", "unsupported_layers"]
+__all__ = ["LayerGradients", "lengths", "unsupported_layers"]
 
 Formula = Callable[[Any, Tensor, Tensor, int], dict[nn.Parameter, Tensor]]
 """(layer, its input, gradient at its output, patients) → trainable parameter → gradients (patients, *shape).
@@ -28,6 +29,31 @@ _BROADCAST = {"ViT": "cls_token", "PatchEmbeddingBlock": "position_embeddings"}
 _FEW = 2
 """Channels up to which unfolding is quicker than a convolution with a group for each patient."""
 _BIAS_TABLE = "relative_position_bias_table"
+_PIECE = 512
+_CANCELLING = 30.0
+"""Terms of a gradient that are together so many times as long as the gradient leave too few right digits in float32.
+
+The error of a sum in float32 is some 1e-7 to 1e-6 of what its terms are long together, so up to here it stays below
+what a clipped gradient is shorter than the bound."""
+
+
+def lengths(rows: Tensor) -> Tensor:
+    """L2 norm of each row over all its further axes, float64 (rows,); it may be inf if it is above 10¹⁸.
+
+    Short pieces are summed as they are and then in float64: PyTorch's norm of 10⁷ equal float32 is 0.8 % too small.
+
+    >>> lengths(torch.full((1, 1000, 1000), 0.1)).item() / 100 - 1 < 1e-6
+    True
+    """
+    flat = rows.flatten(1)
+    if flat.shape[1] <= 4 * _PIECE:
+        exact: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+        return exact
+    whole = flat.shape[1] // _PIECE * _PIECE
+    pieces = torch.linalg.vector_norm(flat[:, :whole].reshape(len(flat), -1, _PIECE), dim=2)
+    rest = torch.linalg.vector_norm(flat[:, whole:], dim=1, keepdim=True)
+    found: Tensor = torch.linalg.vector_norm(torch.cat([pieces, rest], dim=1), dim=1, dtype=torch.float64)
+    return found
 
 
 def _by_patient(rows: Tensor, patients: int) -> Tensor:
@@ -93,7 +119,8 @@ def _grouped(layer: Any, seen: Tensor, back: Tensor) -> Tensor:
 def _lengths_of(layer: Any, seen: Tensor, back: Tensor, patients: int) -> list[Tensor] | None:
     """Norms of a layer's gradients from products between its places, without the gradients.
 
-    None where there are so many places that this costs more than the gradients themselves.
+    None where there are so many places that this costs more than the gradients themselves. Where places cancel each
+    other, little of the result is right: see `_terms`.
     Source: Goodfellow 2015, Efficient Per-Example Gradient Computations; Bu et al. 2022, Scalable and Efficient
     Training of Large Convolutional Neural Networks with Differential Privacy (when it pays).
     """
@@ -103,11 +130,23 @@ def _lengths_of(layer: Any, seen: Tensor, back: Tensor, patients: int) -> list[T
     if 2 * places**2 > layer.weight.numel():
         return None
     rows, columns = _at_places(layer, back, patients), _columns(layer, seen, patients)
-    squares = ((rows.transpose(1, 2) @ rows) * (columns.transpose(1, 2) @ columns)).sum((1, 2))
-    lengths = [squares.clamp(min=0).sqrt()]
+    squares = ((rows.transpose(1, 2) @ rows) * (columns.transpose(1, 2) @ columns)).sum((1, 2), dtype=torch.float64)
+    found = [squares.clamp(min=0).sqrt()]
     if layer.bias is not None and layer.bias.requires_grad:
-        lengths.append(_length(rows.sum(2)))
-    return lengths
+        found.append(lengths(rows.sum(2)))
+    return found
+
+
+def _terms(layer: Any, seen: Tensor, back: Tensor, patients: int) -> Tensor:
+    """At least Σ over places of |what was seen| · |what came back|, of which a layer's gradients are sums; (patients,).
+
+    By Cauchy and Schwarz: no value meets more others than the kernel has places, and a bias sees ones.
+    """
+    came = _by_patient(back, patients)
+    is_linear = type(layer) is nn.Linear
+    kernel = 1 if is_linear else math.prod(layer.kernel_size)
+    ones = 0 if layer.bias is None else came[0].numel() // came.shape[-1 if is_linear else 2]
+    return (kernel * lengths(_by_patient(seen, patients)).square() + ones).sqrt() * lengths(came)
 
 
 def _prelu(layer: Any, seen: Tensor, back: Tensor, patients: int) -> dict[nn.Parameter, Tensor]:
@@ -170,11 +209,6 @@ def unsupported_layers(network: nn.Module) -> tuple[str, ...]:
     )
 
 
-def _length(rows: Tensor) -> Tensor:
-    lengths: Tensor = torch.linalg.vector_norm(rows.flatten(1), dim=1)
-    return lengths
-
-
 @dataclass(frozen=True)
 class _Use:
     """One use of a layer: what it saw and what came back, kept until the patients' norms are known."""
@@ -201,6 +235,7 @@ class LayerGradients:
     _uses: list[_Use] = field(default_factory=list)
     _kept: dict[nn.Parameter, Tensor] = field(default_factory=dict)
     _lengths: list[Tensor] = field(default_factory=list)
+    _terms: list[Tensor] = field(default_factory=list)
     _times: Counter[nn.Parameter] = field(default_factory=Counter)
     _starts: list[Tensor] = field(default_factory=list)
     _copies: dict[str, tuple[nn.Parameter, Tensor]] = field(default_factory=dict)
@@ -231,13 +266,26 @@ class LayerGradients:
             )
 
     def norms(self) -> Tensor:
-        """L2 norm of each patient's gradient over all parameters, (patients,)."""
-        kept = [_length(rows) for rows in self._kept.values()]
+        """L2 norm of each patient's gradient over all parameters, float64 (patients,)."""
+        kept = [lengths(rows) for rows in self._kept.values()]
         norms: Tensor = torch.linalg.vector_norm(torch.stack([*self._lengths, *kept]), dim=0)
         return norms
 
+    def unsure(self, norms: Tensor) -> Tensor:
+        """Whose gradient is so much smaller than its terms that rounding decides what it is, bool (patients,).
+
+        Whoever sets the weights can bring this about. The norm of such a gradient may be wrong, and what `add_scaled`
+        makes a second time, in another order, may be longer than what was measured; neither holds for gradients that
+        are kept. norms: as `norms` gives them.
+        """
+        unsure = torch.zeros_like(norms, dtype=torch.bool)
+        for terms in self._terms:
+            unsure |= terms > _CANCELLING * norms
+        return unsure
+
     def add_scaled(self, factors: Tensor, totals: Mapping[nn.Parameter, Tensor]) -> None:
         """Add Σ factor · gradient over patients to each parameter's total. factors (patients,); 0 leaves one out."""
+        factors = factors.to(next(iter(totals)).dtype)
         left_out = factors == 0
         some = bool(left_out.any())
         for parameter, rows in self._kept.items():
@@ -313,14 +361,15 @@ class LayerGradients:
     def _came_back(self, use: _Use) -> None:
         own = list(_own(use.layer).values())
         size = self.patients * sum(p.numel() for p in own)
-        keep = self.keep_all or use.formula is _bias_table or any(self._times[p] > 1 for p in own)
+        keep = self.keep_all or use.formula is not _weighted or any(self._times[p] > 1 for p in own)
         if keep or size <= use.seen.numel() + use.back.numel():
             for parameter, each in use.formula(use.layer, use.seen, use.back, self.patients).items():
                 self._keep(parameter, each)
             return
-        lengths = _lengths_of(use.layer, use.seen, use.back, self.patients)
-        if lengths is None:
+        found = _lengths_of(use.layer, use.seen, use.back, self.patients)
+        if found is None:
             rows = use.formula(use.layer, use.seen, use.back, self.patients)
-            lengths = [_length(each) for each in rows.values()]
-        self._lengths += lengths
+            found = [lengths(each) for each in rows.values()]
+        self._lengths += found
+        self._terms.append(_terms(use.layer, use.seen, use.back, self.patients))
         self._uses.append(use)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ from eucaim_fl.errors import NotFiniteError
 from eucaim_fl.models.private import made_private
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism
+from eucaim_fl.privacy.stages import grid
 from eucaim_fl.tasks import for_task
 from eucaim_fl.training.gradients import clipped_sum, mode_for
 from eucaim_fl.training.loop import made_in_time, optimizer_for
@@ -22,8 +22,6 @@ from eucaim_fl.training.patients import PatientLoader
 from eucaim_fl.training.randomness import Randomness
 
 __all__ = ["train_privately"]
-
-_GRID_BITS = 20
 
 
 class _PatientOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -80,13 +78,12 @@ class _PatientOptimizer(DPOptimizer):  # type: ignore[misc]
 def _noised(total: Tensor, deviation: float, randomness: Randomness) -> Tensor:
     """A sum with normal noise of that deviation, in the sum's type and on its device.
 
-    Added in float64, then rounded to a grid of about a millionth of the deviation: the last bits of a plain float sum
-    would tell of what was added. Source: Mironov 2012, On Significance of the Least Significant Bits for Differential
-    Privacy.
+    Added in float64, then rounded to the deviation's `grid`: the last bits of a plain float sum would tell of what was
+    added. Source: Mironov 2012, On Significance of the Least Significant Bits for Differential Privacy.
     """
-    grid = math.ldexp(1.0, math.frexp(deviation)[1] - _GRID_BITS)
+    step = grid(deviation)
     noise = randomness.normal(total.shape, dtype=torch.float64).mul_(deviation).to(total.device)
-    return noise.add_(total).div_(grid).round_().mul_(grid).to(total.dtype)
+    return noise.add_(total).div_(step).round_().mul_(step).to(total.dtype)
 
 
 @contextmanager

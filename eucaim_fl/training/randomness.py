@@ -18,7 +18,7 @@ __all__ = ["Randomness"]
 
 _PAIRS_AT_A_TIME = 2**15
 """Such pieces stay in the processor's cache; torch splits them among no threads, so their number changes no bit."""
-_SECURE_SUMMANDS = 4
+_FEW_BITS = np.uint64(2**40)
 _SEED_BYTES = 64
 _Words = Callable[[int], NDArray[np.uint64]]
 
@@ -77,8 +77,11 @@ class Randomness:
     def normal(self, shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Independent standard normal numbers on the CPU, computed in float64 and rounded to `dtype`.
 
-        If secure, each is half the sum of four, so that which float64 came out does not tell what went in.
-        Source: Box and Muller 1958; Holohan and Braghin 2021, Secure Random Sampling in Differential Privacy.
+        Which float64 came out tells what went in, so a sum with this noise is to be rounded to the grid of
+        `privacy.stages.grid` before anybody sees it. Radii are fine enough that every point of that grid can be
+        reached, far out too: a small uniform number has as many significant bits as a large one.
+        Source: Box and Muller 1958; Mironov 2012, On Significance of the Least Significant Bits for Differential
+        Privacy.
         """
         drawn = torch.empty(tuple(shape), dtype=dtype)
         for piece in torch.split(drawn.view(-1), 2 * _PAIRS_AT_A_TIME):
@@ -86,15 +89,19 @@ class Randomness:
         return drawn
 
     def _normals(self, n: int) -> Tensor:
-        pairs, summands = (n + 1) // 2, _SECURE_SUMMANDS if self.is_secure else 1
-        total = torch.zeros(2, pairs, dtype=torch.float64)
-        for _ in range(summands):
-            uniform = torch.from_numpy(self.uniform(2 * pairs))
-            radius = (1 - uniform[:pairs]).log_().mul_(-2).sqrt_()  # 1 − u is exact and never 0
-            angle = uniform[pairs:].mul_(2 * math.pi)
-            total[0].addcmul_(radius, angle.cos())
-            total[1].addcmul_(radius, angle.sin())
-        return total.view(-1)[:n].div_(math.sqrt(summands))
+        pairs = (n + 1) // 2
+        radius = torch.from_numpy(self._above_zero(pairs)).log_().mul_(-2).sqrt_()
+        angle = torch.from_numpy(self.uniform(pairs)).mul_(2 * math.pi)
+        drawn = torch.stack([angle.cos(), angle.sin()]).mul_(radius)
+        return drawn.view(-1)[:n]
+
+    def _above_zero(self, n: int) -> NDArray[np.float64]:
+        """Uniform over (0, 1]: multiples of 2⁻⁶⁴, or of 2⁻¹¹⁷ where these would have less than 40 significant bits."""
+        words = self._words(n)
+        found = words.astype(np.float64)
+        small = np.flatnonzero(words < _FEW_BITS)
+        found[small] += self.uniform(len(small)) + 2.0**-53
+        return found * 2.0**-64
 
     def choices(self) -> np.random.Generator:
         """A generator with a 256-bit seed from this stream: for places, changes and the order of examples."""

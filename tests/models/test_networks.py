@@ -17,6 +17,8 @@ from eucaim_fl.arrays import Arrays, arrays_sha256
 from eucaim_fl.config import ClassificationConfig, ModelConfig, SegmentationConfig
 from eucaim_fl.errors import PlanError, RecipeError, ReplyError
 from eucaim_fl.models import ARGUMENTS
+from eucaim_fl.models.assembly import Ends, assemble
+from eucaim_fl.models.classification import ResnetArguments
 from eucaim_fl.models.networks import (
     array_specs,
     build,
@@ -97,6 +99,26 @@ class TestEveryNetwork:
         torch.rand(3)
         assert arrays_sha256(get_arrays(build(model, task, seed=1, image_size=size))) == first
         assert arrays_sha256(get_arrays(build(model, task, seed=2, image_size=size))) != first
+
+    def test_a_resnet_with_batch_normalisation_is_the_common_one_to_the_bit(self) -> None:
+        from monai.networks.nets import ResNet
+
+        def common() -> torch.nn.Module:
+            with torch.random.fork_rng():
+                torch.default_generator.manual_seed(7)
+                return ResNet(
+                    "basic", [1, 1, 1, 1], [8, 16, 32, 64], 2, 1, num_classes=3, bias_downsample=False, norm="batch"
+                )
+
+        def ours(norm: str) -> torch.nn.Module:
+            arguments = ResnetArguments(depth=10, width=8, norm=norm)
+            plain = {"conv1_t_size": 7, "conv1_t_stride": 1, "no_max_pool": False}
+            with torch.random.fork_rng():
+                torch.default_generator.manual_seed(7)
+                return assemble(arguments.model_copy(update=plain), Ends(2, 1, 3))
+
+        assert arrays_sha256(get_arrays(ours("batch"))) == arrays_sha256(get_arrays(common()))
+        assert not [n for n, layer in ours("group").named_modules() if "BatchNorm" in type(layer).__name__]
 
     @each_network
     def test_describes_its_arrays_in_sorted_order_without_duplicates(self, name: str, dims: int) -> None:

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays_of
 from eucaim_fl.arrays import Array, ArrayFile, Arrays, encode_arrays
 from eucaim_fl.config import PrivacyConfig, RuleConfig
 from eucaim_fl.errors import NotFiniteError, PrivacyError, ReplyError
-from eucaim_fl.privacy.stages import Normal, clipped, combined_privately, noised, with_counters
+from eucaim_fl.privacy.stages import Normal, clipped, combined_privately, grid, noised, with_counters
 from eucaim_fl.strategies.aggregation import aggregate
 
 NORM = st.floats(1e-3, 1e3)
@@ -93,6 +93,16 @@ class TestClipped:
         assert length(clipped({"w": np.ones(600_000, np.float32)}, 100.0)) == pytest.approx(100.0, rel=1e-6)
 
 
+class TestGrid:
+    @given(st.floats(1e-200, 1e200))
+    def test_it_is_a_power_of_two_and_about_a_millionth_of_the_deviation(self, deviation: float) -> None:
+        assert math.frexp(grid(deviation))[0] == 0.5
+        assert 2**-20 <= grid(deviation) / deviation <= 2**-19
+
+    def test_no_deviation_is_too_small_for_it(self) -> None:
+        assert grid(5e-324) > 0
+
+
 class TestNoised:
     def test_noise_is_added_to_every_float_and_to_nothing_else(self) -> None:
         update = {"w": np.zeros((2, 3), np.float32), "n": np.array(7), "a": np.array(1.0)}
@@ -104,6 +114,14 @@ class TestNoised:
         first, again = noised(update, 1.0, normal(5)), noised(dict(reversed(update.items())), 1.0, normal(5))
         assert same(first, again)
         assert not same(first, noised(update, 1.0, normal(6)))
+
+    @given(st.floats(-1e3, 1e3), st.floats(1e-3, 1e3), st.floats(-6, 6))
+    def test_what_comes_out_lies_on_the_grid_and_next_to_the_sum(
+        self, value: float, deviation: float, drawn: float
+    ) -> None:
+        found = noised({"w": np.array([value])}, deviation, lambda shape: np.full(shape, drawn))["w"][0]
+        assert found % grid(deviation) == 0
+        assert abs(found - (value + deviation * drawn)) <= grid(deviation) / 2
 
     def test_it_has_the_stated_deviation(self) -> None:
         found = noised({"w": np.full(200_000, 3.0, np.float32)}, 0.25, normal())["w"]
@@ -163,8 +181,8 @@ class TestCombinedPrivately:
         np.testing.assert_allclose(found["b"], np.full(2, expected), rtol=1e-6)
 
     def test_a_missing_site_is_divided_by_all_the_same(self, spooled) -> None:
-        found = combined_privately(spooled(a=self.update(0.1)), ARRIVING, 4, PRIVACY, zeros)
-        np.testing.assert_allclose(found["w"], np.full((2, 2), 0.025), rtol=1e-6)
+        found = combined_privately(spooled(a=self.update(0.125)), ARRIVING, 4, PRIVACY, zeros)
+        np.testing.assert_allclose(found["w"], np.full((2, 2), 0.03125), rtol=1e-6)
 
     def test_counters_stay_as_they_arrived(self, spooled) -> None:
         assert combined_privately(spooled(a=self.update(0.1)), ARRIVING, 1, PRIVACY, zeros)["n"] == 4
@@ -180,7 +198,7 @@ class TestCombinedPrivately:
             site: {"w": rng.normal(0, 0.01, 300_000).astype(np.float32), "z": np.array(0.5)} for site in ("a", "b", "c")
         }
         files = spooled(**updates)
-        wide = PRIVACY.model_copy(update={"clipping_norm": 1e6})
+        wide = PRIVACY.model_copy(update={"clipping_norm": 1e6, "noise_multiplier": 1e-12})  # a fine grid
         found = combined_privately(files, {}, 3, wide, zeros)
         for name, array in aggregate(RuleConfig(), files, [1.0, 1.0, 1.0]):
             np.testing.assert_allclose(found[name], array, rtol=1e-6, atol=1e-9)
@@ -189,6 +207,11 @@ class TestCombinedPrivately:
         files = spooled(a={"w": np.zeros(200_000, np.float32)}, b={"w": np.zeros(200_000, np.float32)})
         found = combined_privately(files, {}, 10, PRIVACY, normal())["w"]
         assert found.std() == pytest.approx(0.5 * 2.0 / 10, rel=0.01)
+
+    def test_the_sum_with_noise_lies_on_the_grid(self, spooled) -> None:
+        found = combined_privately(spooled(a=self.update(0.1)), ARRIVING, 4, PRIVACY, normal())
+        on_grid = 4 * found["w"].astype(np.float64) / grid(0.5 * 2.0)
+        assert np.array_equal(on_grid, np.rint(on_grid))
 
     def test_one_site_more_moves_the_sum_by_the_clipping_norm_at_most(self, spooled) -> None:
         files = spooled(a=self.update(3.0), b=self.update(-7.0))

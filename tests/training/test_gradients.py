@@ -22,7 +22,7 @@ from eucaim_fl.models.private import check_private, made_private
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.tasks import for_task
 from eucaim_fl.training.gradients import GradientMode, clipped_sum, mode_for, refusal
-from eucaim_fl.training.layer_gradients import LayerGradients, unsupported_layers
+from eucaim_fl.training.layer_gradients import LayerGradients, lengths, unsupported_layers
 from eucaim_fl.training.patients import PatientBatch
 
 Plans = Callable[..., FederationPlan]
@@ -46,6 +46,8 @@ SMALL: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "unetr": ({"feature_size": 4, "hidden_size": 12, "mlp_dim": 12, "num_heads": 2}, (16, 32, 16)),
     "vit": ({"patch_size": 4, "hidden_size": 12, "mlp_dim": 8, "num_layers": 2, "num_heads": 2}, (8, 4, 12)),
 }
+SHORTER = 1 - 1e-4
+"""What is clipped is a little shorter than the bound, so that rounding does not carry it over."""
 LONG = {("densenet121", 3), ("efficientnet", 2), ("efficientnet", 3), ("swin_unetr", 3), ("unetr", 3)}
 
 
@@ -173,7 +175,9 @@ class TestClippedSum:
         bound = float(np.mean(norms))  # some are clipped, and some are not
         sums, found = clipped_sum(network, mode, measure, batch, bound, 2)
         assert found == pytest.approx(norms, rel=1e-5)
-        expected = torch.stack([g * min(1.0, bound / n) for g, n in zip(gradients, norms, strict=True)]).sum(0)
+        expected = torch.stack([g * min(1.0, SHORTER * bound / n) for g, n in zip(gradients, norms, strict=True)]).sum(
+            0
+        )
         assert far(flat(sums), expected) < 1e-5
         assert [s.shape for s in sums] == [p.shape for p in network.parameters()]
 
@@ -186,7 +190,7 @@ class TestClippedSum:
         sums, found = clipped_sum(network, mode, measure, [broken, batch[1]], 1e-3, 2)
         assert found[0] == math.inf
         assert float(flat(sums).norm()) <= 1e-3
-        assert far(flat(sums), gradients[1] * 1e-3 / gradients[1].norm()) < 1e-5
+        assert far(flat(sums), gradients[1] * SHORTER * 1e-3 / gradients[1].norm()) < 1e-5
 
     @settings(max_examples=20, deadline=None)
     @given(
@@ -203,6 +207,66 @@ class TestClippedSum:
         fewer, _ = clipped_sum(network, mode, measure, batch[1:], bound, 2)
         assert float((flat(whole) - flat(fewer)).double().norm()) <= bound * (1 + 1e-6 * len(scales))
         assert norms.shape == (len(scales),)
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        strength=st.floats(0, 7),
+        nearness=st.floats(-8, 0),
+        bound=st.floats(1e-3, 1e3),
+        mode=st.sampled_from(MODES),
+        kind=st.sampled_from(["products", "made twice", "linear"]),
+    )
+    def test_no_weights_make_a_patient_count_for_more(
+        self, strength: float, nearness: float, bound: float, mode: GradientMode, kind: str
+    ) -> None:
+        network, batch = cancelling(kind, 10**strength, 10**nearness)
+        whole, norms = clipped_sum(network, mode, nn.CrossEntropyLoss(), batch[:1], bound, 2)
+        length = float(flat(whole).double().norm())
+        assert length <= bound * (1 + 1e-6)
+        assert norms[0] == pytest.approx(
+            clipped_sum(network, "loop", nn.CrossEntropyLoss(), batch[:1], 1, 1)[1][0], 1e-3
+        )
+        both, _ = clipped_sum(network, mode, nn.CrossEntropyLoss(), batch, bound, 2)
+        assert float((flat(both).double() - flat(whole).double()).norm()) <= bound * (1 + 1e-6)
+
+    @pytest.mark.parametrize("strength", [1e3, 1e4, 1e5])
+    def test_places_that_nearly_cancel_do_not_hide_a_gradient_from_ghost_norms(self, strength: float) -> None:
+        network, batch = cancelling("products", strength, 3e-5)
+        sums, norms = clipped_sum(network, "ghost", nn.CrossEntropyLoss(), batch, 1.0, 2)
+        one_by_one = clipped_sum(network, "loop", nn.CrossEntropyLoss(), batch, 1.0, 1)
+        assert norms == pytest.approx(one_by_one[1], rel=1e-6)
+        assert far(flat(sums), flat(one_by_one[0])) < 1e-5
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_a_gradient_of_rounding_errors_is_not_added_in_another_order_than_it_was_measured_in(
+        self, mode: GradientMode
+    ) -> None:
+        draw = torch.Generator().manual_seed(1)
+        network = nn.Sequential(nn.Conv3d(16, 64, 3, stride=3, bias=False), nn.Flatten(2))
+        there = 1e5 * torch.randn(64, 6, generator=draw)
+        weights, patch = torch.cat([there, -there], 1), torch.randn((1, 16, 3, 3, 3), generator=draw)
+        batch = [PatientBatch((1 + n / 10) * patch.repeat(1, 1, 3, 2, 2) + 1e-8, torch.tensor([0])) for n in range(8)]
+        whole, fewer = (
+            clipped_sum(network, mode, lambda outputs, _: (outputs[0] * weights).sum(), some, 1.0, 8)[0]
+            for some in (batch, batch[1:])
+        )
+        assert float((flat(whole).double() - flat(fewer).double()).norm()) <= 1 + 1e-6
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_ten_million_equal_values_are_measured_right(self, mode: GradientMode) -> None:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(10_000, 1000, bias=False))
+        batch = [PatientBatch(torch.full((1, 1, 100, 100), 0.1), torch.tensor([0]))]
+        sums, norms = clipped_sum(network, mode, lambda outputs, _: outputs.sum(), batch, 1.0, 1)
+        assert norms == pytest.approx([0.1 * math.sqrt(1e7)], rel=1e-5)
+        assert 0.999 < float(lengths(sums[0][None])) <= 1.0
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_a_gradient_too_long_to_be_measured_adds_nothing(self, mode: GradientMode) -> None:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+        batch = [PatientBatch(torch.full((1, 1, 8, 8), 1e17), torch.tensor([0]))] * 2
+        sums, norms = clipped_sum(network, mode, lambda outputs, _: 2 * outputs.sum(), batch, 1.0, 2)
+        assert norms.tolist() == [math.inf] * 2
+        assert not flat(sums).any()
 
     @pytest.mark.parametrize("mode", MODES)
     def test_without_patients_is_zero(self, mode: GradientMode) -> None:
@@ -281,7 +345,7 @@ class TestClippedSum:
         nn.CrossEntropyLoss(reduction="sum")(outputs, torch.cat([one.targets for one in batch])).backward()
         rows = torch.cat([p.grad_sample.flatten(1) for p in network.parameters()], dim=1)  # type: ignore[operator]
         assert norms == pytest.approx(rows.norm(dim=1).numpy(), rel=1e-5)
-        assert far(flat(sums), (rows * (0.5 / rows.norm(dim=1)).clamp(max=1)[:, None]).sum(0)) < 1e-5
+        assert far(flat(sums), (rows * (SHORTER * 0.5 / rows.norm(dim=1)).clamp(max=1)[:, None]).sum(0)) < 1e-5
 
 
 def small() -> nn.Sequential:
@@ -291,6 +355,34 @@ def small() -> nn.Sequential:
             nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.PReLU(4), nn.Conv2d(4, 8, 1), nn.Tanh(), nn.Conv2d(8, 16, 3, 2),
             nn.PReLU(), nn.Flatten(), nn.Linear(64, 24), nn.ELU(), nn.Linear(24, 2),
         )  # fmt: skip
+
+
+def cancelling(kind: str, strength: float, nearness: float) -> tuple[nn.Module, list[PatientBatch]]:
+    """Weights that bring back opposite gradients of that strength to two places which see nearly the same.
+
+    kind: norms come from products between places, or from gradients that are made a second time, or from a linear
+    layer at two places. The last layer is not trained, so that nothing else is long.
+    """
+    draw = torch.Generator().manual_seed(0)
+    side = 2 if kind == "made twice" else 8
+    first: nn.Module = nn.Conv2d(1, 64, side, stride=side, bias=False)
+    if kind == "made twice":  # too many places for products: there are more examples
+        first = nn.Conv3d(8, 64, 3, stride=3, bias=False)
+    if kind == "linear":
+        first = nn.Linear(64, 64, bias=False)
+    last = nn.Linear(128, 2, bias=False).requires_grad_(False)
+    with torch.no_grad():
+        there = torch.randn((2, 64), generator=draw)
+        last.weight.copy_(strength * torch.stack([there, -there], 2 if kind != "linear" else 1).flatten(1))
+        first.weight.mul_(1e-3 / strength)  # type: ignore[operator]
+    shape = {"products": (1, 1, 8, 16), "made twice": (1, 8, 3, 3, 6), "linear": (1, 1, 2, 64)}[kind]
+    batch = []
+    for n in range(2):
+        images = torch.full(shape, 1.0 + n)
+        half = images[..., 1, :] if kind == "linear" else images[..., shape[-1] // 2 :]
+        half += nearness * torch.randn(half.shape, generator=draw)
+        batch.append(PatientBatch(images, torch.tensor([n])))
+    return nn.Sequential(first, nn.Flatten(), last), batch
 
 
 def drawn(n: int, seed: int = 0) -> Tensor:
@@ -379,6 +471,21 @@ class Forgetful(Overwriting):
         return self.second(images.flatten(1) + self.first(images.flatten(1)).detach())  # type: ignore[no-any-return]
 
 
+class TestLengths:
+    @pytest.mark.parametrize("n", [1, 511, 512, 513, 5000])
+    def test_they_are_those_of_whole_rows(self, n: int) -> None:
+        rows = torch.randn((3, n), generator=torch.Generator().manual_seed(n))
+        assert lengths(rows).dtype == torch.float64
+        assert lengths(rows).tolist() == pytest.approx(rows.double().norm(dim=1).tolist(), rel=1e-6)
+        assert lengths(rows[:, :, None]).equal(lengths(rows))
+
+    @pytest.mark.parametrize("n", [2, 5000])
+    def test_what_overflows_is_larger_than_any_gradient_may_be(self, n: int) -> None:
+        found = lengths(torch.tensor([[1e20, 0.0], [3.0, 4.0]]).repeat(1, n // 2))
+        assert found[0] > 1e19
+        assert found[1] == pytest.approx(5 * math.sqrt(n // 2))
+
+
 class TestLayerGradients:
     @pytest.mark.parametrize("keep_all", [True, False])
     def test_an_input_that_was_changed_after_its_use_is_no_ground_for_a_gradient(self, keep_all: bool) -> None:
@@ -399,5 +506,7 @@ class TestLayerGradients:
         totals = {p: torch.zeros_like(p) for p in network.parameters()}
         with torch.no_grad():
             assert layers.norms().shape == (2,)
+            assert not layers.unsure(layers.norms()).any()
+            assert layers.unsure(layers.norms() / 1e3).all()
             layers.add_scaled(torch.zeros(2), totals)
         assert not any(total.any() for total in totals.values())

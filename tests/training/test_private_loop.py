@@ -47,6 +47,8 @@ TRAINING = {
     "optimizer": PLAIN_SGD,
     "augmentation": {"flip": 0.0, "scale_intensity": 0.0, "shift_intensity": 0.0},
 }
+CLIPPED = 2.0 * (1 - 1e-4)
+"""How long a gradient is that was clipped to 2: a little shorter, so that rounding does not carry it over."""
 PUBLIC = 10
 """Patients as they are told; a round's step of everybody is divided by it."""
 
@@ -197,7 +199,7 @@ class TestInfluence:
     ) -> None:
         cases = mistaken(images(scale=1e3, many=200, one=1, other=1))
         moved = self.added(cases, plan_of(multiplicity=multiplicity), patient)
-        assert float(moved.norm()) == pytest.approx(2.0, rel=1e-4)
+        assert float(moved.norm()) == pytest.approx(CLIPPED, rel=1e-4)
 
     @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(scale=st.floats(1e-3, 1e6), norm=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
@@ -223,7 +225,7 @@ class TestInfluence:
     ) -> None:
         cases = mistaken(images(scale=1e3, a=1, b=1))
         one = trained(linear(), cases, plan_of(), silent(), paying={"a"})
-        assert float(one.norm()) == pytest.approx(2.0 / PUBLIC, rel=1e-4)
+        assert float(one.norm()) == pytest.approx(CLIPPED / PUBLIC, rel=1e-4)
 
     @pytest.mark.parametrize("mode", ["loop", "functorch", "hooks", "ghost"])
     @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e38])

@@ -54,20 +54,28 @@ class TestUniform:
 
 class TestNormal:
     def test_two_numbers_by_hand(self) -> None:
-        radius = math.sqrt(-2 * math.log(1 - 0.5))
+        radius = math.sqrt(-2 * math.log(0.5))
         assert told(0.5, 0.0).normal((2,)).tolist() == pytest.approx([radius, 0.0])
         assert told(0.5, 0.125).normal((2,)).tolist() == pytest.approx([radius / math.sqrt(2)] * 2)
 
-    def test_a_secure_number_is_half_the_sum_of_four(self) -> None:
-        uniform = [0.1, 0.0, 0.2, 0.0, 0.3, 0.0, 0.4, 0.0]
-        parts = [math.sqrt(-2 * math.log(1 - u)) for u in uniform[::2]]
-        assert told(*uniform, is_secure=True).normal((2,))[0].item() == pytest.approx(sum(parts) / 2)
+    def test_a_secure_number_is_made_as_a_seeded_one_is(self) -> None:
+        assert told(0.3, 0.2, is_secure=True).normal((2,)).equal(told(0.3, 0.2).normal((2,)))
+
+    def test_a_number_far_out_is_made_of_a_second_word_too(self) -> None:
+        """Else two numbers of such a pair would lie on circles, of which few meet a point of the noise's grid."""
+        for second in (0.25, 0.75):
+            drawn = told(2.0**-52, second, 0.0).normal((2,), dtype=torch.float64)[0].item()
+            uniform = (2**12 + second + 2**-53) * 2.0**-64
+            assert drawn == pytest.approx(math.sqrt(-2 * math.log(uniform)), rel=1e-14)
+        assert told(0.0, 0.0, 0.0).normal((1,), dtype=torch.float64).item() == pytest.approx(
+            math.sqrt(2 * 117 * math.log(2))
+        )
 
     @pytest.mark.parametrize("word", [0, 2**64 - 1])
     def test_no_word_gives_an_infinite_number(self, word: int) -> None:
         drawn = extreme(word).normal((5,), dtype=torch.float64)
         assert drawn.isfinite().all()
-        assert drawn.abs().max() <= math.sqrt(2 * 53 * math.log(2)) + 1e-9
+        assert drawn.abs().max() <= math.sqrt(2 * 117 * math.log(2)) + 1e-9
 
     @BOTH
     def test_mean_deviation_and_shape_are_those_of_the_normal_distribution(
