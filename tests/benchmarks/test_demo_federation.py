@@ -134,6 +134,9 @@ def read_until(process: subprocess.Popen[str], text: str) -> None:
 
 def ended(process: subprocess.Popen[str], number: signal.Signals, folder: Path) -> None:
     """Send a signal to a demo in the middle of its work: it ends, and leaves no process."""
+    until = time.monotonic() + 20.0
+    while len(processes_of(folder)) < 5 and time.monotonic() < until:
+        time.sleep(0.05)  # what was started is seen a moment later
     assert len(processes_of(folder)) >= 5
     process.send_signal(number)
     told, _ = process.communicate(timeout=60)
