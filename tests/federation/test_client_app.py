@@ -100,7 +100,6 @@ class TestPolicy:
         assert reply.code == "EFL304"
         assert "longer" in reply.reason
 
-
     def test_noise_that_it_requires_is_required_here_too(self, ask, written):
         written(privacy={"mechanism": "dp", "epsilon": 3, "delta": 1e-3})
         refusal = ask("train")
