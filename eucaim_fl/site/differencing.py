@@ -12,19 +12,19 @@ plan's choice tells of one patient in a single figure; against these only noise 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from pathlib import Path
 
 from eucaim_fl.durable import local_key
-from eucaim_fl.errors import JournalError
 from eucaim_fl.site.disclosure import announced
+from eucaim_fl.site.small_store import transaction
 
 __all__ = ["Group", "Told", "ToldSet", "number_for", "tellable", "too_near"]
 
@@ -158,26 +158,8 @@ class Told:
         self._file = folder / "told.sqlite"
         self._key_file = folder / "lineage.key"
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        connection: sqlite3.Connection | None = None
-        try:
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file.touch(mode=0o600, exist_ok=True)
-            connection = sqlite3.connect(self._file, timeout=30.0)
-            connection.executescript(_SCHEMA)
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-        except (sqlite3.Error, OSError) as problem:
-            raise JournalError(
-                "The site's record of what was told can't be read or written.",
-                fix="Check the space and the permissions of the folder beside the site's cache.",
-                local_detail=f"{self._file}: {problem}",
-            ) from None
-        finally:
-            if connection is not None:
-                connection.close()
+    def _open(self) -> AbstractContextManager[sqlite3.Connection]:
+        return transaction(self._file, _SCHEMA, "what was told")
 
     def figures(
         self, what: str, plan: str, groups: Mapping[str, Collection[str]], least: int, base: int

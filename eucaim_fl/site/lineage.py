@@ -6,18 +6,18 @@ patient by name gets an answer. A crash between record and reply can name a run 
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import hashlib
 import hmac
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from eucaim_fl.durable import local_key
-from eucaim_fl.errors import JournalError
+from eucaim_fl.site.small_store import transaction
 
 __all__ = ["Contribution", "Lineage", "Use"]
 
@@ -61,26 +61,8 @@ class Lineage:
         self._file = folder / "lineage.sqlite"
         self._key_file = folder / "lineage.key"
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        connection: sqlite3.Connection | None = None
-        try:
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file.touch(mode=0o600, exist_ok=True)
-            connection = sqlite3.connect(self._file, timeout=30.0)
-            with connection:
-                connection.executescript(_SCHEMA)
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-        except (sqlite3.Error, OSError) as problem:
-            raise JournalError(
-                "The site's record of runs can't be read or written.",
-                fix="Check the space and the permissions of the folder beside the site's cache.",
-                local_detail=f"{self._file}: {problem}",
-            ) from None
-        finally:
-            if connection is not None:
-                connection.close()
+    def _open(self) -> AbstractContextManager[sqlite3.Connection]:
+        return transaction(self._file, _SCHEMA, "runs")
 
     def _hidden(self, patients: Iterable[str]) -> dict[str, str]:
         key = local_key(self._key_file)
