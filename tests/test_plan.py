@@ -22,7 +22,7 @@ RECIPE: dict[str, Any] = {
     "model": {"name": "unet"},
     "training": {"local_steps": 3},
 }
-GOLDEN = "adb052c85e79a144662fa675304d9a7ad0177eff5743322913e0324227cbec7a"
+GOLDEN = "404a8720a39ef36e04904f4d0409fd0516e15800d8d590b490383b283c52f688"
 
 
 def plan_of(**changes: Any) -> FederationPlan:
