@@ -311,9 +311,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [int(seed) for seed in given.seeds.split(",")]
     wanted = cells(given.data or tuple(DATA), given.method or METHODS, given.epsilon or (8.0, 3.0, 1.0), seeds)
-    warnings.filterwarnings("ignore", module="opacus")
-    logging.getLogger("eucaim_fl.site").setLevel(logging.ERROR)  # patients who are set aside, once a cell
-    torch.set_num_threads(1)
     results = []
     try:
         for cell in wanted:
@@ -331,4 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", module="opacus|torch")
+    logging.getLogger("eucaim_fl.site").setLevel(logging.ERROR)  # patients who are set aside, once a cell
+    torch.set_num_threads(1)
     sys.exit(main())

@@ -170,7 +170,7 @@ def _small_cnn(a: SmallCnnArguments, ends: Ends, nets: Any) -> Any:
 
 
 def _scattering(a: ScatteringArguments, ends: Ends, nets: Any) -> Any:
-    return Scattering(ends.in_channels, ends.image_size or (), ends.out, a.scales, a.shrink)
+    return Scattering(ends.in_channels, ends.image_size or (), ends.out, a.scales, a.shrink, per_image=a.per_image)
 
 
 _BUILDERS: Mapping[type[NetworkArguments], Callable[[Any, Ends, Any], Any]] = {

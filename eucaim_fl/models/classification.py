@@ -129,7 +129,7 @@ class ScatteringArguments(NetworkArguments):
     """Fixed wavelets and one linear layer: some hundred weights to learn. Source: Bruna and Mallat 2013.
 
     scales: sizes at which the image is looked at, each half of the last. shrink: voxels along each axis that are
-    averaged into one before.
+    averaged into one before. per_image: whether each image's features are centred and scaled by themselves.
     """
 
     task = "classification"
@@ -137,6 +137,7 @@ class ScatteringArguments(NetworkArguments):
     fixed_size = True
     scales: int = Field(3, strict=True, ge=1, le=5)
     shrink: int = Field(2, strict=True, ge=1, le=8)
+    per_image: Switch = True
 
     def reduction(self, spatial_dims: int) -> tuple[int, ...]:
         """The smallest scale."""

@@ -159,11 +159,22 @@ class Scattering(nn.Module):
 
     scales: how often the image is halved, plus one. shrink: the image is averaged over so many voxels first.
     A feature is centred and scaled by what it is on synthetic images, so no patient's image sets a constant, and held
-    within ± 5; an image's features together are then centred and scaled to the length 1.
+    within ± 5. With `per_image`, an image's features are then centred and scaled together: that helps where images
+    differ in brightness and contrast, and costs where just these tell the classes apart. n features are divided by √n.
     """
 
-    def __init__(self, channels: int, size: tuple[int, ...], out: int, scales: int = 3, shrink: int = 2) -> None:
+    def __init__(
+        self,
+        channels: int,
+        size: tuple[int, ...],
+        out: int,
+        scales: int = 3,
+        shrink: int = 2,
+        *,
+        per_image: bool = True,
+    ) -> None:
         super().__init__()
+        self.per_image = per_image
         self.features = _Features(channels, size, scales, shrink)
         mean, deviation = _scale(channels, size, scales, shrink)
         self.register_buffer("mean", torch.from_numpy(mean.copy()), persistent=False)
@@ -174,6 +185,9 @@ class Scattering(nn.Module):
         """See the class."""
         with torch.no_grad():
             found = (self.features(images) - cast("Tensor", self.mean)) / cast("Tensor", self.deviation)
-            found = functional.layer_norm(found.clamp(-_LARGEST, _LARGEST), found.shape[1:]) / math.sqrt(found.shape[1])
+            found = found.clamp(-_LARGEST, _LARGEST)
+            if self.per_image:
+                found = functional.layer_norm(found, found.shape[1:])
+            found = found / math.sqrt(found.shape[1])
         logits: Tensor = self.final(found)
         return logits

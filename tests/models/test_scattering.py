@@ -39,6 +39,15 @@ class TestScattering:
             network(images)
         assert all(float(features.norm(dim=1).max()) <= 1 + 1e-5 for features in seen)
 
+    def test_without_scaling_each_image_the_strength_of_its_contrast_shows_and_stays_bounded(self) -> None:
+        seen: list[torch.Tensor] = []
+        network = Scattering(1, (16, 16), 2, scales=2, shrink=1, per_image=False)
+        network.final.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+        faint = 0.5 + 0.01 * (stripes(16, 2.7, 0) - 0.5)
+        network(torch.cat([faint, stripes(16, 2.7, 0), 1e4 * stripes(16, 2.7, 1)]))
+        assert float(seen[0][0].norm()) < float(seen[0][1].norm()) <= 5.0
+        assert float(seen[0][2].norm()) == pytest.approx(5.0, rel=0.2)
+
     def test_an_image_does_not_change_anothers_logits(self) -> None:
         network = Scattering(3, (16, 16), 2, scales=2)
         images = torch.rand(5, 3, 16, 16)
