@@ -16,6 +16,7 @@ from eucaim_fl.exposure.drawings import bars_svg, roc_svg, scores_svg
 from eucaim_fl.exposure.examination import Examination
 from eucaim_fl.exposure.inversion import Inversion, Likeness
 from eucaim_fl.exposure.membership import Membership, Operating
+from eucaim_fl.pages import filled
 from eucaim_fl.plan_text import explain
 from eucaim_fl.tasks.pictures import picture
 from eucaim_fl.validation.figures import png_data_uri
@@ -133,17 +134,9 @@ def render_html(found: Examination) -> str:
 
     It shows images of the site's patients and what can be told of them, so it must not leave the hospital.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     head, reasons = verdict_sentences(found)
-    return environment.get_template("audit.html.jinja").render(
+    return filled(
+        Path(__file__).parent / "templates" / "audit.html.jinja",
         found=found,
         head=head,
         reasons=reasons,

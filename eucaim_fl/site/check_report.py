@@ -13,6 +13,7 @@ from typing import Any
 from eucaim_fl.cohorts.findings import Finding, Severity
 from eucaim_fl.cohorts.quality_clinical import Column
 from eucaim_fl.errors import SiteFileError
+from eucaim_fl.pages import filled
 
 __all__ = [
     "ADVICE",
@@ -207,18 +208,10 @@ def render_html(report: CheckReport) -> str:
 
     It shows masked names of patients and pictures, so it must not leave the hospital. All values are escaped.
     """
-    import jinja2
-
     from eucaim_fl.cohorts.thumbnail import OUTLINES_RGB
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("check.html.jinja").render(
+    return filled(
+        Path(__file__).parent / "templates" / "check.html.jinja",
         report=report,
         sections=sections(report),
         word=severity_word,

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
 from eucaim_fl.config import SegmentationConfig
+from eucaim_fl.pages import filled
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.plan_text import explain
 from eucaim_fl.records import Participation, RoundRecord
@@ -74,15 +74,9 @@ def render(
     from elsewhere (names, reasons, values) is escaped. Metrics that are missing are shown as withheld or not measured.
     """
     ordered = sorted(records, key=lambda r: r.round)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     last = ordered[-1] if ordered else None
-    return environment.get_template("report.html.j2").render(
+    return filled(
+        Path(__file__).parent / "templates" / "report.html.j2",
         plan=plan,
         segmentation=isinstance(plan.task, SegmentationConfig),
         headline=_headline(plan, result, ordered),
