@@ -58,13 +58,13 @@ def too_near(asked: int, told: Iterable[int], least: int) -> bool:
 def tellable(groups: Sequence[int], told: Collection[int], least: int, smallest: int) -> tuple[int, ...]:
     """Each group with as few patients left out that neither it nor all together is too near to a set told about.
 
-    groups: disjoint; the classes, or one group of all. smallest: patients that are left in a group at least; a group
-    of which they would not be is 0. All are 0 if there is no other way. A part of a group that was told about before is
-    taken again, so that later rounds find the same patients.
+    groups: disjoint; the classes, or one group of all; nothing is told of none. smallest: patients that are left in a
+    group at least; a group of which they would not be is 0. All are 0 if there is no other way. A part of a group that
+    was told about before is taken again, so that later rounds find the same patients.
     """
     kept = [_part(group, told, least, smallest) for group in groups]
     whole = reduce(or_, kept, 0)
-    if whole in told or not too_near(whole, told, least):
+    if not whole or whole in told or not too_near(whole, told, least):
         return tuple(kept)
     largest = max(range(len(kept)), key=lambda k: kept[k].bit_count())
     rest, near = whole & ~kept[largest], _near(kept[largest], told, least)

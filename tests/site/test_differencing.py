@@ -65,6 +65,11 @@ class TestTellable:
         assert tellable([before | mask(20)], {before}, 5, 5) == (before,)
         assert tellable([before | mask(*range(20, 25))], {before}, 5, 5) == (before | mask(*range(20, 25)),)
 
+    def test_without_groups_or_patients_nothing_is_told_of_whatever_was_told_before(self) -> None:
+        before = {mask(1, 2)}  # told when fewer were enough
+        assert tellable([], before, 5, 5) == ()
+        assert tellable([0, mask(1)], before, 5, 5) == (0, 0)
+
     def test_a_set_that_is_too_small_to_leave_others_out_stays(self) -> None:
         assert tellable([mask(*range(1, 8))], {mask(*range(8))}, 5, 5) == (0,)
 
