@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eucaim_fl.errors import PrivacyError
 
@@ -105,11 +106,29 @@ def renyi_epsilon(mechanisms: Iterable[Mechanism], delta: float, order: int) -> 
 
 @lru_cache(maxsize=1024)
 def _renyi(together: tuple[Mechanism, ...], delta: float, orders: tuple[int, ...]) -> float:
-    from dp_accounting.rdp import RdpAccountant
+    from dp_accounting.rdp import compute_epsilon
 
-    accountant = RdpAccountant(list(orders), _neighbours())
-    _compose(accountant, together)
-    return float(accountant.get_epsilon(delta))
+    total = np.sum([one.steps * _divergences(one.noise, one.rate, orders) for one in together], axis=0)
+    return float(compute_epsilon(orders, total, delta)[0])
+
+
+@lru_cache(maxsize=4096)
+def _divergences(noise: float, rate: float, orders: tuple[int, ...]) -> NDArray[np.float64]:
+    """Rényi divergences of one step at whole orders. Ledgers ask for the same ones in ever other sums.
+
+    Source: Mironov et al. 2019, section 3.3; α / (2σ²) where everybody takes part.
+    """
+    if rate >= 1:
+        return np.array(orders) / (2 * noise**2)
+    return np.array([_sampled_divergence(noise, rate, order) for order in orders])
+
+
+def _sampled_divergence(noise: float, rate: float, order: int) -> float:
+    """log Σₖ C(α, k) (1 − q)^(α−k) q^k e^((k²−k)/2σ²) / (α − 1), for k = 0 … α."""
+    k = np.arange(order + 1)
+    chosen = np.array([math.lgamma(order + 1) - math.lgamma(n + 1) - math.lgamma(order - n + 1) for n in k.tolist()])
+    terms = chosen + (order - k) * math.log1p(-rate) + k * math.log(rate) + (k * k - k) / (2 * noise**2)
+    return float(np.logaddexp.reduce(terms)) / (order - 1)
 
 
 def _mu(together: tuple[Mechanism, ...]) -> float:

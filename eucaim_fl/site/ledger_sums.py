@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from eucaim_fl.config import Purpose
 from eucaim_fl.privacy.accounting import Mechanism, epsilon, merged
@@ -88,7 +88,8 @@ class RunSum:
     """What one plan was charged for. rounds: of training, each once; charges: with those that were done again.
 
     patients: of the last charge. training, figures: tight epsilon of a patient who was charged every time. reserved:
-    steps that are reserved and not charged. share: of the cohort's budget, by what was charged. first, last: times.
+    steps that are reserved and not charged. share: of the cohort's budget, by what was charged. first, last: times of
+    charges. touched: when the plan last reserved or was charged, if it has something reserved; else empty.
     """
 
     plan: str
@@ -105,6 +106,7 @@ class RunSum:
     share: float | None
     first: str
     last: str
+    touched: str
 
 
 def ceilings_of(policy: PrivacyPolicy | None) -> Ceilings:
@@ -230,27 +232,33 @@ def run_sums(state: State, budget: Budget | None, delta: float, plan: str | None
     budget: the cohort's.
     """
     plans = dict.fromkeys(entry.what.plan for entry in state.entries)
-    return tuple(_run(state, one, budget, delta) for one in plans if plan in (None, one))
+    return tuple(_run(_of_plan(state, one), budget, delta) for one in plans if plan in (None, one))
 
 
-def _run(state: State, plan: str, budget: Budget | None, delta: float) -> RunSum:
-    charges = [charge for charge in state.charges if charge.what.plan == plan]
-    held = [one for one in state.held if one.what.plan == plan]
+def _of_plan(state: State, plan: str) -> State:
+    """What one plan was charged for and holds, looked out once for all of its sums."""
+    charges = tuple(charge for charge in state.charges if charge.what.plan == plan)
+    return replace(state, charges=charges, held=tuple(one for one in state.held if one.what.plan == plan))
+
+
+def _run(state: State, budget: Budget | None, delta: float) -> RunSum:
+    charges, held = state.charges, state.held
     trained = [charge for charge in charges if charge.what.use == "train"]
-    what = next(entry.what for entry in state.entries if entry.what.plan == plan)
+    what = state.entries[0].what
     return RunSum(
-        plan=plan,
+        plan=what.plan,
         name=what.name,
         purpose=what.purpose,
         dataset=what.dataset,
-        secure=all(entry.what.secure for entry in state.entries if entry.what.plan == plan),
+        secure=all(entry.what.secure for entry in state.entries),
         rounds=len({charge.round for charge in trained}),
         charges=len(trained),
         patients=(trained or charges or held)[-1].patients,
-        training=epsilon(mechanisms_of(state, plan=plan, use="train"), delta),
-        figures=epsilon(mechanisms_of(state, plan=plan, use="figures"), delta),
+        training=epsilon(mechanisms_of(state, use="train"), delta),
+        figures=epsilon(mechanisms_of(state, use="figures"), delta),
         reserved=sum(one.mechanism.steps for one in held),
-        share=None if budget is None else share_of(budget, mechanisms_of(state, plan=plan)),
+        share=None if budget is None else share_of(budget, mechanisms_of(state)),
         first=charges[0].time if charges else "",
         last=charges[-1].time if charges else "",
+        touched=held[0].last if held else "",
     )

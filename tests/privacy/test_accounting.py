@@ -7,10 +7,12 @@ import math
 import dp_accounting
 import pytest
 from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eucaim_fl.errors import PrivacyError
+from eucaim_fl.privacy import accounting
 from eucaim_fl.privacy.accounting import Mechanism, epsilon, merged, noise_for, renyi_epsilon
 
 # Sources of published values
@@ -150,6 +152,25 @@ class TestRenyiEpsilon:
         # divergence 4 · 3/(2 · 2²) = 1.5 at order 4 for 3 steps of noise 2; Canonne et al. 2020, proposition 12
         expected = 1.5 + math.log(3 / 4) - (math.log(1e-5) + math.log(4)) / 3
         assert renyi_epsilon([Mechanism(2.0, 1.0, 3)], 1e-5, 4) == pytest.approx(expected)
+
+    @settings(max_examples=40)
+    @given(
+        st.floats(0.1, 100.0), st.sampled_from([1e-4, 0.01, 0.3, 0.99, 1.0]), st.integers(1, 1000), st.integers(2, 256)
+    )
+    def test_it_is_what_the_library_says_at_the_same_order(
+        self, noise: float, rate: float, steps: int, order: int
+    ) -> None:
+        accountant = RdpAccountant([order], dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+        sampled = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise))
+        accountant.compose(sampled, steps).compose(dp_accounting.GaussianDpEvent(2.0), 3)
+        found = renyi_epsilon([Mechanism(noise, rate, steps), Mechanism(2.0, 1.0, 3)], 1e-5, order)
+        assert found == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
+
+    def test_what_was_summed_before_is_not_worked_out_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        mechanisms = [Mechanism(noise / 7, 0.013, 3) for noise in range(20, 25)]
+        renyi_epsilon(mechanisms, 1e-5, 9)
+        monkeypatch.setattr(accounting, "_sampled_divergence", None)
+        assert renyi_epsilon([one.times(2) for one in mechanisms[1:]], 1e-5, 9) > 0
 
     def test_no_noise_costs_everything(self) -> None:
         assert renyi_epsilon([Mechanism(0.0, 1.0, 1)], 1e-5, 4) == math.inf

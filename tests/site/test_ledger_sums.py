@@ -106,6 +106,7 @@ class TestRuns:
         assert first.training == epsilon([once(3)], DELTA)
         assert first.share == share_of(BUDGET, [once(3)])
         assert (second.plan, second.rounds, second.patients, second.reserved) == (B, 1, 4, 2)
+        assert (first.touched, second.touched) == ("", "2026-03-01T12:04:00.000000+00:00")
 
     def test_one_plan_can_be_asked_for(self) -> None:
         (found,) = run_sums(two_runs(), None, DELTA, B)
