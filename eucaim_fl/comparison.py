@@ -1,7 +1,8 @@
 """Is the federated model worth it? Local, pooled and federated training with equal optimizer steps, on one machine.
 
 Only for cohorts that their site files call synthetic or public: the pooled model sees all of them in one place, and
-every model is tested on every site's held-out patients.
+every model is tested on every site's held-out patients. So no policy's `privacy.held_out` is asked: it is about
+confidential data and plans with noise, and `check_comparable` lets neither through.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from eucaim_fl.cohorts.splits import HeldOut
     from eucaim_fl.compose import Recipe
     from eucaim_fl.exposure.examination import Examination
     from eucaim_fl.plan import FederationPlan
@@ -84,14 +85,16 @@ def audit(
     chosen = attacks_named(options["attacks"])
     if home is None:
         recipe = resolve(compose(overrides))
-        plan, site = recipe.plan, load_site_file(site_file or _first(recipe))
+        plan, path = recipe.plan, site_file or _first(recipe)
     else:
         place = SiteHome(home).require()
-        plan, site = _asked(overrides, place), load_site_file(site_file or place.site_file)
+        plan, path = _asked(overrides, place), site_file or place.site_file
+    site = load_site_file(path)
     settings = Settings(chosen, options["shadows"], options["canaries"], seed=options["seed"])
     _see_place(page)
     with steps(Console(stderr=True)) as tell:
-        found: Examination = examine(site, plan, quick(settings) if in_short else settings, tell)
+        asked = quick(settings) if in_short else settings
+        found: Examination = examine(site, plan, asked, tell, held_out=_held_out(site, path, plan))
     numbers = json.dumps(to_json(found), indent=2, sort_keys=True)
     write_page(render_html(found), page, site.cohort_folder())
     write_page(numbers + "\n", page.with_suffix(".json"), site.cohort_folder())
@@ -106,6 +109,15 @@ def audit(
             click.echo(f"Membership: area under the curve {found.membership.auc:.2f}{before}; 0.5 is guessing.")
         click.echo(f"\nPage: {page.absolute().as_uri()} (for local eyes only)")
     ctx.exit(2 if found.verdict == "broken" else 0)
+
+
+def _held_out(site: SiteFile, path: Path, plan: FederationPlan) -> HeldOut | None:
+    """Who never trains here by the policy that the site file names, as the site's client has it."""
+    from eucaim_fl.site.held_out import held_out_of
+    from eucaim_fl.site.policy import load_policy
+
+    policy_file = site.policy_path(path)
+    return held_out_of(site, plan, None if policy_file is None else load_policy(policy_file).policy)
 
 
 def _first(recipe: Recipe) -> Path:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from eucaim_fl.cohorts.cohort import PreparedCase, open_cohort
+from eucaim_fl.cohorts.splits import HeldOut
 from eucaim_fl.errors import RecipeError, SiteFileError
 from eucaim_fl.exposure.alone import claim_to_patients, noiseless, unprotected
 from eucaim_fl.exposure.canary import Audit, audit
@@ -116,9 +117,17 @@ def attacks_named(words: str) -> tuple[Attack, ...]:
     return tuple(name for name in ATTACKS if name in asked)
 
 
-def examine(site: SiteFile, plan: FederationPlan, settings: Settings, tell: Tell = lambda *_: None) -> Examination:
+def examine(
+    site: SiteFile,
+    plan: FederationPlan,
+    settings: Settings,
+    tell: Tell = lambda *_: None,
+    *,
+    held_out: HeldOut | None = None,
+) -> Examination:
     """Attack a plan on a site's training patients, on this machine. Nothing is sent, noted or charged for.
 
+    held_out: who never trains at the site, as its client draws them; else others would be attacked than train.
     tell: called with what is done, how far it is, and of how much.
     Raises RecipeError if the settings are impossible or too few patients train; SiteFileError if a GPU is asked for and
     there is none; what `open_cohort` and training raise.
@@ -129,7 +138,7 @@ def examine(site: SiteFile, plan: FederationPlan, settings: Settings, tell: Tell
         raise RecipeError("The audit needs at least 20 canaries.", fix="Set --canaries 10000.")
     if site.compute.device == "cuda" and not torch.cuda.is_available():
         raise SiteFileError("The site file asks for a GPU, but there is none.", fix="Set compute.device to cpu.")
-    cohort = open_cohort(site, plan, tell=lambda done, total: tell("preparing cases", done, total))
+    cohort = open_cohort(site, plan, held_out=held_out, tell=lambda done, total: tell("preparing cases", done, total))
     cases = cohort.cases("train")
     if cohort.patients("train") < _LEAST_PATIENTS:
         raise RecipeError("Too few patients would train to attack anything.", fix="Choose another site.")

@@ -21,9 +21,7 @@ from torch import nn
 from eucaim_fl.arrays import Array, Arrays, arrays_sha256
 from eucaim_fl.cohorts.cohort import Cohort, open_cohort, too_few
 from eucaim_fl.cohorts.consent import read_consent
-from eucaim_fl.cohorts.splits import HeldOut
-from eucaim_fl.durable import local_key
-from eucaim_fl.errors import NotFiniteError, PlanError, PolicyRefusalError, SiteFileError
+from eucaim_fl.errors import NotFiniteError, PlanError, PolicyRefusalError, PrivateTrainingError, SiteFileError
 from eucaim_fl.models.networks import array_specs, build, get_arrays, set_arrays
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.privacy.stages import with_counters
@@ -31,11 +29,12 @@ from eucaim_fl.records import ArraySpec, SiteMetrics, SplitName
 from eucaim_fl.seeding import derive_seed
 from eucaim_fl.site.disclosure import rounded
 from eucaim_fl.site.gate import GateBounds, default_bounds
+from eucaim_fl.site.held_out import held_out_of
 from eucaim_fl.site.lineage import Lineage, Use
-from eucaim_fl.site.policy import Policy, load_policy
+from eucaim_fl.site.policy import PrivacyPolicy, load_policy
 from eucaim_fl.site.policy_decision import bounds
-from eucaim_fl.site.policy_privacy import NO_LIMITS, limits_of, privacy_answer
-from eucaim_fl.site.private_work import PrivateWork
+from eucaim_fl.site.policy_privacy import FORESEEABLE, foreseeable, limits_of, privacy_answer
+from eucaim_fl.site.private_work import PaidRound, PrivateWork
 from eucaim_fl.site.report import MetricsRecord, SiteReport
 from eucaim_fl.site.telling import Telling
 from eucaim_fl.sitefile import SiteFile, load_site_file
@@ -101,8 +100,8 @@ class SiteNode:
         """Load the site file and open the cohort.
 
         Raises SiteFileError, PolicyError, CohortError (see `open_cohort`); PlanError if the plan does not name this
-        site; PolicyRefusalError if the policy requires more privacy than the plan has; JournalError if the key that
-        draws test data can't be read.
+        site; PolicyRefusalError if the policy requires more privacy than the plan has; PrivateTrainingError if its
+        noise can be foreseen and the data are confidential; JournalError if the key that draws test data can't be read.
         """
         started = time.perf_counter()
         self.site: SiteFile = load_site_file(site_file)
@@ -117,13 +116,16 @@ class SiteNode:
         self.bounds: GateBounds = default_bounds(release) if policy is None else bounds(policy, release)
         if policy is not None and not privacy_answer(plan, policy.privacy)[0]:  # also where no border stands before it
             raise PolicyRefusalError("The site's policy refuses the plan: privacy.")
+        if foreseeable(plan, confidential=release.data_is == "confidential"):
+            raise PrivateTrainingError(FORESEEABLE, fix="Set privacy.secure to true.")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        self.cohort: Cohort = self._enough(open_cohort(self.site, plan, held_out=_held_out(self.site, plan, policy)))
+        self.cohort: Cohort = self._enough(open_cohort(self.site, plan, held_out=held_out_of(self.site, plan, policy)))
         self._lineage = Lineage(self.site.records_folder())
         self._private: PrivateWork | None = None
         if plan.privacy.mechanism != "none":
-            limits = NO_LIMITS if policy is None else limits_of(policy.privacy, plan.purpose)
-            self._private = PrivateWork(self.site, plan, limits, self.bounds.least)
+            privacy = PrivacyPolicy() if policy is None else policy.privacy
+            limits = limits_of(privacy, plan.purpose)
+            self._private = PrivateWork(self.site, plan, limits, self.bounds.least, privacy.reserved_days)
         self._telling = Telling(self.site, plan, self.bounds, self._private)
         self._plan_json = plan.canonical_json()
         self.prepare_seconds = time.perf_counter() - started
@@ -153,6 +155,7 @@ class SiteNode:
     def round(self, number: int, arriving: Mapping[str, Array]) -> Answer:
         """Evaluate the arriving weights on the validation patients, then train one round from them.
 
+        With noise, training is paid for before the figures are: nobody pays for figures of a round that can't be.
         Raises PlanError if the arrays are not the plan's network's; NotFiniteError if training
         diverges; CohortError if consent was withdrawn and too few patients are left; with differential privacy also
         PrivacyBudgetError if the round can't be paid for, PrivateTrainingError and LedgerError.
@@ -161,23 +164,34 @@ class SiteNode:
         self._ask_for_consent()
         network, _ = self._network()
         set_arrays(network, arriving)
+        paid = self._pay(number)
         metrics = [self._telling.figures(network, self.cohort, "validation", number)]
-        told, update = self._train(network, number, arriving)
+        told, update = self._train(network, number, arriving, paid)
         self._record("round", number, arriving, ("train", "validation"))
         report = self._report("round", number, metrics, seconds=time.perf_counter() - started)
         return Answer(rounded(report.model_copy(update=told), self.bounds.digits), update)
 
+    def _pay(self, number: int) -> PaidRound | None:
+        """Charge for a round of training, if it costs something; what is returned is trained on under `patient_dp`."""
+        cases, private = self.cohort.cases("train"), self._private
+        if private is None or not private.charges_training:
+            return None
+        at_most = self._telling.at_most(self.cohort)
+        if self.plan.privacy.mechanism == "patient_dp":
+            return private.charge_patients(cases, at_most, number)
+        private.charge_update(frozenset(case.patient for case in cases), at_most, number)
+        return None
+
     def _train(
-        self, network: nn.Module, number: int, arriving: Mapping[str, Array]
+        self, network: nn.Module, number: int, arriving: Mapping[str, Array], paid: PaidRound | None
     ) -> tuple[dict[str, float | int], Arrays]:
         """One round of training: what may be told of it, and the update as it may leave."""
         cases, private = self.cohort.cases("train"), self._private
-        if private is not None and self.plan.privacy.mechanism == "patient_dp":
-            steps = private.train(network, cases, number, self._telling.patients(self.cohort))
+        if private is not None and paid is not None:
+            steps = private.train(network, paid, self._telling.patients(self.cohort))
             return {"steps": steps}, self._difference(network, arriving)
         seed = derive_seed(self.plan.seed, "training", self.site.name, number)
         if private is not None and private.charges_training:
-            private.charge_update(frozenset(case.patient for case in cases), self._telling.at_most(self.cohort), number)
             try:
                 train_round(network, cases, self.plan, seed)
                 update = self._difference(network, arriving)
@@ -254,17 +268,6 @@ class SiteNode:
                 "prepare_seconds": self._telling.seconds(self.prepare_seconds),
             }
         )
-
-
-def _held_out(site: SiteFile, plan: FederationPlan, policy: Policy | None) -> HeldOut | None:
-    """Who is test data under plans with noise, where the policy declares some: drawn here, never by a plan's split.
-
-    Raises JournalError if the key can't be read or written.
-    """
-    share = None if policy is None else policy.privacy.held_out
-    if policy is None or share is None or plan.privacy.mechanism == "none" or site.release.data_is != "confidential":
-        return None
-    return HeldOut(share, policy.privacy.test_data, local_key(site.records_folder() / "held_out.key"))
 
 
 def _difference(after: Mapping[str, Array], before: Mapping[str, Array]) -> Arrays:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from eucaim_fl import compose as recipes
@@ -81,6 +82,25 @@ class TestAudit:
         result = run(*TINY, "--site", site_file, "--out", page, "--attacks", "canary", "--canaries", 20)
         assert isinstance(result.exception, SiteFileError)
         assert not page.exists()
+
+
+class TestHeldOut:
+    @pytest.mark.parametrize("declared", [True, False], ids=["by_the_policy", "by_nobody"])
+    def test_who_never_trains_at_the_site_is_not_attacked(self, tmp_path, monkeypatch, declared):
+        def stop(*_: Any, held_out: Any, **__: Any) -> Any:
+            seen.append(held_out)
+            raise RecipeError("That is enough.")
+
+        seen: list[Any] = []
+        monkeypatch.setattr(examination, "examine", stop)
+        site = {"name": "a", "cohort": {"layout": "nifti_csv", "folder": str(tmp_path)}, "policy": "policy.yaml"}
+        (tmp_path / "a.yaml").write_text(yaml.safe_dump({**site, "cache": {"folder": str(tmp_path.with_name("c"))}}))
+        privacy = {"test_data": ["test"], "held_out": 0.25} if declared else {}
+        policy = {"schema": "eucaim-fl-policy/1", "privacy": {"mechanism": "none", **privacy}}
+        (tmp_path / "policy.yaml").write_text(yaml.safe_dump(policy))
+        result = run(*TINY, *PRIVATE, "--site", tmp_path / "a.yaml", "--out", tmp_path / "audit.html")
+        assert isinstance(result.exception, RecipeError), result.output
+        assert [one and (one.share, one.splits) for one in seen] == ([(0.25, ("test",))] if declared else [None])
 
 
 class TestMistakes:
