@@ -300,7 +300,7 @@ class LedgerError(PrivacyError):
 
 
 class PrivateTrainingError(PrivacyError):
-    """Training that can't be made private as the plan asks: its network, its delta, or too few patients."""
+    """Training that can't be made private as the plan asks: its network, its delta, its noise, or too few patients."""
 
     code = "EFL403"
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from eucaim_fl.cli.home_option import home_option
+from eucaim_fl.errors import SiteFileError
 
 if TYPE_CHECKING:
+    from eucaim_fl.site.home import SiteHome
     from eucaim_fl.site.policy_decision import Decision
 
 __all__ = ["approve", "refuse"]
@@ -74,7 +76,8 @@ def _decide(word: Literal["approved", "refused"], prefix: str, folder: Path, sta
     plan = find_plan(home, prefix)
     site = read_joined(home).site
     audit = AuditLog(home.audit_folder, PrivateKey.load(home.site_key), site)
-    decision = decide_now(plan, site, load_policy(home.policy_file), audit, datetime.now(UTC))
+    policy, confidential = load_policy(home.policy_file), _confidential(home)
+    decision = decide_now(plan, site, policy, audit, datetime.now(UTC), confidential=confidential)
     click.echo(f"Plan {plan.name}, SHA-256 {plan.sha256()}\n")
     for sentence in explain(plan):
         click.echo(f"- {printable(sentence)}")
@@ -89,6 +92,16 @@ def _decide(word: Literal["approved", "refused"], prefix: str, folder: Path, sta
         click.confirm(f"{'Approve' if word == 'approved' else 'Refuse'} it as {who}?", abort=True)
     say(audit, plan.sha256(), word, by, stated)
     click.echo(f"{word.capitalize()} by {who}; the audit log has it. It counts from the next instruction on.")
+
+
+def _confidential(home: SiteHome) -> bool:
+    """Whether the data are, which a site file that can't be read does not keep a person from deciding."""
+    from eucaim_fl.sitefile import load_site_file
+
+    try:
+        return load_site_file(home.site_file).release.data_is == "confidential"
+    except SiteFileError:
+        return True
 
 
 def _show(decision: Decision, approving: bool) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from eucaim_fl.cli.site_ledger_replace import replace
 from eucaim_fl.errors import ConfigError, LedgerError
 from eucaim_fl.site.home import HOME_VARIABLE
 
@@ -27,8 +29,12 @@ def command() -> None:
     """The site's privacy ledger: which noise was paid for, over whose data, and what is left of the budgets.
 
     The ledger lies beside the cache and belongs to the site. It holds charges (noise, sampling rate, steps, patients as
-    keyed hashes); epsilon is computed from them each time. Nothing is sent, and only `release` changes anything.
+    keyed hashes); epsilon is computed from them each time. Nothing is sent, and only `release` and `replace` change
+    anything.
     """
+
+
+command.add_command(replace)
 
 
 def _place_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,6 +91,7 @@ def show(home: Path | None, site_file: Path | None, as_json: bool, delta: float 
         budget_rows,
         patient_lines,
         patients_json,
+        reservation_lines,
         run_json,
         spending_json,
         state_words,
@@ -109,7 +116,7 @@ def show(home: Path | None, site_file: Path | None, as_json: bool, delta: float 
             "datasets": {name: spending_json(one) for name, one in cohorts.items()},
             "purposes": {name: spending_json(one) for name, one in purposes.items()},
             "patients": patients_json(patients),
-            "runs": [run_json(run) for run in runs],
+            "runs": [run_json(run, place.reserved_days) for run in runs],
         }
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
         return
@@ -118,6 +125,8 @@ def show(home: Path | None, site_file: Path | None, as_json: bool, delta: float 
         _print_budgets(budget_rows(cohorts, purposes, patients))
         click.echo("\nPatients: " + "\n".join(patient_lines(patients)))
     _print_runs(runs)
+    for line in reservation_lines(runs, place.reserved_days, datetime.now(UTC)):
+        click.echo(_printable(line))
     click.echo("\nWhether the ledger was altered: site ledger verify.")
 
 
@@ -217,7 +226,8 @@ def project(ctx: click.Context, plan: str, home: Path | None, site_file: Path | 
     """Say what PLAN would cost here, and whether every budget holds it. Nothing is reserved.
 
     PLAN is a file (`plan.json` of a run, or what `plan show --json` prints), or with --home the SHA-256, or 4 or more
-    of its first digits, of a plan that was asked for. Exit 0: it fits; 2: it does not.
+    of its first digits, of a plan that was asked for. What it has reserved itself, and what other plans have reserved
+    that were idle for the policy's `privacy.reserved_days`, is not counted. Exit 0: it fits; 2: it does not.
 
     \b
     Examples:
@@ -232,7 +242,8 @@ def project(ctx: click.Context, plan: str, home: Path | None, site_file: Path | 
 
     place = _located(home, site_file)
     asked = read_plan_argument(plan, place.home)
-    state = read_state(place.folder, apart=asked.sha256())
+    idle_since = datetime.now(UTC) - timedelta(days=place.reserved_days)
+    state = read_state(place.folder, apart=asked.sha256(), idle_since=idle_since)
     declared = () if place.privacy is None else place.privacy.test_data
     found = ledger_projection.project(
         state, asked, ceilings_of(place.privacy), declared, place.site.name, place.at_least
@@ -256,6 +267,7 @@ def project(ctx: click.Context, plan: str, home: Path | None, site_file: Path | 
 def release(plan: str, home: Path | None, site_file: Path | None, as_json: bool, yes: bool) -> None:
     """Free what PLAN has reserved and was not charged for, if its run was given up. The ledger records it.
 
+    Without this it is freed when another plan reserves, once PLAN was idle for the policy's `privacy.reserved_days`.
     PLAN is its SHA-256, or the first characters. Nothing that was charged comes back. A run that goes on reserves anew,
     as far as the budgets then hold it.
 

@@ -140,7 +140,9 @@ def _situation(plan: FederationPlan, home: SiteHome | None) -> Situation:
             "plans_ever": audit.plans_allowed(),
             "approval": audit.approval(plan.sha256()),
         }
-    return Situation(site=load_site_file(home.site_file).name, now=now, preview=True, **known)
+    site = load_site_file(home.site_file)
+    confidential = site.release.data_is == "confidential"
+    return Situation(site=site.name, now=now, preview=True, confidential=confidential, **known)
 
 
 def _last_decided(plan: FederationPlan, home: SiteHome | None) -> Line | None:

@@ -89,7 +89,13 @@ def find_plan(home: SiteHome, prefix: str) -> FederationPlan:
 
 
 def decide_now(
-    plan: FederationPlan, site: str, loaded: LoadedPolicy, audit: AuditReader | None, now: datetime
+    plan: FederationPlan,
+    site: str,
+    loaded: LoadedPolicy,
+    audit: AuditReader | None,
+    now: datetime,
+    *,
+    confidential: bool = True,
 ) -> Decision:
     """What the policy says to a plan at this moment, with what the audit log knows of it.
 
@@ -97,7 +103,7 @@ def decide_now(
     permit. Raises AuditError if the log can't be read.
     """
     if audit is None:
-        return decide(plan, loaded, Situation(site=site, now=now, preview=True))
+        return decide(plan, loaded, Situation(site=site, now=now, preview=True, confidential=confidential))
     identity = plan.sha256()
     sent = audit.sent(identity)
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -111,6 +117,7 @@ def decide_now(
         plans_ever=audit.plans_allowed(),
         approval=audit.approval(identity),
         preview=True,
+        confidential=confidential,
     )
     return decide(plan, loaded, situation)
 

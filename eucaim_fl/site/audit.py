@@ -17,6 +17,9 @@ Kinds and their bodies (all values are codes, numbers and hashes):
     withheld           plan, kind, round, instruction, code, digest, bytes, reasons
     ignored            code, count (messages that the coordinator had not signed for this site; one record a minute)
     exported           count, format, digest, since, until
+    ledger_replaced    ledger_count, ledger (number of records and head of the privacy ledger that was begun anew),
+                       lost_count, lost (of the one that is lost, as the log knew it last; null: it did not), charges,
+                       plans (how many of each everybody is charged with), by, stated_by
 """
 
 from __future__ import annotations

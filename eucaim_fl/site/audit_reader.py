@@ -156,7 +156,7 @@ class AuditReader:
         """
         parts = "json_extract(body, '$.ledger_count'), json_extract(body, '$.ledger')"
         query = (
-            f"SELECT {parts} FROM records WHERE seq > 0 AND +kind = 'sent' "  # noqa: S608
+            f"SELECT {parts} FROM records WHERE seq > 0 AND +kind IN ('sent', 'ledger_replaced') "  # noqa: S608
             "AND json_extract(body, '$.ledger_count') IS NOT NULL ORDER BY seq DESC LIMIT 1"
         )
         found = self._ask(query)

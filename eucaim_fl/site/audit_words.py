@@ -33,6 +33,7 @@ _HAPPENED = {
     "withheld": "an answer was withheld",
     "ignored": "messages were ignored: the coordinator had not signed them for this site",
     "exported": "the log was exported",
+    "ledger_replaced": "the privacy ledger was lost; a new one charges everybody with all that can have been spent",
 }
 _VERDICTS = {"allow": "allowed", "refuse": "refused", "wait": "waits"}
 

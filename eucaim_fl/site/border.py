@@ -36,7 +36,7 @@ from eucaim_fl.records import ArraySpec
 from eucaim_fl.seals import InstructionSeal, Kind, ReplySeal, read_instruction_seal, sealed
 from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit import AuditLog
-from eucaim_fl.site.charges import known_head, ledger_count, ledger_entry, unpaid
+from eucaim_fl.site.charges import known_head, ledger_count, ledger_entry, owed
 from eucaim_fl.site.gate import GateBounds, Outgoing, refusals, update_norm
 from eucaim_fl.site.home import SiteHome
 from eucaim_fl.site.nonces import Nonces
@@ -201,6 +201,7 @@ class Border:
             plans_today=self.audit.plans_allowed(now.replace(hour=0, minute=0, second=0, microsecond=0)),
             plans_ever=self.audit.plans_allowed(),
             approval=self.audit.approval(identity),
+            confidential=self.site.release.data_is == "confidential",
         )
 
     def _keep(self, plan: FederationPlan) -> None:
@@ -223,7 +224,6 @@ class Border:
         self, seal: InstructionSeal, plan: FederationPlan, loaded: LoadedPolicy, decision: Decision
     ) -> None:
         verdict = "allow" if decision.allowed else "refuse" if decision.refused else "wait"
-        against = [*decision.refused, *decision.waiting]
         asking = [clause for clause in decision.clauses if clause.key == "asking"]
         permit, holder = stated_names(plan.permit)
         verified = loaded.policy.asking.permits == "required" and all(clause.verdict == "allows" for clause in asking)
@@ -240,7 +240,7 @@ class Border:
                 "permit_unverified": plan.permit is not None and not verified,
                 "purpose": plan.purpose,
                 "verdict": verdict,
-                "reasons": _list(clause.key for clause in against),
+                "reasons": _list(clause.key for clause in (*decision.refused, *decision.waiting)),
                 "policy_sha256": loaded.sha256,
             },
         )
@@ -276,8 +276,8 @@ class Border:
         objections, gate = self._stands(task)
         if gate is None:
             return objections
-        owed = unpaid(self.site, task.plan, task.seal.round, task.ledger_count) if answer.update else ()
-        return (*refusals(answer, task.plan, specs, gate), *owed)
+        unpaid = owed(self.site, task.plan, answer, gate.test_data, (task.seal.round, task.ledger_count))
+        return (*refusals(answer, task.plan, specs, gate), *unpaid)
 
     def released(self, task: Task, answer: Outgoing, digest: str, size: int) -> dict[str, str]:
         """Record an answer that leaves, and seal it. digest, size: of the packed message.

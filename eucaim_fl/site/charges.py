@@ -1,6 +1,8 @@
-"""What the border asks the privacy ledger: was an update paid for, and what has the plan cost by now."""
+"""What the border asks the privacy ledger: was what leaves paid for, and what has the plan cost by now."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from pydantic import JsonValue
 
@@ -8,11 +10,13 @@ from eucaim_fl.errors import LedgerError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import epsilon
 from eucaim_fl.privacy.promise import site_is_charged
+from eucaim_fl.records import SplitName
 from eucaim_fl.site.audit_reader import AuditReader
+from eucaim_fl.site.gate import Outgoing
 from eucaim_fl.site.ledger_reader import LedgerReader, has_ledger
 from eucaim_fl.sitefile import SiteFile
 
-__all__ = ["known_head", "ledger_count", "ledger_entry", "unpaid"]
+__all__ = ["known_head", "ledger_count", "ledger_entry", "owed", "unpaid", "unpaid_figures"]
 
 
 def _reader(site: SiteFile) -> LedgerReader | None:
@@ -44,7 +48,8 @@ def ledger_count(site: SiteFile, plan: FederationPlan, noted: tuple[int, str] | 
     if noted is not None and noted[0] and (reader is None or reader.hash_at(noted[0]) != noted[1]):
         raise LedgerError(
             "The privacy ledger is not the one that this site's audit log knows.",
-            fix="Put the newest copy of the ledger back; `eucaim-fl site ledger verify` compares both.",
+            fix="Put the newest copy of the ledger back; `eucaim-fl site ledger verify` compares both. "
+            "If there is none: `eucaim-fl site ledger replace`.",
             local_detail=str(site.records_folder() / "ledger"),
         )
     return 0 if reader is None else reader.head().count
@@ -60,6 +65,35 @@ def unpaid(site: SiteFile, plan: FederationPlan, number: int, after: int) -> tup
     except LedgerError as problem:
         return (problem.message.rstrip("."),)
     return () if paid else ("an update that this site's privacy ledger was not charged for",)
+
+
+def unpaid_figures(
+    site: SiteFile, plan: FederationPlan, number: int, after: int, splits: Collection[SplitName]
+) -> tuple[str, ...]:
+    """Why noised figures must not leave, if those of a split were not charged for after so many records; else ()."""
+    if plan.privacy.metrics_noise is None or not splits:
+        return ()
+    try:
+        reader = _reader(site)
+        paid = (
+            reader is not None and reader.committed(plan.sha256(), number, after, "figures", split) for split in splits
+        )
+        return () if all(paid) else ("figures that this site's privacy ledger was not charged for",)
+    except LedgerError as problem:
+        return (problem.message.rstrip("."),)
+
+
+def owed(
+    site: SiteFile, plan: FederationPlan, answer: Outgoing, test_data: Collection[str], asked: tuple[int, int]
+) -> tuple[str, ...]:
+    """What of an answer must not leave, because it was not charged for since the instruction came; () if all was.
+
+    test_data: splits whose figures cost nothing. asked: round, and records of the ledger before the work.
+    """
+    told = [one.split for one in answer.report.metrics if one.values or one.sums or not one.withheld]
+    update = unpaid(site, plan, *asked) if answer.update else ()
+    figures = unpaid_figures(site, plan, *asked, [split for split in told if split not in test_data])
+    return tuple(dict.fromkeys((*update, *figures)))
 
 
 def ledger_entry(site: SiteFile, plan: FederationPlan) -> dict[str, JsonValue]:

@@ -16,6 +16,7 @@ import datetime
 import hashlib
 import time
 from collections.abc import Callable, Collection
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from eucaim_fl.site.audit_base import PATIENCE_S, AuditFiles, guarded, locked, o
 from eucaim_fl.site.audit_chain import LogIdentity
 from eucaim_fl.site.chain_writer import ChainWriter
 from eucaim_fl.site.ledger_base import (
+    EVERYBODY,
     LEDGER,
     Claim,
     LedgerHead,
@@ -138,6 +140,7 @@ class Ledger(LedgerReader):
         self._identity = identity
         # Ed25519 signatures are always the same (RFC 8032). A key in a file of its own could be lost alone, and all
         # patients would begin anew.
+        self._clock = clock
         self._hash_key = hashlib.sha256(key.sign("ledger patients", site).encode()).digest()
         self._asked: dict[frozenset[str], _Patients] = {}
         self._known = read_books(files, identity, Books(identity.start))
@@ -205,11 +208,35 @@ class Ledger(LedgerReader):
 
         Raises LedgerError if it can't be written.
         """
-        for _ in range(_ATTEMPTS):
+        self._release(lambda books: {slot[0] for slot in books.held} & {plan})
+
+    def release_idle(self, days: int, keep: str) -> None:
+        """Free what plans other than `keep` hold and have neither reserved nor been charged for in so many days.
+
+        Whoever goes on with such a plan later can still pay, as far as the budgets then hold it.
+        Raises LedgerError if it can't be written.
+        """
+        since = self._clock() - datetime.timedelta(days=days)
+        self._release(lambda books: books.idle(since) - {keep})
+
+    def _release(self, due: Callable[[Books], AbstractSet[str]]) -> None:
+        """Release the plans that are due, one record each, decided on what is on the disk each time."""
+        missed = 0
+        while missed < _ATTEMPTS:
             books = self.books()
-            if not any(slot[0] == plan for slot in books.held) or self._write(books, Release(plan), None):
+            plans = sorted(due(books))
+            if not plans:
                 return
+            missed += not self._write(books, Release(plans[0]), None)
         raise _crowded(self.folder)
+
+    def trained(self, patients: Collection[str]) -> frozenset[str]:
+        """Those of the patients who were ever charged for training, under any plan.
+
+        Raises LedgerError if the ledger can't be read, or was altered.
+        """
+        asked = self._patients(patients)
+        return asked.named(self.books().charged("train", asked.hidden))
 
     def patient_mechanisms(self, patient: str) -> tuple[Mechanism, ...]:
         """All that was committed for one patient, by name, over all plans and uses.
@@ -267,8 +294,20 @@ class Ledger(LedgerReader):
             books, fresh = self.books(), True
         raise _crowded(self.folder)
 
+    def charge_everybody(self, what: Purchase, round_number: int, mechanism: Mechanism) -> None:
+        """Charge every patient, known here or not, for what a lost ledger was charged with; no budget is asked.
+
+        Raises LedgerError if it can't be written; ValueError if what is charged makes no sense.
+        """
+        check_mechanism(mechanism)
+        claim = Claim(what, mechanism, EVERYBODY, 0, round_number)
+        for _ in range(_ATTEMPTS):
+            if self._write(self.books(), claim, None):
+                return
+        raise _crowded(self.folder)
+
     def _write(self, books: Books, event: Claim | Release, members: bytes | None) -> bool:
-        """Add a record if the ledger ends where the books do; whether it did."""
+        """Add a record if the ledger ends where the books do; whether it did. members: None of EVERYBODY."""
         with self._writer.writing(PATIENCE_S) as base:
             end = self._writer.checked_end(base, 1)
             if end != books.head:
@@ -276,13 +315,14 @@ class Ledger(LedgerReader):
             if isinstance(event, Release):
                 record = self._writer.add(base, end, "released", {"plan": event.plan})
             else:
-                if base.execute("SELECT 1 FROM sets WHERE digest = ?", (event.patients,)).fetchone() is None:
+                known = base.execute("SELECT 1 FROM sets WHERE digest = ?", (event.patients,)).fetchone()
+                if members is not None and known is None:
                     base.execute("INSERT INTO sets VALUES (?, ?)", (event.patients, members))
                 word = "reserved" if event.round is None else "committed"
                 record = self._writer.add(base, end, word, body_of(event))
-        if isinstance(event, Claim):
+        if isinstance(event, Claim) and members is not None:
             books = books.with_set(event.patients, members_of(members, event.patients, event.count) or ())
-        self._known = books.after(LedgerHead(record.seq, record.hash), event)
+        self._known = books.after(LedgerHead(record.seq, record.hash), event, record.time)
         return True
 
 

@@ -3,7 +3,8 @@
 Kinds and their bodies (events, never an epsilon):
     reserved    plan (SHA-256), name, purpose, dataset, use, part, secure, noise, rate, steps, patients (digest of the
                 set), count (of the set): for all of the plan that is still to come; replaces what it had reserved
-    committed   the same, and round: steps whose noise may now be drawn
+    committed   the same, and round: steps whose noise may now be drawn. Patients are EVERYBODY and count is 0 where a
+                lost ledger knew whom it had charged, and nobody else does
     released    plan: what it has reserved and not committed is free
 
 The ledger keeps a write-ahead log, which a hard kill can leave beside the database; that it was lost is seen by the
@@ -28,6 +29,7 @@ from eucaim_fl.site.audit_chain import Head
 from eucaim_fl.site.log_kind import LogKind, tables
 
 __all__ = [
+    "EVERYBODY",
     "LEDGER",
     "Claim",
     "LedgerHead",
@@ -43,6 +45,8 @@ __all__ = [
     "set_digest",
 ]
 
+EVERYBODY = "*"
+"""Stands for the set of a charge that counts for every patient, whether the ledger knows the patient or not."""
 LedgerHead = Head
 """The end of a ledger: its number of records and the hash of the last one."""
 _HASH_BYTES = 16
@@ -108,7 +112,7 @@ class Purchase:
 class Claim:
     """A purchase, what it costs, and the patients whom it costs it: digest of the set, and their number.
 
-    round: None if reserved.
+    round: None if reserved. patients: or EVERYBODY, whose number is 0.
     """
 
     what: Purchase
@@ -171,6 +175,8 @@ def event_of(word: str, body: Mapping[str, JsonValue]) -> Claim | Release | None
         what = Purchase(plan, name, purpose, dataset, "train" if use == "train" else "figures", secure, part)
         claim = Claim(what, mechanism, patients, _whole(body["count"]), number)
     except (KeyError, TypeError, ValueError):
+        return None
+    if patients == EVERYBODY and (claim.count or number is None):
         return None
     return claim if body_of(claim) == dict(body) else None
 

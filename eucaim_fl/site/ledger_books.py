@@ -8,14 +8,16 @@ privacy filter demands (see `privacy.budget`).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from datetime import datetime
+from typing import Literal, NamedTuple
 
 from eucaim_fl.errors import PrivacyBudgetError
 from eucaim_fl.privacy.accounting import Mechanism, epsilon, merged
 from eucaim_fl.privacy.budget import Budget
-from eucaim_fl.site.ledger_base import Claim, LedgerHead, Limits, Purchase, Release
+from eucaim_fl.site.audit_reader import utc_text
+from eucaim_fl.site.ledger_base import EVERYBODY, Claim, LedgerHead, Limits, Purchase, Release
 
 __all__ = ["Account", "Books", "affordable"]
 
@@ -40,9 +42,11 @@ def _slot(what: Purchase) -> _Slot:
 
 @dataclass(frozen=True)
 class Books:
-    """The state after some records. spent: committed. held: reserved and not yet committed, with the steps left.
+    """The state after some records. spent: committed, by sets of patients or for EVERYBODY.
 
+    held: reserved and not yet committed, with the steps left.
     sets: digest → its place. places: patient → the sets that hold the patient, as bits by their places.
+    touched: plan → time of the last record in which it reserved or was charged, as records state it.
     """
 
     head: LedgerHead
@@ -50,6 +54,7 @@ class Books:
     held: Mapping[_Slot, Claim] = field(default_factory=dict)
     sets: Mapping[str, int] = field(default_factory=dict)
     places: Mapping[bytes, int] = field(default_factory=dict)
+    touched: Mapping[str, str] = field(default_factory=dict)
 
     def with_set(self, digest: str, patients: Iterable[bytes]) -> Books:
         """The same, knowing one more set of patients."""
@@ -60,17 +65,36 @@ class Books:
             places[patient] = places.get(patient, 0) | bit
         return replace(self, sets={**self.sets, digest: len(self.sets)}, places=places)
 
-    def after(self, head: LedgerHead, event: Claim | Release) -> Books:
-        """The state after one more record, which `head` names; its set of patients must be known."""
+    def after(self, head: LedgerHead, event: Claim | Release, time: str) -> Books:
+        """The state after one more record, which `head` names; its set of patients must be known.
+
+        time: of the record, as `audit_reader.utc_text` writes it.
+        """
         if isinstance(event, Release):
-            left = {slot: claim for slot, claim in self.held.items() if slot[0] != event.plan}
-            return replace(self, head=head, held=left)
+            return replace(self.apart({event.plan}), head=head)
+        what, touched = event.what, {**self.touched, event.what.plan: time}
         if event.round is None:
-            return replace(self, head=head, held={**self.held, _slot(event.what): event})
-        what = event.what
+            return replace(self, head=head, held={**self.held, _slot(what): event}, touched=touched)
         account = Account(what.plan, what.purpose, what.dataset, what.use, event.patients)
         spent = {**self.spent, account: merged((*self.spent.get(account, ()), event.mechanism))}
-        return replace(self.taking(what, event.mechanism), head=head, spent=spent)
+        return replace(self.taking(what, event.mechanism), head=head, spent=spent, touched=touched)
+
+    def apart(self, plans: Collection[str]) -> Books:
+        """The same without what these plans have reserved."""
+        return replace(self, held={slot: claim for slot, claim in self.held.items() if slot[0] not in plans})
+
+    def idle(self, since: datetime) -> frozenset[str]:
+        """Plans that hold something and have neither reserved nor been charged after a moment (with a time zone)."""
+        last = utc_text(since)
+        return frozenset(slot[0] for slot in self.held if self.touched[slot[0]] <= last)
+
+    def charged(self, use: Literal["train", "figures"], patients: Iterable[bytes]) -> frozenset[bytes]:
+        """Those of the patients of whom something was ever spent for a use, under any plan."""
+        counted = {account.patients for account in self.spent if account.use == use}
+        if EVERYBODY in counted:
+            return frozenset(patients)
+        bits = sum(1 << self.sets[digest] for digest in counted)
+        return frozenset(patient for patient in patients if self.places.get(patient, 0) & bits)
 
     def without(self, what: Purchase) -> Books:
         """The same without what is reserved for this plan's use, to reserve anew."""
@@ -125,7 +149,7 @@ class Books:
         has an equal history.
         """
         counted = {account.patients for account in self.spent} | {claim.patients for claim in self.held.values()}
-        relevant = sum(1 << self.sets[digest] for digest in counted)
+        relevant = sum(1 << self.sets[digest] for digest in counted - {EVERYBODY})
         return {place: (place or 0) & relevant for place in set(map(self.places.get, patients))}
 
     def of_patients(self, patients: Iterable[bytes]) -> dict[int, list[bytes]]:
@@ -167,7 +191,7 @@ class Books:
         return found
 
     def _in(self, group: int, digest: str) -> bool:
-        return bool(group >> self.sets[digest] & 1)
+        return digest == EVERYBODY or bool(group >> self.sets[digest] & 1)
 
 
 def affordable(

@@ -74,6 +74,11 @@ class LedgerPlace:
         asked = None if self.policy is None else self.policy.patients.training
         return max(self.site.release.minimum_patients, asked or 0)
 
+    @property
+    def reserved_days(self) -> int:
+        """Days after which a plan that is not heard of loses what it has reserved."""
+        return (self.privacy or PrivacyPolicy()).reserved_days
+
     def delta(self, chosen: float | None, plan_delta: float | None = None) -> float:
         """The delta at which figures are told: chosen, else the policy's, else a plan's own.
 
@@ -122,13 +127,18 @@ def whole_plan(state: State, start: str) -> str:
 
 
 def audit_heads(audit: AuditReader) -> tuple[LedgerHead, ...]:
-    """The heads of the ledger that the audit log has of what was sent, each once.
+    """The heads of the ledger that the audit log has of what was sent, each once; after one was lost, of the new one.
 
     Raises AuditError if the log can't be read.
     """
     found: dict[LedgerHead, None] = {}
+    begun = 0
+    for record in audit.records(kind="ledger_replaced", last=1):
+        begun, count, digest = record.seq, record.body.get("ledger_count"), record.body.get("ledger")
+        if isinstance(count, int) and isinstance(digest, str):
+            found[LedgerHead(count, digest)] = None
     for record in audit.records(kind="sent"):
-        left = line_of(record, Asker()).left
+        left = line_of(record, Asker()).left if record.seq > begun else None
         if left is not None and left.ledger_count is not None and left.ledger is not None:
             found[LedgerHead(left.ledger_count, left.ledger)] = None
     return tuple(found)

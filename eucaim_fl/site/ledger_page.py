@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eucaim_fl.pages import filled
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.plan_text import explain
 from eucaim_fl.privacy.accounting import Mechanism, epsilon
@@ -21,7 +22,7 @@ from eucaim_fl.site.ledger_attacks import attack_rows
 from eucaim_fl.site.ledger_drawing import Point, spending_svg
 from eucaim_fl.site.ledger_state import Charge
 from eucaim_fl.site.ledger_sums import Spending
-from eucaim_fl.site.ledger_words import COUNTS, DONE, PARTS, count, figure, minute, percent
+from eucaim_fl.site.ledger_words import COUNTS, DONE, PARTS, count, figure, minute, percent, whom
 
 __all__ = ["Page", "Stretch", "bound_words", "render_page", "stretches"]
 
@@ -140,21 +141,13 @@ def _in_hundred(part: float) -> str:
 
 def render_page(page: Page) -> str:
     """The page as HTML."""
-    import jinja2
-
     promised = promise(page.plan)
     trained = [charge for charge in page.charges if charge.what.use == "train"]
     rows = stretches(trained, page.delta)
     spent = rows[-1].epsilon if rows else 0.0
     figures = epsilon([charge.mechanism for charge in page.charges if charge.what.use == "figures"], page.delta)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("ledger.html.jinja").render(
+    return filled(
+        Path(__file__).parent / "templates" / "ledger.html.jinja",
         page=page,
         answer=_answer(page, promised, trained, spent),
         promised=_promised(page, promised),
@@ -211,7 +204,7 @@ def _answer(page: Page, promised: Promise | None, trained: Sequence[Charge], spe
         "verdict": wrong or [kept],
         "facts": [
             ("Rounds charged", f"{rounds} of {page.plan.rounds}" + (f", {again} again" if again else "")),
-            ("Patients charged last", f"{trained[-1].patients:,}" if trained else "–"),
+            ("Patients charged last", whom(trained[-1].patients) if trained else "–"),
             ("Steps reserved", f"{page.reserved:,}" if page.reserved else "none"),
             ("Plan’s limit here", "none set" if page.limit is None else f"{page.limit:g}"),
             ("Source of noise", "operating system" if page.plan.privacy.secure else "the plan’s seed"),
@@ -255,7 +248,7 @@ def _row(one: Stretch) -> dict[str, str]:
         "rounds": one.rounds,
         "at": minute(one.at),
         "charges": f"{one.charges:,}",
-        "patients": f"{low:,}" if low == high else f"{low:,}–{high:,}",
+        "patients": whom(low) if low in (0, high) else f"{low:,}–{high:,}",
         "steps": f"{one.steps:,}",
         "epsilon": figure(one.epsilon),
     }

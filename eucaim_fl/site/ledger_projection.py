@@ -117,7 +117,9 @@ def project(
         if budget is not None:
             checks.append(_check(whose, budget, before, rest, whole))
     if ceilings.patient is not None:
-        checks.append(_check("a patient of whom nothing was spent", ceilings.patient, (), training, training))
+        checks.append(
+            _check("a patient whom the ledger does not know", ceilings.patient, state.everybody, training, training)
+        )
     leaving, plans = _of_patients(state, ceilings.patient, to_come, training, at_least)
     return Projection(costs, plan.privacy.delta or 0.0, rounds, tuple(checks), state.patients, leaving, plans)
 

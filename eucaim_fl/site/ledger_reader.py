@@ -6,14 +6,14 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eucaim_fl.errors import EucaimError
 from eucaim_fl.privacy.accounting import Mechanism, merged
 from eucaim_fl.site.audit_base import COLUMNS, AuditFiles, altered, guarded, opened, record_of, schema_faults
 from eucaim_fl.site.audit_chain import AuditRecord, ChainCheck, LogIdentity, Witness, read_head
 from eucaim_fl.site.audit_verify import chain_faults, head_bytes, rows_after
-from eucaim_fl.site.ledger_base import LEDGER, Claim, LedgerHead, Purchase, Release, event_of, members_of
+from eucaim_fl.site.ledger_base import EVERYBODY, LEDGER, Claim, LedgerHead, Purchase, Release, event_of, members_of
 from eucaim_fl.site.ledger_books import Books
 
 __all__ = ["History", "LedgerReader", "Reservation", "has_ledger", "read_books", "verify_ledger"]
@@ -96,16 +96,19 @@ class LedgerReader:
                 last = record.seq
                 yield record
 
-    def committed(self, plan: str, round_number: int, after: int) -> bool:
-        """Whether a round of training was charged in a record after so many.
+    def committed(
+        self, plan: str, round_number: int, after: int, use: Literal["train", "figures"] = "train", part: str = ""
+    ) -> bool:
+        """Whether a round of training, or its figures of one split (`part`), was charged in a record after so many.
 
         Raises LedgerError if the ledger can't be read.
         """
         query = (
             f"SELECT 1 FROM records WHERE {_PLAN} = ? AND kind = 'committed' AND seq > ? "  # noqa: S608
-            "AND json_extract(body, '$.use') = 'train' AND json_extract(body, '$.round') = ? LIMIT 1"
+            "AND json_extract(body, '$.round') = ? AND json_extract(body, '$.use') = ? "
+            "AND json_extract(body, '$.part') = ? LIMIT 1"
         )
-        return bool(self._ask(query, plan, after, round_number))
+        return bool(self._ask(query, plan, after, round_number, use, part))
 
     def rounds_committed(self, plan: str) -> frozenset[int]:
         """Rounds of training of a plan that were charged, once or more. Raises LedgerError if it can't be read."""
@@ -215,13 +218,13 @@ def _with(base: sqlite3.Connection, books: Books, record: AuditRecord, folder: P
     event = event_of(record.kind, record.body)
     if event is None:
         raise _distrusted(folder, [f"Record {record.seq} is none of a privacy ledger."])
-    if isinstance(event, Claim) and event.patients not in books.sets:
+    if isinstance(event, Claim) and event.patients != EVERYBODY and event.patients not in books.sets:
         found = base.execute("SELECT members FROM sets WHERE digest = ?", (event.patients,)).fetchone()
         patients = members_of(found and found[0], event.patients, event.count)
         if patients is None:
             raise _distrusted(folder, [f"The patients of record {record.seq} were changed or removed."])
         books = books.with_set(event.patients, patients)
-    return books.after(LedgerHead(record.seq, record.hash), event)
+    return books.after(LedgerHead(record.seq, record.hash), event, record.time)
 
 
 def _distrusted(folder: Path, faults: Sequence[str]) -> EucaimError:
@@ -262,7 +265,7 @@ def _event_faults(base: sqlite3.Connection) -> list[str]:
         event = event_of(record.kind, record.body)
         if event is None:
             faults.append(f"Record {record.seq} is none of a privacy ledger.")
-        if event is None or isinstance(event, Release):
+        if event is None or isinstance(event, Release) or event.patients == EVERYBODY:
             continue
         if event.patients not in sound:
             found = base.execute("SELECT members FROM sets WHERE digest = ?", (event.patients,)).fetchone()

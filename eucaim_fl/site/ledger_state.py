@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from eucaim_fl.privacy.accounting import Mechanism, merged
 from eucaim_fl.site.audit_base import AuditFiles
 from eucaim_fl.site.audit_chain import AuditRecord
-from eucaim_fl.site.ledger_base import LEDGER, Claim, LedgerHead, Purchase, Release, event_of
+from eucaim_fl.site.ledger_base import LEDGER, Claim, LedgerHead, Purchase, event_of
 from eucaim_fl.site.ledger_books import Books
 from eucaim_fl.site.ledger_reader import LedgerReader, has_ledger, read_books
 
@@ -19,7 +20,8 @@ __all__ = ["EMPTY", "Charge", "Group", "Held", "State", "charges_of", "read_stat
 
 
 class Charge(NamedTuple):
-    """One charge. number, time: of its record; time is UTC, ISO 8601. patients: how many were charged."""
+    """One charge. number, time: of its record; time is UTC, ISO 8601. patients: how many were charged; 0: everybody,
+    whether the ledger knows them or not."""
 
     number: int
     time: str
@@ -38,11 +40,15 @@ class Group(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What a plan has reserved and was not charged for yet."""
+    """What a plan has reserved and was not charged for yet.
+
+    last: when the plan last reserved, or was charged for anything; UTC, ISO 8601.
+    """
 
     what: Purchase
     mechanism: Mechanism
     patients: int
+    last: str
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,11 @@ class State:
     def entries(self) -> tuple[Charge | Held, ...]:
         """Charges, then reservations."""
         return (*self.charges, *self.held)
+
+    @property
+    def everybody(self) -> tuple[Mechanism, ...]:
+        """What was charged to everybody, for a ledger that was lost."""
+        return merged(charge.mechanism for charge in self.charges if not charge.patients)
 
     @property
     def patients(self) -> int:
@@ -81,10 +92,11 @@ def charges_of(records: Iterable[AuditRecord]) -> tuple[Charge, ...]:
     return tuple(found)
 
 
-def read_state(folder: Path, *, apart: str | None = None) -> State:
+def read_state(folder: Path, *, apart: str | None = None, idle_since: datetime | None = None) -> State:
     """What the ledger in a folder says; `EMPTY` if none was begun.
 
-    apart: what this plan (SHA-256) has reserved is left out.
+    apart: what this plan (SHA-256) has reserved is left out. idle_since: and what plans have reserved that were not
+    heard of after this moment, with a time zone; so a plan meets the ledger when it reserves.
     Raises LedgerError if it can't be read, was altered, or a part of it is missing.
     """
     if not has_ledger(folder):
@@ -93,14 +105,19 @@ def read_state(folder: Path, *, apart: str | None = None) -> State:
     identity = reader.identity()
     books = read_books(AuditFiles(folder, LEDGER), identity, Books(identity.start))
     if apart is not None:
-        books = books.after(books.head, Release(apart))
+        books = books.apart({apart})
+    if idle_since is not None:
+        books = books.apart(books.idle(idle_since))
     count = books.head.count
     return State(
         head=books.head,
         site=identity.site,
         key=identity.public,
         charges=charges_of(record for record in reader.entries() if record.seq <= count),
-        held=tuple(Held(claim.what, claim.mechanism, claim.count) for _, claim in sorted(books.held.items())),
+        held=tuple(
+            Held(claim.what, claim.mechanism, claim.count, books.touched[claim.what.plan])
+            for _, claim in sorted(books.held.items())
+        ),
         groups=_groups(books),
     )
 

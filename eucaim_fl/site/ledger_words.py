@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import Any
 
 from eucaim_fl.privacy.accounting import Mechanism
@@ -30,11 +31,13 @@ __all__ = [
     "percent",
     "projection_json",
     "projection_lines",
+    "reservation_lines",
     "run_cells",
     "run_json",
     "spending_json",
     "state_words",
     "status_words",
+    "whom",
 ]
 
 DONE = "Done: the epsilon of all that was charged, by the tight accountant."
@@ -102,6 +105,15 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def whom(patients: int) -> str:
+    """How many patients were charged.
+
+    >>> whom(1200), whom(0)
+    ('1,200', 'everybody')
+    """
+    return f"{patients:,}" if patients else "everybody"
+
+
 def budget_rows(
     cohorts: Mapping[str, Spending], purposes: Mapping[str, Spending], patients: Patients
 ) -> list[tuple[str, Spending]]:
@@ -127,7 +139,7 @@ def run_cells(run: RunSum) -> tuple[str, ...]:
         run.plan[:12],
         run.purpose.replace("_", " "),
         f"{run.rounds:,}" + (f", {again:,} again" if again else ""),
-        f"{run.patients:,}",
+        whom(run.patients),
         figure(run.training),
         figure(run.figures) if run.figures else "–",
         count(run.reserved, "step") if run.reserved else "–",
@@ -135,10 +147,27 @@ def run_cells(run: RunSum) -> tuple[str, ...]:
     )
 
 
+def reservation_lines(runs: Iterable[RunSum], days: int, now: datetime) -> list[str]:
+    """Until when runs hold what they have reserved: for so many days after they last reserved or were charged."""
+    lines = []
+    for run in runs:
+        if run.touched:
+            until = _until(run, days)
+            end = f"until {minute(until.isoformat())} UTC unless it goes on"
+            if until <= now:
+                end = f"and was idle for {count(days, 'day')}: the next plan that reserves takes it back"
+            lines.append(f"{run.name} ({run.plan[:12]}) holds {count(run.reserved, 'step')} {end}.")
+    return lines
+
+
+def _until(run: RunSum, days: int) -> datetime:
+    return datetime.fromisoformat(run.touched) + timedelta(days=days)
+
+
 def patient_lines(patients: Patients) -> list[str]:
     """How many patients have spent how much."""
     if not patients.known:
-        return ["No patient was charged yet."]
+        return ["The ledger knows no patient yet."]
     least, low, middle, high, most = map(figure, patients.done)
     lines = [
         f"{count(patients.known, 'patient')}. Epsilon done: {least} for the one who has spent least, a quarter up to "
@@ -250,10 +279,11 @@ def projection_json(found: Projection) -> dict[str, Any]:
     }
 
 
-def run_json(run: RunSum) -> dict[str, Any]:
-    """A run's sums as JSON values."""
+def run_json(run: RunSum, days: int) -> dict[str, Any]:
+    """A run's sums as JSON values; reserved_until: null if nothing is reserved. days: see `reservation_lines`."""
     values = asdict(run)
-    return {**values, **{name: _number(values[name]) for name in ("training", "figures", "share")}}
+    until = {"reserved_until": _until(run, days).isoformat() if values.pop("touched") else None}
+    return {**values, **{name: _number(values[name]) for name in ("training", "figures", "share")}, **until}
 
 
 def charge_rows(charges: Sequence[Charge]) -> list[dict[str, Any]]:
@@ -318,4 +348,5 @@ def state_words(state: State) -> str:
     """How long a ledger is, and when it was charged last."""
     if not state.charges:
         return f"{count(state.head.count, 'record')}, nothing charged yet"
-    return f"{count(state.head.count, 'record')}, last charged at {minute(state.charges[-1].time)} UTC"
+    words = f"{count(state.head.count, 'record')}, last charged at {minute(state.charges[-1].time)} UTC"
+    return f"{words}; begun anew after a loss with charges to everybody" if state.everybody else words

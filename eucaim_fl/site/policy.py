@@ -182,6 +182,8 @@ class PrivacyPolicy(Config):
     differential privacy. Figures of other patients leave with noise that is charged for, or not at all.
     held_out: share of the patients that is test data, needed with `test_data` only. They are drawn once by a key of
     this site, not by plans: under any plan with noise they never train, and nobody else is in the declared splits.
+    reserved_days: how long a plan may be idle, neither reserving nor charged for, before what it has reserved is freed
+    for others; at most 3650.
     """
 
     mechanism: Literal["none", "dp"] | None = None
@@ -192,6 +194,7 @@ class PrivacyPolicy(Config):
     purpose_epsilon: dict[Purpose, PositiveFloat] = Field(default_factory=dict)
     test_data: tuple[Literal["validation", "test"], ...] = ()
     held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
+    reserved_days: Annotated[int, Field(ge=1, le=3650)] = 30
 
     @model_validator(mode="after")
     def _ceilings_belong_to_dp(self) -> Self:

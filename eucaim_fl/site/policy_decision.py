@@ -61,6 +61,7 @@ class Situation:
     plan. bytes_sent_today: for all plans since midnight UTC. plans_today, plans_ever: SHA-256 of the plans that were
     allowed since midnight UTC, and ever; this one does not count twice. times_asked: this round, before. approval: what
     a person here said of this plan. preview: before it is asked; holder's signature and permit's plans are left open.
+    confidential: whether the site file calls the data so; where none is at hand, it is taken to.
     """
 
     site: str
@@ -75,6 +76,7 @@ class Situation:
     times_asked: int = 0
     approval: Literal["approved", "refused"] | None = None
     preview: bool = False
+    confidential: bool = True
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,8 @@ class _Found:
     reasons: tuple[str, ...] = ()
 
 
-def _found(allows: bool, asks: str) -> _Found:
-    return _Found("allows" if allows else "refuses", asks)
+def _found(allows: bool, asks: str, reasons: tuple[str, ...] = ()) -> _Found:
+    return _Found("allows" if allows else "refuses", asks, reasons)
 
 
 _Check = Callable[[FederationPlan, Policy, Situation], _Found]
@@ -359,7 +361,7 @@ def _norm(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
 
 
 def _privacy(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
-    return _found(*privacy_answer(plan, policy.privacy))
+    return _found(*privacy_answer(plan, policy.privacy, confidential=situation.confidential))
 
 
 def _approval(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:

@@ -9,31 +9,51 @@ from eucaim_fl.privacy.promise import promise, site_is_charged
 from eucaim_fl.site.ledger import Limits
 from eucaim_fl.site.policy import PrivacyPolicy
 
-__all__ = ["NO_LIMITS", "limits_of", "privacy_answer"]
+__all__ = ["FORESEEABLE", "NO_LIMITS", "foreseeable", "limits_of", "privacy_answer"]
 
 NO_LIMITS = Limits(plan=None, patient=None, dataset=None, purpose=None)
 """Where no policy speaks: what is spent is written down all the same."""
 
 
-def privacy_answer(plan: FederationPlan, policy: PrivacyPolicy) -> tuple[bool, str]:
-    """Whether the policy allows the plan's mechanism, and what the plan asks, in plain words.
+FORESEEABLE = (
+    "The plan's noise follows from a seed that the coordinator knows (privacy.secure is false), so it would protect "
+    "nobody, and the data of this site are confidential."
+)
+"""Why a site refuses such a plan; safe to tell outside."""
+
+
+def foreseeable(plan: FederationPlan, *, confidential: bool) -> bool:
+    """Whether a plan's noise would protect nobody whom it has to: only public and synthetic data need no such noise.
+
+    Without any noise a plan promises nothing, and what the policy says to that counts.
+    """
+    return confidential and plan.privacy.mechanism != "none" and not plan.privacy.secure
+
+
+def privacy_answer(
+    plan: FederationPlan, policy: PrivacyPolicy, *, confidential: bool = False
+) -> tuple[bool, str, tuple[str, ...]]:
+    """Whether plan and policy agree, what the plan asks in plain words, and what else the asker may be told.
 
     The epsilon is computed here from the plan's noise, rate and steps; nothing that a plan says of it is believed.
     Where differential privacy is required it must hold against the coordinator, so the site itself adds the noise, and
-    from a secure source. Whether the budgets still hold the plan is asked of the ledger.
+    from a secure source. Whether the budgets still hold the plan is asked of the ledger. confidential: see
+    `foreseeable`.
     """
     promised = promise(plan)
     if promised is None:
-        return policy.mechanism == "none", "no noise is added: the plan promises no differential privacy"
+        return policy.mechanism == "none", "no noise is added: the plan promises no differential privacy", ()
     asks = f"{plan.privacy.mechanism} with epsilon {promised.epsilon:.4g} and delta {promised.delta:g}"
     if not site_is_charged(plan.privacy):
         asks += "; the server adds the noise, and sees the update without"
     if not plan.privacy.secure:
         asks += "; the noise follows from the plan's seed, so it hides nothing from who has the plan"
+    if foreseeable(plan, confidential=confidential):
+        return False, f"{asks}, and the data here are confidential", (FORESEEABLE,)
     if policy.epsilon is None or policy.delta is None:
-        return policy.mechanism == "none", asks
+        return policy.mechanism == "none", asks, ()
     within = promised.epsilon <= policy.epsilon and promised.delta <= policy.delta
-    return within and site_is_charged(plan.privacy) and plan.privacy.secure, asks
+    return within and site_is_charged(plan.privacy) and plan.privacy.secure, asks, ()
 
 
 def limits_of(policy: PrivacyPolicy, purpose: Purpose) -> Limits:

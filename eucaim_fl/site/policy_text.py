@@ -99,8 +99,13 @@ def _required(privacy: PrivacyPolicy) -> str:
     told = "; ".join(["", *budgets]) if budgets else "; plans together have no limit"
     return (
         "differential privacy is required against the coordinator, from a secure source of noise, with epsilon at most "
-        f"{privacy.epsilon or 0:g} and delta at most {privacy.delta or 0:g} for a plan{told}{_declared(privacy)}"
+        f"{privacy.epsilon or 0:g} and delta at most {privacy.delta or 0:g} for a plan{told}; what a plan has reserved "
+        f"is freed when it was idle for {_days(privacy.reserved_days)}{_declared(privacy)}"
     )
+
+
+def _days(number: int) -> str:
+    return "a day" if number == 1 else f"{number} days"
 
 
 def _declared(privacy: PrivacyPolicy) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -28,18 +29,31 @@ from eucaim_fl.sitefile import SiteFile
 from eucaim_fl.training.patients import PatientLoader, check_delta
 from eucaim_fl.training.randomness import Randomness
 
-__all__ = ["PrivateWork"]
+__all__ = ["PaidRound", "PrivateWork"]
 
 _LOG = logging.getLogger("eucaim_fl.site")
+
+
+@dataclass(frozen=True)
+class PaidRound:
+    """A round of DP-SGD that was charged for: whom it is trained on, and where its noise comes from."""
+
+    loader: PatientLoader
+    randomness: Randomness
 
 
 class PrivateWork:
     """One plan's private side at one site. Every commit is on the disk before noise is drawn or figures are told."""
 
-    def __init__(self, site: SiteFile, plan: FederationPlan, limits: Limits, least: LeastPeople) -> None:
-        """Open the site's ledger. Raises LedgerError if it can't be written, or was altered."""
+    def __init__(
+        self, site: SiteFile, plan: FederationPlan, limits: Limits, least: LeastPeople, reserved_days: int
+    ) -> None:
+        """Open the site's ledger. reserved_days: after which other plans that are idle lose what they have reserved.
+
+        Raises LedgerError if it can't be written, or was altered.
+        """
         self._plan, self._limits, self._least = plan, limits, least
-        self._site = site.name
+        self._site, self._reserved_days = site.name, reserved_days
         self._ledger = Ledger(site.records_folder() / "ledger", site.name)
 
     @property
@@ -66,18 +80,19 @@ class PrivateWork:
             return Randomness.secure()
         return Randomness.seeded(derive_seed(self._plan.seed, "privacy", self._site, number, use))
 
-    def prepare(self, network: nn.Module, cohort: Cohort, declared: frozenset[str], public_patients: int) -> None:
+    def prepare(self, network: nn.Module, cohort: Cohort, declared: frozenset[str], at_most: int) -> None:
         """Before the first step: see that the plan can be kept here, and reserve what it will cost.
 
-        declared: splits whose figures need no noise. public_patients: at least as many as train, by what is told: if
-        the exact number decided on delta, plans could ask for it.
+        What other plans have reserved and left idle for too long is freed before.
+        declared: splits whose figures need no noise. at_most: at least as many as train, by what is told: if the exact
+        number decided on delta, plans could ask for it.
         Raises PrivateTrainingError if the network mixes patients or delta is too large for so few; PrivacyBudgetError
         if the budgets do not hold the plan; LedgerError.
         """
         plan, figures = self._plan, figures_mechanism(self._plan.privacy)
         once, last = round_mechanism(plan.privacy, plan.training), plan.rounds + 1
         if self.charges_training and once is not None:
-            check_delta(plan, public_patients)
+            check_delta(plan, at_most)
             if plan.privacy.mechanism == "patient_dp":
                 made_private(network)
             self._reserve(cohort, "train", once, range(1, last))
@@ -92,8 +107,9 @@ class PrivateWork:
         if not left:
             return
         patients = _patients(cohort, split)
-        least = self._at_least(split, patients)
-        kept = self._ledger.reserve(self._purchase(split), once.times(left), patients, self._limits, least)
+        what, least = self._purchase(split), self._at_least(split, patients)
+        self._ledger.release_idle(self._reserved_days, keep=what.plan)
+        kept = self._ledger.reserve(what, once.times(left), patients, self._limits, least)
         if len(kept) < len(patients):
             _LOG.warning("Patients whose privacy budget does not hold the plan: %d", len(patients) - len(kept))
 
@@ -117,22 +133,32 @@ class PrivateWork:
 
         return commit
 
-    def train(self, network: nn.Module, cases: tuple[PreparedCase, ...], number: int, public_patients: int) -> int:
-        """One round of DP-SGD in place; the number of steps made. Raises as `prepare`, NotFiniteError."""
-        from eucaim_fl.training.private_loop import train_privately  # here, because Opacus takes long to load
-
-        check_delta(self._plan, public_patients)
-        randomness = self.randomness(number, "train")
-        loader = PatientLoader(cases, self._plan, randomness)
-        loader.charge(self._commit("train", number))
-        return train_privately(made_private(network), loader, self._plan, public_patients, randomness)
-
-    def charge_update(self, patients: frozenset[str], public_patients: int, number: int) -> None:
-        """Pay for one noised update over these patients, all of whom must be able to. public_patients: see `prepare`.
+    def charge_patients(self, cases: tuple[PreparedCase, ...], at_most: int, number: int) -> PaidRound:
+        """Pay for one round of DP-SGD over these patients; who can't pay is left out of it. at_most: see `prepare`.
 
         Raises PrivateTrainingError, PrivacyBudgetError, LedgerError.
         """
-        check_delta(self._plan, public_patients)
+        check_delta(self._plan, at_most)
+        randomness = self.randomness(number, "train")
+        loader = PatientLoader(cases, self._plan, randomness)
+        loader.charge(self._commit("train", number))
+        return PaidRound(loader, randomness)
+
+    def train(self, network: nn.Module, paid: PaidRound, told: int) -> int:
+        """One round of DP-SGD in place; the number of steps made. told: number of patients that means are taken over.
+
+        Raises PrivateTrainingError if the network mixes patients, NotFiniteError.
+        """
+        from eucaim_fl.training.private_loop import train_privately  # here, because Opacus takes long to load
+
+        return train_privately(made_private(network), paid.loader, self._plan, told, paid.randomness)
+
+    def charge_update(self, patients: frozenset[str], at_most: int, number: int) -> None:
+        """Pay for one noised update over these patients, all of whom must be able to. at_most: see `prepare`.
+
+        Raises PrivateTrainingError, PrivacyBudgetError, LedgerError.
+        """
+        check_delta(self._plan, at_most)
         once = round_mechanism(self._plan.privacy, self._plan.training)
         if once is None:
             raise PrivateTrainingError("The plan has no noise to charge for.")
@@ -158,6 +184,13 @@ class PrivateWork:
         if mechanism is None:
             raise PrivateTrainingError("The plan has no noise on figures to charge for.")
         return self._commit(split, number)(_patients(cohort, split), mechanism)
+
+    def trained(self, patients: frozenset[str]) -> frozenset[str]:
+        """Those of the patients who were ever charged for training here, under this plan or any other.
+
+        Raises LedgerError.
+        """
+        return self._ledger.trained(patients)
 
     def end(self) -> None:
         """The plan is over: what was reserved and not used becomes free. Raises LedgerError."""

@@ -105,11 +105,16 @@ class Telling:
         """Metrics of one split as they may leave; one record for all reasons why they may not.
 
         With noise on figures, the patients are charged before anything is measured; those who can't pay are not.
+        Declared test data of a plan with noise are told of as they are, but for patients of confidential data for whom
+        the ledger was ever charged for training: who is test data can have been drawn anew, or from a larger share.
         Raises JournalError or LedgerError if it can't be written down.
         """
         cases = cohort.cases(split)
         if self._private is not None and split not in self._bounds.test_data:
             return self._noised(network, cohort, split, number)
+        if self._private is not None and self._least.base > 1:
+            trained = self._private.trained(frozenset(case.patient for case in cases))
+            cases = tuple(case for case in cases if case.patient not in trained)
         groups = enough_by_class({case.patient: case.target for case in cases}, self._least.metric)
         if not groups:
             return withheld(split)

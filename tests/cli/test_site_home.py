@@ -23,6 +23,7 @@ from eucaim_fl.durable import exclusive
 from eucaim_fl.enrolment import Invitation, invite, new_token
 from eucaim_fl.errors import AuditError, ConfigError, EnrolmentError, JournalError, ServiceStateError
 from eucaim_fl.plan import FederationPlan
+from eucaim_fl.privacy_config import PrivacyConfig
 from eucaim_fl.signing import PrivateKey, fingerprint
 from eucaim_fl.site import machine
 from eucaim_fl.site.audit import AuditLog
@@ -369,6 +370,22 @@ class TestApproveAndRefuse:
         home.policy_file.write_text(home.policy_file.read_text().replace("rounds: 100", "rounds: 1"))
         result = run("approve", asked.sha256(), "--home", home.folder, "--yes")
         assert "The policy refuses this plan whatever you say here: rounds." in result.output
+
+    def test_of_noise_from_the_seed_too_where_the_site_file_does_not_call_the_data_public(self, home, asked):
+        noise = {"mechanism": "update_dp", "noise_multiplier": 8.0, "delta": 1e-5, "clipping_norm": 1.0}
+        privacy = PrivacyConfig.model_validate({**noise, "secure": False})
+        plan = asked.model_copy(update={"privacy": privacy})
+        (home.plans_folder / f"{plan.sha256()}.json").write_text(plan.canonical_json())
+        confidential, words = home.site_file.read_text(), "The policy refuses this plan whatever you say here: privacy."
+        for site, refused in (
+            (confidential, True),
+            (confidential.replace("data_is: confidential", "data_is: public"), False),
+            ("nothing", True),
+        ):
+            home.site_file.write_text(site)
+            result = run("approve", plan.sha256(), "--home", home.folder, "--yes")
+            assert result.exit_code == 0, result.output
+            assert (words in result.output) == refused
 
 
 class TestStart:

@@ -7,7 +7,7 @@ import io
 import json
 import sqlite3
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from eucaim_fl.cli.site_ledger import command
 from eucaim_fl.errors import ConfigError, LedgerError, PlanError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism, epsilon
+from eucaim_fl.privacy.budget import Budget
 from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit import AuditLog
 from eucaim_fl.site.home import HOME_VARIABLE, SiteHome
@@ -118,6 +119,12 @@ class TestShow:
         assert (told["datasets"]["a"]["limit"], told["patients"]["known"], told["delta"]) == (6.0, 12, DELTA)
         (only,) = told["runs"]
         assert (only["plan"], only["rounds"], only["reserved"]) == (place.sha, 1, 3)
+        assert only["reserved_until"] == "2026-03-31T12:00:00+00:00"
+
+    def test_what_is_reserved_is_told_with_its_end(self, place: Place) -> None:
+        place.policy({**DP, "reserved_days": 3650})
+        place.train(1)
+        assert f"({place.sha[:12]}) holds 3 steps until 2036-02-27 12:00 UTC unless" in run(place, "show").output
 
     def test_another_delta_and_one_plan(self, place: Place) -> None:
         place.train(1)
@@ -231,6 +238,18 @@ class TestProject:
         assert "Nobody of 12 patients" in output
         assert (ledger.head().count, len(ledger.reservations())) == (3, 1)
 
+    @pytest.mark.parametrize(("days", "counted"), [(2, True), (1, False)])
+    def test_what_another_plan_left_idle_for_too_long_is_not_counted(
+        self, place: Place, days: int, counted: bool
+    ) -> None:
+        """It was heard of 36 hours ago, and holds seven steps."""
+        place.policy({**DP, "reserved_days": days})
+        other = Purchase("e" * 64, "other", "education", "a", "train", True)
+        early = Ledger(place.folder, "a", clock=lambda: datetime.now(UTC) - timedelta(hours=36))
+        early.reserve(other, ONCE.times(7), PATIENTS, NO_LIMITS, 1)
+        assert ("the cohort: 0 now" in run(place, "project", place.sha).output) != counted
+        assert [record.kind for record in early.entries()] == ["reserved"], "nothing is released"
+
     def test_a_plan_is_a_file_or_the_beginning_of_its_digits(self, place: Place) -> None:
         assert read_plan_argument(place.sha[:6], place.home) == place.plan
         with pytest.raises(PlanError, match="can't be read"):
@@ -264,3 +283,40 @@ class TestPage:
         assert "PATIENT-" not in html
         assert out.stat().st_mode & 0o777 == 0o600
         assert json.loads(run(place, "page", place.sha, "--out", out, "--json").output)["page"] == str(out)
+
+
+class TestReplace:
+    def lose(self, place: Place) -> None:
+        log = AuditLog(place.home.audit_folder, PrivateKey.load(place.home.site_key), "a")
+        for number in (1, 2):
+            log.append("decision", {"plan": place.sha, "kind": "round", "round": number, "verdict": "allow"})
+        for path in place.train(1, 2).folder.iterdir():
+            path.unlink()
+
+    def test_a_person_decides_and_everybody_is_charged(self, place: Place) -> None:
+        self.lose(place)
+        result = run(place, "replace", input="n\n")
+        assert result.exit_code == 1
+        assert f"- tiny ({place.sha[:12]}): 2 rounds, epsilon 1.36" in result.output
+        assert "- together: 1 plan, epsilon 1.36 at delta 1e-05" in result.output
+        assert not (place.folder / "ledger.key").exists()
+        result = run(place, "replace", "--by", "dpo-2", input="y\n")
+        assert (result.exit_code, "has begun with 2 charges to everybody" in result.output) == (0, True)
+        shown = run(place, "show").output
+        assert "begun anew after a loss with charges to everybody" in shown
+        assert "The ledger knows no patient yet." in shown
+        run(place, "page", place.sha, "--out", place.root / "run.html")
+        assert '<td class="n">everybody</td>' in (place.root / "run.html").read_text()
+        assert "it agrees with 1 heads" in run(place, "verify").output
+
+    def test_who_is_new_pays_for_what_is_left(self, place: Place) -> None:
+        self.lose(place)
+        assert json.loads(run(place, "replace", "--yes", "--json").stdout)["plans"] == 1
+        output = run(place, "project", place.sha).output
+        counts = Budget(3, DELTA).used([ONCE.times(2)])
+        assert f"a patient whom the ledger does not know: {counts:.3g} now" in output
+
+    def test_one_that_is_there_is_not_replaced(self, place: Place) -> None:
+        place.train(1)
+        with pytest.raises(LedgerError, match="not lost"):
+            run(place, "replace", "--yes")

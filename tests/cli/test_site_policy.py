@@ -162,6 +162,17 @@ class TestExplainAtHome:
         assert result.exit_code == 0, result.output
         assert "a person here has approved it" in result.output
 
+    def test_noise_from_the_seed_is_refused_unless_the_site_file_calls_the_data_public(self, home, tmp_path, recipe):
+        noise = {"noise_multiplier": 8.0, "delta": 1e-5, "clipping_norm": 1.0, "secure": False}
+        file = tmp_path / "seeded.json"
+        config = recipe(["a.yaml"], privacy={**noise, "mechanism": "update_dp"})
+        file.write_text(make_plan(config, ("a", "b")).canonical_json())
+        assert "Refused by privacy" in run("explain", file, "--home", home.folder).output
+        assert "Refused by privacy" in run("explain", file, "--policy", home.policy_file).output
+        site = yaml.safe_load(home.site_file.read_text())
+        home.site_file.write_text(yaml.safe_dump({**site, "release": {"data_is": "public"}}))
+        assert "Waits for approval" in run("explain", file, "--home", home.folder).output
+
     def test_what_was_decided_last_is_told(self, home, plan):
         assert "Last decided" not in run("explain", plan.sha256()[:4], "--policy", home.policy_file).output
         assert "Last decided here: nothing yet." in run("explain", plan.sha256()[:4], "--home", home.folder).output

@@ -24,7 +24,6 @@ SAMPLED: dict[str, Any] = {
     "delta": 1e-5,
     "clipping_norm": 1.0,
     "sampling_rate": 0.5,
-    "secure": False,
     "gradients": "loop",
 }
 GAUSSIAN = {**SAMPLED, "sampling_rate": 1.0}
@@ -34,7 +33,6 @@ UPDATE: dict[str, Any] = {
     "noise_multiplier": 2.0,
     "delta": 1e-5,
     "clipping_norm": 0.5,
-    "secure": False,
 }
 POLICY: dict[str, Any] = {
     "schema": "eucaim-fl-policy/1",

@@ -29,4 +29,5 @@ def two_runs() -> State:
     """A has trained rounds 1, 2 and 2 again with ten patients; B round 1 with four of them, and holds two more."""
     charges = (charge(1, 1), charge(2, 2), charge(3, 2), charge(4, 1, B, patients=4))
     groups = (Group(6, (once(3),), (once(3),)), Group(4, (once(4),), (once(6),)))
-    return State(LedgerHead(5, "f" * 64), "a", "ed25519:x", charges, (Held(purchase(B), once(2), 4),), groups)
+    held = (Held(purchase(B), once(2), 4, charges[-1].time),)
+    return State(LedgerHead(5, "f" * 64), "a", "ed25519:x", charges, held, groups)

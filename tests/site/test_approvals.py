@@ -144,6 +144,14 @@ class TestDeciding:
         policy.write_text(POLICY.replace("rounds: 10", "rounds: 1"))
         assert [c.key for c in decide_now(plan, "a", load_policy(policy), audit, NOW).refused] == ["rounds"]
 
+    def test_noise_from_the_seed_is_for_a_site_whose_data_hide_nobody(self, plan_for, audit, policy):
+        noise = {"noise_multiplier": 8.0, "delta": 1e-5, "clipping_norm": 1.0}
+        plan = plan_for(privacy={**noise, "mechanism": "update_dp", "secure": False})
+        loaded = load_policy(policy)
+        for log in (audit, None):
+            assert [c.key for c in decide_now(plan, "a", loaded, log, NOW).refused] == ["privacy"]
+            assert decide_now(plan, "a", loaded, log, NOW, confidential=False).refused == ()
+
     def test_what_has_left_counts(self, plan_for, audit, policy):
         plan = plan_for()
         audit.append("sent", {"plan": plan.sha256(), "kind": "round", "round": 1, "bytes": 10_000_000})

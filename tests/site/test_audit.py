@@ -326,6 +326,8 @@ class TestQuestions:
         assert log.ledger_head() == (7, "hash 7")
         log.append("sent", {**sent(OTHER, "round", 1, 1), "ledger_count": 8, "ledger": "hash 8"})
         assert AuditReader(log.folder).ledger_head() == (8, "hash 8")
+        log.append("ledger_replaced", {"ledger_count": 2, "ledger": "hash 2", "lost_count": 8, "lost": "hash 8"})
+        assert log.ledger_head() == (2, "hash 2")
 
     def test_how_often_a_question_was_allowed(self, log: AuditLog) -> None:
         for plan, kind, number, verdict in (

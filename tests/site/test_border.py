@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -39,6 +39,7 @@ from eucaim_fl.errors import (
 from eucaim_fl.permits import Permit, issue, sign_plan
 from eucaim_fl.plan import FederationPlan, make_plan
 from eucaim_fl.privacy.accounting import Mechanism, epsilon
+from eucaim_fl.privacy_config import PrivacyConfig
 from eucaim_fl.records import ArraySpec
 from eucaim_fl.seals import InstructionSeal, new_nonce, read_reply_seal, sealed
 from eucaim_fl.signing import PrivateKey, new_node_key
@@ -959,9 +960,11 @@ class TestPrivacy:
         home.policy(privacy={"mechanism": "dp", "epsilon": 8.0, "delta": 1e-5, **declared})
         return home
 
-    def charge(self, at: Home, border: Border, number: int = 1) -> LedgerHead:
+    def charge(
+        self, at: Home, border: Border, number: int = 1, use: Literal["train", "figures"] = "train", part: str = ""
+    ) -> LedgerHead:
         ledger = Ledger(border.site.records_folder() / "ledger", "north")
-        what = Purchase(at.plan.sha256(), at.plan.name, at.plan.purpose, "north", "train", secure=True)
+        what = Purchase(at.plan.sha256(), at.plan.name, at.plan.purpose, "north", use, True, part)
         ledger.commit(what, number, Mechanism(2.0, 1.0, 3), [f"p{n}" for n in range(12)], NO_LIMITS, 1)
         return ledger.head()
 
@@ -1005,6 +1008,40 @@ class TestPrivacy:
             admitted(at, border)
         shutil.copytree(folder.with_name("copy"), folder)
         with pytest.raises(LedgerError, match="not the one that this site's audit log knows"):
+            admitted(at, border)
+
+    def test_noised_figures_without_a_charge_stay(self, at: Home, border: Border) -> None:
+        privacy = at.plan.privacy.model_copy(update={"metrics_noise": 4.0})
+        at.plan = at.plan.model_copy(update={"privacy": privacy})
+        task, dp = admitted(at, border), {"mechanism": "dp", "epsilon": 8.0, "delta": 1e-5}
+        self.charge(at, border)
+        answer = at.answer(seen=0)
+        assert border.reasons_against(task, answer, SPECS) == (), "the policy declares them as test data"
+        at.policy(privacy=dp)
+        unpaid = ("figures that this site's privacy ledger was not charged for",)
+        assert border.reasons_against(task, answer, SPECS) == unpaid
+        self.charge(at, border, 2, "figures", "validation")
+        self.charge(at, border, 1, "figures", "test")
+        assert border.reasons_against(task, answer, SPECS) == unpaid
+        self.charge(at, border, 1, "figures", "validation")
+        assert border.reasons_against(task, answer, SPECS) == ()
+
+    @pytest.mark.parametrize("mechanism", ["patient_dp", "update_dp", "central_dp"])
+    def test_noise_that_can_be_foreseen_is_refused_for_confidential_data_before_a_person_is_asked(
+        self, at: Home, mechanism: str
+    ) -> None:
+        noise = {"noise_multiplier": 2.0, "delta": 1e-5, "clipping_norm": 1.0, "secure": False}
+        more = {"sampling_rate": 1.0} if mechanism == "patient_dp" else {}
+        at.plan = at.plan.model_copy(
+            update={"privacy": PrivacyConfig.model_validate({**noise, **more, "mechanism": mechanism})}
+        )
+        at.policy(approval="manual")  # and privacy: none
+        border = at.open()
+        with pytest.raises(PolicyRefusalError, match=r"refuses the plan: privacy\. .*seed that the coordinator knows"):
+            admitted(at, border)
+        assert decisions(border) == [("refuse", ["privacy", "approval"])]
+        at.site_file(release={"data_is": "public"})
+        with pytest.raises(ApprovalPendingError, match="approval"):
             admitted(at, border)
 
     def test_an_answer_without_an_update_owes_nothing(self, at: Home, border: Border) -> None:

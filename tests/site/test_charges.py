@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from eucaim_fl.config import PrivacyConfig
 from eucaim_fl.errors import AuditError, LedgerError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism
 from eucaim_fl.privacy.promise import promise
-from eucaim_fl.site.charges import known_head, ledger_count, ledger_entry, unpaid
+from eucaim_fl.site.charges import known_head, ledger_count, ledger_entry, owed, unpaid, unpaid_figures
+from eucaim_fl.site.disclosure import WITHHELD
 from eucaim_fl.site.ledger import Ledger, Purchase
 from eucaim_fl.site.policy_privacy import NO_LIMITS
+from eucaim_fl.site.report import SiteReport
 from eucaim_fl.sitefile import SiteFile
 
 PATIENTS = [f"p{number}" for number in range(12)]
@@ -36,9 +41,9 @@ def plan(plan_for: Callable[..., FederationPlan]) -> FederationPlan:
     return plan_for(privacy={**NOISE, "mechanism": "patient_dp", "sampling_rate": 1.0})
 
 
-def charge(site: SiteFile, plan: FederationPlan, number: int, use: Any = "train") -> tuple[int, str]:
+def charge(site: SiteFile, plan: FederationPlan, number: int, use: Any = "train", part: str = "") -> tuple[int, str]:
     """Charge for a round; the ledger's head after it, as the audit log notes it."""
-    what = Purchase(plan.sha256(), plan.name, plan.purpose, site.name, use, secure=True)
+    what = Purchase(plan.sha256(), plan.name, plan.purpose, site.name, use, secure=True, part=part)
     ledger = Ledger(site.records_folder() / "ledger", site.name)
     ledger.commit(what, number, ROUND, PATIENTS, NO_LIMITS, 1)
     return ledger.head().count, ledger.head().hash
@@ -86,6 +91,66 @@ class TestUnpaid:
         (reason,) = unpaid(site, plan, 1, 0)
         assert "privacy ledger" in reason
         assert str(site.records_folder()) not in reason
+
+
+FIGURES = ("figures that this site's privacy ledger was not charged for",)
+
+
+@dataclass
+class Said:
+    """What a worker would say of these splits; of the last one of them nothing."""
+
+    splits: tuple[Any, ...]
+    update: dict[str, NDArray[Any]] = field(default_factory=dict)
+    pictures: None = None
+
+    @property
+    def report(self) -> SiteReport:
+        told = [{"split": split, "patients": 10, "values": {"dice": 0.5}} for split in self.splits[:-1]]
+        last = {"split": self.splits[-1], "patients": 0, "withheld": WITHHELD}
+        values = {"kind": "final", "site": "a", "plan_sha256": "0" * 64, "round": 2, "patients": 10}
+        return SiteReport.model_validate({**values, "cohort_sha256": "0" * 64, "metrics": (*told, last)})
+
+
+class TestFigures:
+    @pytest.fixture
+    def plan(self, plan_for: Callable[..., FederationPlan]) -> FederationPlan:
+        return plan_for(privacy={**NOISE, "mechanism": "update_dp", "metrics_noise": 2.0})
+
+    def test_each_split_is_charged_for_by_itself_since_the_instruction_came(
+        self, site: SiteFile, plan: FederationPlan
+    ) -> None:
+        assert unpaid_figures(site, plan, 2, 0, ["validation"]) == FIGURES, "there is no ledger yet"
+        assert unpaid_figures(site, plan, 2, 0, []) == ()
+        before, _ = charge(site, plan, 2, "figures", "validation")
+        assert unpaid_figures(site, plan, 2, 0, ["validation"]) == ()
+        assert unpaid_figures(site, plan, 2, before, ["validation"]) == FIGURES
+        assert unpaid_figures(site, plan, 1, 0, ["validation"]) == FIGURES
+        assert unpaid_figures(site, plan, 2, 0, ["validation", "test"]) == FIGURES
+        charge(site, plan, 2, "train")
+        assert unpaid_figures(site, plan, 2, 0, ["test"]) == FIGURES
+
+    def test_a_plan_without_noise_on_figures_owes_nothing_for_them(
+        self, site: SiteFile, plan_for: Callable[..., FederationPlan]
+    ) -> None:
+        for privacy in ({}, {**NOISE, "mechanism": "update_dp"}):
+            assert unpaid_figures(site, plan_for(privacy=privacy), 2, 0, ["validation"]) == ()
+
+    def test_test_data_and_what_is_withheld_cost_nothing(self, site: SiteFile, plan: FederationPlan) -> None:
+        assert owed(site, plan, Said(("validation", "test")), set(), (2, 0)) == FIGURES
+        assert owed(site, plan, Said(("validation", "test")), {"validation"}, (2, 0)) == ()
+        assert owed(site, plan, Said(("test",)), set(), (2, 0)) == ()
+        charge(site, plan, 2, "figures", "validation")
+        assert owed(site, plan, Said(("validation", "test")), set(), (2, 0)) == ()
+
+    def test_an_update_and_figures_are_looked_at_both(self, site: SiteFile, plan: FederationPlan) -> None:
+        said = Said(("validation", "test"), {"w": np.zeros(1)})
+        assert owed(site, plan, said, set(), (2, 0)) == (*REASON, *FIGURES)
+        charge(site, plan, 2)
+        assert owed(site, plan, said, set(), (2, 0)) == FIGURES
+        damage(site)
+        (reason,) = owed(site, plan, said, set(), (2, 0))
+        assert "privacy ledger" in reason
 
 
 class TestLedgerCount:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -369,6 +370,8 @@ class TestReading:
         assert reader.committed(A, 2, 2)
         assert not reader.committed(A, 2, 3), "that was before"
         assert not reader.committed(A, 3, 0), "those were figures"
+        assert reader.committed(A, 3, 3, "figures")
+        assert not reader.committed(A, 3, 0, "figures", "test"), "those of another split"
         assert reader.rounds_committed(A) == {1, 2}
         assert reader.plan_mechanisms(A, "train") == (once(2),)
         assert reader.mechanisms(dataset="x") == (once(4),)
@@ -387,6 +390,77 @@ class TestReading:
         ledger.commit(purchase(), 1, once(), PATIENTS, OPEN, 1)
         monkeypatch.setattr(os, "access", lambda *_: False)
         assert LedgerReader(ledger.folder).plan_mechanisms(A) == (once(),)
+
+
+class TestIdlePlans:
+    """A clock that tests set: the ledger says the time of its records by it."""
+
+    @pytest.fixture
+    def now(self) -> list[datetime]:
+        return [datetime(2026, 3, 1, tzinfo=UTC)]
+
+    @pytest.fixture
+    def ledger(self, tmp_path: Path, now: list[datetime]) -> Ledger:
+        return Ledger(tmp_path / "ledger", "a", clock=lambda: now[0])
+
+    def test_what_they_hold_is_free_after_so_many_days_and_the_ledger_says_so(
+        self, ledger: Ledger, now: list[datetime]
+    ) -> None:
+        ledger.reserve(purchase(B), once(6), PATIENTS, PATIENT, 6)
+        now[0] += timedelta(days=30, microseconds=-1)
+        ledger.release_idle(30, keep=A)
+        with pytest.raises(PrivacyBudgetError, match="Too few patients"):
+            ledger.reserve(purchase(), once(2), PATIENTS, PATIENT, 6)
+        now[0] += timedelta(microseconds=1)
+        ledger.release_idle(30, keep=A)
+        assert ledger.reserve(purchase(), once(2), PATIENTS, PATIENT, 6) == frozenset(PATIENTS)
+        assert [(one.kind, one.body["plan"]) for one in ledger.entries()][1:] == [("released", B), ("reserved", A)]
+        assert verify_ledger(ledger.folder) == ()
+
+    def test_whoever_comes_back_pays_as_far_as_the_budgets_hold_it(self, ledger: Ledger, now: list[datetime]) -> None:
+        ledger.reserve(purchase(B), once(6), PATIENTS, PATIENT, 6)
+        now[0] += timedelta(days=1)
+        ledger.release_idle(1, keep=A)
+        ledger.reserve(purchase(), once(5), PATIENTS, PATIENT, 6)
+        for number in (1, 2):
+            assert ledger.commit(purchase(B), number, once(), PATIENTS, PATIENT, 6) == frozenset(PATIENTS)
+        with pytest.raises(PrivacyBudgetError, match="Too few patients"):
+            ledger.commit(purchase(B), 3, once(), PATIENTS, PATIENT, 6)
+
+    def test_a_charge_is_a_sign_of_life_and_the_plan_itself_is_kept(self, ledger: Ledger, now: list[datetime]) -> None:
+        ledger.reserve(purchase(B), once(6), PATIENTS, OPEN, 6)
+        ledger.reserve(purchase(), once(6), PATIENTS, OPEN, 6)
+        now[0] += timedelta(days=1)
+        ledger.commit(purchase(B), 1, once(), PATIENTS, OPEN, 6)
+        ledger.release_idle(1, keep=A)
+        assert [one.what.plan for one in ledger.reservations()] == [A, B]
+        now[0] -= timedelta(days=400)  # a clock that was put back frees nothing
+        ledger.release_idle(1, keep="c" * 64)
+        assert len(ledger.reservations()) == 2
+
+    def test_all_of_them_are_freed_however_many(self, ledger: Ledger, now: list[datetime]) -> None:
+        for letter in "bcd":
+            ledger.reserve(purchase(letter * 64), once(), PATIENTS, OPEN, 6)
+            ledger.reserve(purchase(letter * 64, "figures", "test"), once(), PATIENTS, OPEN, 6)
+        now[0] += timedelta(days=9)
+        ledger.release_idle(9, keep="d" * 64)
+        assert [one.kind for one in ledger.entries()][6:] == ["released", "released"]
+        assert {one.what.plan for one in ledger.reservations()} == {"d" * 64}
+
+    def test_a_ledger_that_can_not_be_read_frees_and_knows_nothing(self, ledger: Ledger) -> None:
+        ledger.reserve(purchase(B), once(6), PATIENTS, OPEN, 6)
+        (ledger.folder / "ledger.sqlite").write_bytes(b"spoilt")
+        with pytest.raises(LedgerError, match="privacy ledger"):
+            ledger.release_idle(1, keep=A)
+        with pytest.raises(LedgerError, match="privacy ledger"):
+            ledger.trained(PATIENTS)
+
+    def test_who_ever_trained_is_known_by_name(self, ledger: Ledger) -> None:
+        ledger.reserve(purchase(B), once(6), PATIENTS, OPEN, 6)
+        assert ledger.trained(PATIENTS) == frozenset()
+        ledger.commit(purchase(B), 1, once(), PATIENTS[:2], OPEN, 1)
+        ledger.commit(purchase(use="figures"), 1, once(), PATIENTS[2:], OPEN, 1)
+        assert ledger.trained([*PATIENTS[1:], "somebody"]) == {PATIENTS[1]}
 
 
 class TestAmongReserved:

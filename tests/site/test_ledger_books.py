@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from eucaim_fl.errors import PrivacyBudgetError
 from eucaim_fl.privacy.accounting import Mechanism, epsilon
 from eucaim_fl.privacy.budget import Budget
 from eucaim_fl.signing import canonical_json
+from eucaim_fl.site.audit_reader import utc_text
 from eucaim_fl.site.ledger_base import (
     Claim,
     LedgerHead,
@@ -42,12 +45,17 @@ def once(steps: int, noise: float = 4.0) -> Mechanism:
     return Mechanism(noise, 1.0, steps)
 
 
+def day(number: int) -> datetime:
+    return datetime(2026, 3, number, tzinfo=UTC)
+
+
 def entered(
-    books: Books, what: Purchase, mechanism: Mechanism, patients: list[bytes], number: int | None = None
+    books: Books, what: Purchase, mechanism: Mechanism, patients: list[bytes], number: int | None = None, at: int = 1
 ) -> Books:
+    """With one more record of that day."""
     members = packed(patients)
     claim = Claim(what, mechanism, set_digest(members), len(patients), number)
-    return books.with_set(claim.patients, patients).after(HEAD, claim)
+    return books.with_set(claim.patients, patients).after(HEAD, claim, utc_text(day(at)))
 
 
 def only(books: Books, patient: bytes) -> tuple[Mechanism, ...]:
@@ -142,8 +150,31 @@ class TestHistories:
     def test_a_release_frees_what_its_plan_holds_alone(self) -> None:
         books = entered(Books(HEAD), purchase(A), once(5), P[:1])
         books = entered(books, purchase(A, part="test"), once(4), P[:1])
-        books = entered(books, purchase(B), once(3), P[:1]).after(HEAD, Release(A))
+        books = entered(books, purchase(B), once(3), P[:1]).after(HEAD, Release(A), utc_text(day(1)))
         assert only(books, P[0]) == (once(3),)
+        assert books.apart({A}) == books
+        assert only(books.apart({A, B}), P[0]) == ()
+
+    def test_a_plan_is_idle_from_its_last_record_on_while_it_holds_something(self) -> None:
+        books = entered(Books(HEAD), purchase(A), once(3), P[:1], at=2)
+        books = entered(books, purchase(B), once(3), P[:1], at=4)
+        assert [books.idle(day(number)) for number in (1, 2, 3, 4)] == [set(), {A}, {A}, {A, B}]
+        books = entered(books, purchase(A), once(1), P[:1], 1, at=5)
+        assert books.idle(day(4)) == {B}, "a charge is a word of it, too"
+        books = entered(books, purchase(A, part="test"), once(1), P[1:2], at=6)
+        assert books.idle(day(5)) == {B}, "and so is what it reserves for another use"
+        books = entered(books, purchase(B), once(3), P[:1], 1, at=4)
+        assert books.idle(day(5)) == set(), "it holds nothing any more"
+        assert books.idle(day(6)) == {A}
+
+    def test_who_was_charged_for_training_is_known_whatever_the_plan(self) -> None:
+        figures = replace(purchase(A), use="figures")
+        books = entered(Books(HEAD), purchase(A), once(1), P[:2], 1)
+        books = entered(books, purchase(B), once(1), P[1:3], 1)
+        books = entered(entered(books, figures, once(1), P[3:4], 1), purchase(A), once(1), P[4:5])
+        assert books.charged("train", P) == set(P[:3]), "what is only reserved was not charged"
+        assert books.charged("figures", P) == {P[3]}
+        assert books.charged("train", [b"somebody else..."]) == set()
 
     def test_a_reservation_replaces_the_one_before(self) -> None:
         books = entered(Books(HEAD), purchase(), once(5), P[:1])

@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,14 @@ class TestState:
         assert read_state(ledger.folder, apart=A).held == ()
         assert read_state(ledger.folder, apart=A).groups == ((2, (once(2),), (once(2),)),)
         assert len(read_state(ledger.folder).held) == 1, "nothing was released"
+
+    def test_so_can_what_idle_plans_have_reserved(self, home: SiteHome) -> None:
+        ledger = spend(home)
+        (held,) = read_state(ledger.folder).held
+        last = datetime.fromisoformat(held.last)
+        assert held.last == list(ledger.entries(A))[-1].time
+        assert read_state(ledger.folder, idle_since=last).held == ()
+        assert read_state(ledger.folder, apart=B, idle_since=last - timedelta(seconds=1)).held == (held,)
 
     def test_a_ledger_that_was_altered_is_not_read(self, home: SiteHome, tmp_path: Path) -> None:
         assert read_state(tmp_path) is EMPTY

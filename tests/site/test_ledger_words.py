@@ -7,6 +7,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from eucaim_fl.site.ledger_words import (
     patients_json,
     projection_json,
     projection_lines,
+    reservation_lines,
     run_cells,
     run_json,
     spending_json,
@@ -59,7 +61,7 @@ class TestPatients:
     def test_who_has_left_is_counted(self) -> None:
         assert "1 patient can't pay" in patient_lines(Patients(1, (1.0,) * 5, (0, 0, 0, 1), None, 1))[-1]
         assert patient_lines(Patients(1, (1.0,) * 5))[-1] == "The policy sets no budget of a patient."
-        assert patient_lines(Patients(0)) == ["No patient was charged yet."]
+        assert patient_lines(Patients(0)) == ["The ledger knows no patient yet."]
 
     def test_programs_get_the_same(self) -> None:
         told = patients_json(patients_of(two_runs(), BUDGET, DELTA))
@@ -79,7 +81,19 @@ class TestRuns:
     def test_noise_from_the_seed_is_named(self) -> None:
         (first, _) = run_sums(two_runs(), None, DELTA)
         assert run_cells(replace(first, secure=False))[0] == "plan-a (noise from the plan's seed)"
-        assert run_json(replace(first, training=math.inf))["training"] is None
+        assert run_json(replace(first, training=math.inf), 30)["training"] is None
+
+    def test_what_is_reserved_is_told_with_its_end(self) -> None:
+        """B was heard of last on the first of March at 12:04."""
+        runs = run_sums(two_runs(), None, DELTA)
+        before, then = datetime(2026, 3, 31, 12, 3, tzinfo=UTC), datetime(2026, 3, 31, 12, 4, tzinfo=UTC)
+        assert reservation_lines(runs, 30, before) == [
+            "plan-b (bbbbbbbbbbbb) holds 2 steps until 2026-03-31 12:04 UTC unless it goes on."
+        ]
+        assert reservation_lines(runs, 30, then) == [
+            "plan-b (bbbbbbbbbbbb) holds 2 steps and was idle for 30 days: the next plan that reserves takes it back."
+        ]
+        assert [run_json(run, 30)["reserved_until"] for run in runs] == [None, "2026-03-31T12:04:00+00:00"]
 
 
 class TestExport:

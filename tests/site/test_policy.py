@@ -141,6 +141,13 @@ class TestPrivacyPolicy:
         policy = PrivacyPolicy(mechanism="none", test_data=("test",), held_out=0.2)
         assert (policy.test_data, policy.held_out) == (("test",), 0.2)
 
+    def test_what_is_reserved_is_kept_for_whole_days_and_at_least_one(self):
+        assert PrivacyPolicy().reserved_days == 30
+        assert PrivacyPolicy(reserved_days=1).reserved_days == 1
+        for wrong in (0, 1.5, 3651):
+            with pytest.raises(ValidationError, match="reserved_days"):
+                PrivacyPolicy.model_validate({"reserved_days": wrong})
+
     @pytest.mark.parametrize("values", [{"test_data": ("test",)}, {"held_out": 0.2}], ids=["no_share", "no_split"])
     def test_test_data_and_their_share_need_each_other(self, values):
         with pytest.raises(ValidationError, match="held_out, the share of patients that never train, and test_data"):

@@ -18,6 +18,7 @@ from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.gate import default_bounds
 from eucaim_fl.site.policy import LoadedPolicy, MetricName, Policy, Window
 from eucaim_fl.site.policy_decision import _CHECKS, RUN_TIME, Clause, Decision, Situation, bounds, decide, is_open
+from eucaim_fl.site.policy_privacy import FORESEEABLE
 from eucaim_fl.site.policy_text import describe
 from eucaim_fl.sitefile import ReleaseConfig
 
@@ -358,7 +359,14 @@ class TestPrivacy:
         asked = private(plan, **changes)
         refused = [clause.key for clause in decide(asked, loaded(privacy=DP), situation()).refused]
         assert refused == ([] if allowed else ["privacy"])
-        assert decide(asked, loaded(), situation()).allowed
+        assert decide(asked, loaded(), situation(confidential=False)).allowed
+
+    def test_noise_from_the_plans_seed_is_for_data_that_hide_nobody(self, plan):
+        asked = private(plan, secure=False)
+        (clause,) = decide(asked, loaded(), situation()).refused
+        assert (clause.key, clause.reasons) == ("privacy", (FORESEEABLE,))
+        with pytest.raises(PolicyRefusalError, match="so it would protect nobody"):
+            decide(asked, loaded(approval="manual"), situation()).raise_if_not_allowed()
 
     def test_the_number_of_patients_in_a_step_is_not_looked_at_where_noise_hides_them(self, plan):
         asked = private(plan, mechanism="patient_dp", sampling_rate=0.01)

@@ -8,7 +8,7 @@ from eucaim_fl.config import PrivacyConfig
 from eucaim_fl.plan import FederationPlan, make_plan
 from eucaim_fl.privacy.budget import Budget
 from eucaim_fl.site.policy import PrivacyPolicy
-from eucaim_fl.site.policy_privacy import NO_LIMITS, limits_of, privacy_answer
+from eucaim_fl.site.policy_privacy import FORESEEABLE, NO_LIMITS, foreseeable, limits_of, privacy_answer
 
 DP = PrivacyPolicy(mechanism="dp", epsilon=3.0, delta=1e-5)
 
@@ -21,8 +21,8 @@ def plan(recipe) -> FederationPlan:
 
 class TestPrivacyAnswer:
     def test_the_epsilon_is_told_with_its_mechanism(self, plan):
-        allowed, asks = privacy_answer(plan, DP)
-        assert allowed
+        allowed, asks, reasons = privacy_answer(plan, DP)
+        assert (allowed, reasons) == (True, ())
         assert asks.startswith("update_dp with epsilon 1.3")
         assert asks.endswith("and delta 1e-05")
 
@@ -33,6 +33,26 @@ class TestPrivacyAnswer:
         assert "sees the update without" in privacy_answer(central, DP)[1]
         assert not privacy_answer(open_seed, DP)[0]
         assert not privacy_answer(central, DP)[0]
+
+    @pytest.mark.parametrize("mechanism", ["update_dp", "central_dp"])
+    @pytest.mark.parametrize("policy", [PrivacyPolicy(mechanism="none"), DP, PrivacyPolicy()])
+    def test_noise_from_the_plans_seed_is_none_for_confidential_data_whatever_the_policy(self, plan, policy, mechanism):
+        noise = plan.privacy.model_copy(update={"secure": False, "mechanism": mechanism})
+        asked = plan.model_copy(update={"privacy": noise})
+        allowed, asks, reasons = privacy_answer(asked, policy, confidential=True)
+        assert (allowed, reasons) == (False, (FORESEEABLE,))
+        assert asks.endswith("hides nothing from who has the plan, and the data here are confidential")
+        allowed, _, reasons = privacy_answer(asked, policy)
+        assert (allowed, reasons) == (policy.mechanism == "none", ())
+
+    def test_plans_without_noise_or_from_a_secure_source_foresee_nothing(self, plan, recipe):
+        none = make_plan(recipe(["a.yaml"]), ("a",))
+        bare = none.model_copy(update={"privacy": none.privacy.model_copy(update={"secure": False})})
+        for asked in (plan, none, bare):
+            assert not foreseeable(asked, confidential=True)
+        open_seed = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"secure": False})})
+        assert foreseeable(open_seed, confidential=True)
+        assert not foreseeable(open_seed, confidential=False)
 
     def test_a_silent_policy_allows_neither_noise_nor_none(self, plan, recipe):
         assert not privacy_answer(plan, PrivacyPolicy())[0]

@@ -55,6 +55,11 @@ class TestDescribe:
         assert "never train under such a plan" in words
         assert "drawn" not in says(privacy=ceilings)["privacy"]
 
+    @pytest.mark.parametrize(("values", "words"), [({}, "30 days"), ({"reserved_days": 1}, "a day")])
+    def test_it_is_told_when_what_is_reserved_is_freed(self, values, words):
+        told = says(privacy={"mechanism": "dp", "epsilon": 3, "delta": 1e-5, **values})["privacy"]
+        assert f"what a plan has reserved is freed when it was idle for {words}" in told
+
     def test_a_night_is_told_with_its_following_day(self):
         window = {"days": ["mon", "fri"], "start": "20:00", "end": "06:00", "zone": "UTC"}
         assert "mon, fri 20:00 to 06:00 of the following day (UTC)" in says(hours=[window])["hours"]

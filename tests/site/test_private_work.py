@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from eucaim_fl.privacy.accounting import Mechanism
 from eucaim_fl.privacy.budget import Budget
 from eucaim_fl.privacy.promise import promise
 from eucaim_fl.site.gate import refusals
-from eucaim_fl.site.ledger import Limits, Purchase, Reservation
+from eucaim_fl.site.ledger import Ledger, Limits, Purchase, Reservation
 from eucaim_fl.site.node import SiteNode
 from eucaim_fl.site.policy_privacy import NO_LIMITS
 from eucaim_fl.site.private_work import PrivateWork
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.integration
 
 SPLIT = {"split": {"validation": 0.4, "test": 0.1}}  # each patient by itself: 13, 5 and 6
 DELTA = 1e-5
-SECURE = {**GAUSSIAN, "secure": True}
+SEEDED = {"secure": False}
 LITTLE_NOISE = Mechanism(0.3, 1.0, 1)
 
 
@@ -55,6 +56,11 @@ def place(prepared: Place) -> Place:
 
 def trained(node: SiteNode) -> frozenset[str]:
     return frozenset(case.patient for case in node.cohort.cases("train"))
+
+
+def made_up(place: Place) -> None:
+    """Let the data hide nobody, so that noise may follow from the seed."""
+    place.settings(release={"data_is": "synthetic"})
 
 
 def dp_policy(plan: FederationPlan, times: float = 1.0, **more: Any) -> dict[str, Any]:
@@ -77,7 +83,7 @@ class TestReserved:
         (held,) = place.reader().reservations()
         assert held == Reservation(held.what, Mechanism(1.0, 0.5, 4), len(trained(node)))
         what = held.what
-        assert (what.plan, what.use, what.dataset, what.secure) == (node.plan.sha256(), "train", "a", False)
+        assert (what.plan, what.use, what.dataset, what.secure) == (node.plan.sha256(), "train", "a", True)
         assert refusals(answer, node.plan, node.specs(), node.bounds) == ()
 
     def test_a_client_that_starts_again_reserves_what_is_left(self, place: Place) -> None:
@@ -110,7 +116,7 @@ class TestReserved:
         assert place.commits() == [(1, "", 13)]
 
     def test_a_plan_that_the_budget_does_not_hold_is_refused_before_its_first_step(self, place: Place) -> None:
-        plan = place.plan(privacy=SECURE, data=SPLIT)
+        plan = place.plan(privacy=GAUSSIAN, data=SPLIT)
         policy = dp_policy(plan)
         place.policy(privacy={**policy, "dataset_epsilon": policy["epsilon"] / 2})
         with pytest.raises(PrivacyBudgetError, match="budget for the data does not hold what is asked") as caught:
@@ -136,6 +142,27 @@ class TestReserved:
         with pytest.raises(PrivateTrainingError, match="delta"):
             node.hello()
         assert place.reader().reservations() == ()
+
+    @pytest.mark.parametrize(("days", "freed"), [(2, False), (1, True)])
+    def test_what_another_plan_left_idle_for_too_long_is_taken_back(self, place: Place, days: int, freed: bool) -> None:
+        """The other one was heard of 36 hours ago, and what it holds leaves room for one half of this plan."""
+        plan = place.plan(privacy=GAUSSIAN, data=SPLIT)
+        policy = dp_policy(plan, reserved_days=days)
+        budget = {"dataset_epsilon": Budget(policy["epsilon"], DELTA).used([Mechanism(1.0, 1.0, 6)])}
+        place.policy(privacy={**policy, **budget})
+        other = Purchase("e" * 64, "other", "scientific_research", "a", "train", secure=True)
+        was = datetime.now(UTC) - timedelta(hours=36)
+        early = Ledger(place.records / "ledger", "a", clock=lambda: was)
+        early.reserve(other, Mechanism(1.0, 1.0, 4), place.patients(), NO_LIMITS, 1)
+        node = place.node(plan)
+        if not freed:
+            with pytest.raises(PrivacyBudgetError, match="budget for the data"):
+                node.hello()
+        else:
+            node.hello()
+        assert [one.what.plan for one in place.reader().reservations()] == [plan.sha256() if freed else other.plan]
+        kinds = [entry.kind for entry in place.reader().entries()]
+        assert kinds == (["reserved", "released", "reserved"] if freed else ["reserved"])
 
     def test_one_below_all_that_could_be_meant_is_taken(self, place: Place) -> None:
         assert place.node(privacy={**GAUSSIAN, "delta": 0.999 / 22}, data=SPLIT).hello().report.patients == 15
@@ -207,7 +234,8 @@ def _killed(*_: Any) -> int:
 
 class TestRandomness:
     def update(self, place: Place, number: int = 1, **privacy: Any) -> str:
-        node = place.begin().node(privacy={**SAMPLED, **privacy}, data=SPLIT)
+        made_up(place.begin())
+        node = place.node(privacy={**SAMPLED, **SEEDED, **privacy}, data=SPLIT)
         return arrays_sha256(node.round(number, weights(node.plan)).update)
 
     def test_a_seed_repeats_a_round_to_the_bit(self, place: Place) -> None:
@@ -217,21 +245,22 @@ class TestRandomness:
         assert self.update(place, secure=True) != self.update(place, secure=True)
 
     def test_every_round_and_use_has_a_stream_of_its_own(self, place: Place) -> None:
-        plan = place.plan(privacy=SAMPLED, data=SPLIT)
+        made_up(place)
+        plan = place.plan(privacy={**SAMPLED, **SEEDED}, data=SPLIT)
         work = place.node(plan)._private
         assert isinstance(work, PrivateWork)
         asked = [(1, "train"), (2, "train"), (1, "update"), (1, "figures validation"), (1, "figures test")]
         drawn = {float(work.randomness(number, use).uniform(1)[0]) for number, use in asked}
         assert len(drawn) == len(asked)
         assert not work.randomness(1, "train").is_secure
-        secure = place.node(privacy={**SAMPLED, "secure": True}, data=SPLIT)._private
+        secure = place.node(privacy=SAMPLED, data=SPLIT)._private
         assert secure is not None
         assert secure.randomness(1, "train").is_secure
 
 
 class TestBudgets:
     def test_a_round_that_the_plan_s_budget_does_not_hold_is_not_begun(self, place: Place) -> None:
-        plan = place.plan(privacy=SECURE, data=SPLIT)
+        plan = place.plan(privacy=GAUSSIAN, data=SPLIT)
         place.policy(privacy=dp_policy(plan, 1.01))  # two rounds, and no third
         node, arriving = place.node(plan), weights(plan)
         node.hello()
@@ -250,7 +279,7 @@ class TestBudgets:
     def test_patients_without_budget_leave_and_the_others_train(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        plan = place.plan(privacy=SECURE, data=SPLIT)
+        plan = place.plan(privacy=GAUSSIAN, data=SPLIT)
         place.policy(privacy=dp_policy(plan, 2.0, patient_epsilon=15.0))
         node = place.node(plan)
         tired = set(sorted(trained(node))[:3])
@@ -269,11 +298,31 @@ class TestBudgets:
         assert place.commits()[1:] == [(1, "", 10)]
         assert report.patients == 15  # that somebody left is not told
 
+    @pytest.mark.parametrize("privacy", [GAUSSIAN, UPDATE], ids=["patients", "updates"])
+    def test_nobody_pays_for_figures_of_a_round_that_can_not_be_trained(
+        self, place: Place, privacy: dict[str, Any]
+    ) -> None:
+        plan = place.plan(privacy={**privacy, "metrics_noise": 9.0}, data=SPLIT)
+        place.policy(privacy=dp_policy(plan, 2.0, patient_epsilon=15.0))
+        node = place.node(plan)
+        node.hello()
+        burdened(place, set(trained(node)))
+        with pytest.raises(PrivacyBudgetError, match="Too few patients"):
+            node.round(1, weights(plan))
+        assert place.commits("figures") == []
+
+    def test_a_round_s_delta_is_judged_by_all_who_could_be_meant(self, place: Place) -> None:
+        """13 train, 15 are told and 22 could be: who is not greeted is asked no other question than who is."""
+        node = place.node(privacy={**GAUSSIAN, "delta": 1 / 16}, data=SPLIT)
+        with pytest.raises(PrivateTrainingError, match="delta is not below"):
+            node.round(1, weights(node.plan))
+        assert place.commits() == []
+
     def test_who_could_pay_for_one_round_but_not_for_all_is_in_none(self, place: Place) -> None:
         """Otherwise how many train in a round would follow from what a few of them have spent."""
         budget, once = Budget(14.0, DELTA), Mechanism(1.0, 1.0, 2)
         most = max(k for k in range(1, 40) if budget.holds([Mechanism(1.0, 1.0, k), once]))
-        plan = place.plan(privacy=SECURE, data=SPLIT)
+        plan = place.plan(privacy=GAUSSIAN, data=SPLIT)
         place.policy(privacy={"mechanism": "dp", "epsilon": 13.9, "delta": DELTA, "patient_epsilon": 14.0})
         node = place.node(plan)
         tired = set(sorted(trained(node))[:2])
@@ -286,7 +335,7 @@ class TestBudgets:
 
     def test_the_same_counts_for_figures(self, place: Place) -> None:
         """Three looks at six patients would cost more than one of them has left; one look would not."""
-        plan = place.plan(privacy={**SECURE, "metrics_noise": 2.0}, data={"split": {"validation": 0.45, "test": 0.1}})
+        plan = place.plan(privacy={**GAUSSIAN, "metrics_noise": 2.0}, data={"split": {"validation": 0.45, "test": 0.1}})
         budget, look = Budget(14.0, DELTA), Mechanism(2.0, 1.0, 1)
         most = max(k for k in range(1, 99) if budget.holds([Mechanism(2.0, 1.0, k), look]))
         place.policy(privacy={"mechanism": "dp", "epsilon": 13.9, "delta": DELTA, "patient_epsilon": 14.0})
@@ -299,7 +348,7 @@ class TestBudgets:
         assert place.commits("figures") == [(n, "validation", len(watched) - 1) for n in (1, 2)]
 
     def test_too_few_left_is_an_error_that_tells_no_number(self, place: Place) -> None:
-        plan = place.plan(privacy=SECURE, data=SPLIT)
+        plan = place.plan(privacy=GAUSSIAN, data=SPLIT)
         place.policy(privacy=dp_policy(plan, 2.0, patient_epsilon=15.0))
         node = place.node(plan)
         node.hello()
@@ -322,10 +371,10 @@ class TestThePolicyWithoutABorder:
         "privacy",
         [
             None,
-            GAUSSIAN,
-            {**UPDATE, "mechanism": "central_dp", "secure": True},
-            {**SECURE, "delta": 2e-5},
-            {**SECURE, "noise_multiplier": 0.05},
+            {**GAUSSIAN, **SEEDED},
+            {**UPDATE, "mechanism": "central_dp"},
+            {**GAUSSIAN, "delta": 2e-5},
+            {**GAUSSIAN, "noise_multiplier": 0.05},
         ],
         ids=["no noise", "noise by a seed", "noise of the server", "a larger delta", "a larger epsilon"],
     )
@@ -340,20 +389,39 @@ class TestThePolicyWithoutABorder:
 
     def test_a_policy_that_is_silent_on_privacy_allows_none(self, place: Place) -> None:
         place.policy(privacy={})
-        for plan in (place.plan(), place.plan(privacy=SECURE, data=SPLIT)):
+        for plan in (place.plan(), place.plan(privacy=GAUSSIAN, data=SPLIT)):
             with pytest.raises(PolicyRefusalError, match="policy refuses the plan: privacy"):
                 SiteNode(place.site_file, plan)
 
+    @pytest.mark.parametrize("with_policy", [False, True], ids=["no policy", "a policy"])
+    @pytest.mark.parametrize(
+        "privacy", [GAUSSIAN, UPDATE, {**UPDATE, "mechanism": "central_dp"}], ids=lambda one: str(one["mechanism"])
+    )
+    def test_noise_that_the_coordinator_can_foresee_is_none_for_confidential_data(
+        self, place: Place, privacy: dict[str, Any], with_policy: bool
+    ) -> None:
+        if with_policy:
+            place.policy(privacy={"mechanism": "none"})
+        plan = place.plan(privacy={**privacy, **SEEDED}, data=SPLIT)
+        with pytest.raises(PrivateTrainingError, match=r"a seed that the coordinator knows .*confidential") as caught:
+            SiteNode(place.site_file, plan)
+        assert (caught.value.code, caught.value.fix) == ("EFL403", "Set privacy.secure to true.")
+        assert not place.records.exists()
+        SiteNode(place.site_file, place.plan(privacy=privacy, data=SPLIT))
+        for open_data in ("public", "synthetic"):
+            place.settings(release={"data_is": open_data})
+            SiteNode(place.site_file, plan)
+
     def test_what_it_requires_is_enough(self, place: Place) -> None:
         place.policy(privacy=self.DP)
-        assert SiteNode(place.site_file, place.plan(privacy=SECURE, data=SPLIT)).hello().report.patients == 15
+        assert SiteNode(place.site_file, place.plan(privacy=GAUSSIAN, data=SPLIT)).hello().report.patients == 15
 
 
 class TestByItself:
     """The same without the node around it: what it may not do, it does not do."""
 
     def work(self, place: Place, node: SiteNode, limits: Limits = NO_LIMITS) -> PrivateWork:
-        return PrivateWork(place.node(node.plan).site, node.plan, limits, node.bounds.least)
+        return PrivateWork(place.node(node.plan).site, node.plan, limits, node.bounds.least, 30)
 
     def test_what_can_not_be_kept_is_not_prepared(self, place: Place) -> None:
         node = place.node(privacy=GAUSSIAN, data=SPLIT)
@@ -372,7 +440,7 @@ class TestByItself:
         with pytest.raises(PrivateTrainingError, match="delta is not below"):
             work.prepare(network, node.cohort, frozenset(), 14)
         with pytest.raises(PrivateTrainingError, match="delta is not below"):
-            work.train(network, node.cohort.cases("train"), 1, 14)
+            work.charge_patients(node.cohort.cases("train"), 14, 1)
         work.prepare(network, node.cohort, frozenset(), 13)
         assert place.commits() == []
         whole = place.node(privacy={**UPDATE, "delta": 1 / 14}, data=SPLIT)
@@ -387,6 +455,9 @@ class TestByItself:
         work = self.work(place, node, replace(NO_LIMITS, plan=Budget(0.1, DELTA)))
         with pytest.raises(PrivacyBudgetError, match="budget for one plan"):
             work.charge_update(trained(node), 22, 1)
+        sampled = self.work(place, place.node(privacy=GAUSSIAN, data=SPLIT), work._limits)
+        with pytest.raises(PrivacyBudgetError, match="budget for one plan"):
+            sampled.charge_patients(node.cohort.cases("train"), 22, 1)
         with pytest.raises(PrivacyBudgetError, match="budget for one plan"):
             work.pay_for_figures(node.cohort, "validation", 1)
         assert place.reader().head().count == 0
@@ -394,8 +465,17 @@ class TestByItself:
     def test_a_network_that_diverges_is_an_error(self, place: Place) -> None:
         loud, fast = {**GAUSSIAN, "noise_multiplier": 1e5}, {"local_steps": 2, "optimizer": {"lr": 1e38}}
         node = place.node(privacy=loud, data=SPLIT, training=fast)
+        work, network = self.work(place, node), node._network()[0]
+        paid = work.charge_patients(node.cohort.cases("train"), 22, 1)
         with pytest.raises(NotFiniteError, match="not finite"):
-            self.work(place, node).train(node._network()[0], node.cohort.cases("train"), 1, 15)
+            work.train(network, paid, 15)
+
+    def test_a_network_that_mixes_patients_is_not_trained(self, place: Place) -> None:
+        node = place.node(privacy=GAUSSIAN, data=SPLIT)
+        work = self.work(place, node)
+        paid = work.charge_patients(node.cohort.cases("train"), 22, 1)
+        with pytest.raises(PrivateTrainingError, match="mix the patients of a batch"):
+            work.train(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)), paid, 15)
 
 
 class TestADamagedLedger:
@@ -403,7 +483,7 @@ class TestADamagedLedger:
         node = place.node(privacy=GAUSSIAN, data=SPLIT)
         place.damage("ledger/ledger.sqlite")
         with pytest.raises(LedgerError, match="privacy ledger"):
-            PrivateWork(node.site, node.plan, NO_LIMITS, node.bounds.least)
+            PrivateWork(node.site, node.plan, NO_LIMITS, node.bounds.least, 30)
         with pytest.raises(LedgerError, match="privacy ledger"):
             place.node(node.plan)
 
@@ -421,6 +501,10 @@ class TestADamagedLedger:
             work.prepare(network, node.cohort, frozenset(), 22)
         with pytest.raises(LedgerError, match="privacy ledger"):
             bare.round(1, arriving)
+        with pytest.raises(LedgerError, match="privacy ledger"):
+            work.charge_patients(node.cohort.cases("train"), 22, 1)
+        with pytest.raises(LedgerError, match="privacy ledger"):
+            work.trained(trained(node))
         with pytest.raises(LedgerError, match="privacy ledger"):
             work.pay_for_figures(node.cohort, "validation", 1)
         with pytest.raises(LedgerError, match="privacy ledger"):
@@ -464,7 +548,8 @@ class TestWholeUpdates:
     """n values with noise of 2 · 0.5 each, on an update of length 0.5 at most: the length is near √n."""
 
     def test_the_length_of_what_leaves_is_that_of_the_noise(self, place: Place) -> None:
-        node = place.node(privacy=UPDATE, data=SPLIT)
+        made_up(place)
+        node = place.node(privacy={**UPDATE, **SEEDED}, data=SPLIT)
         answer = node.round(1, weights(node.plan))
         values = np.concatenate([a.ravel() for a in answer.update.values() if a.dtype.kind == "f"])
         n = len(values)
@@ -476,7 +561,8 @@ class TestWholeUpdates:
 
     def test_the_same_seed_gives_the_same_noise_and_a_secure_source_never_does(self, place: Place) -> None:
         def update(**privacy: Any) -> str:
-            node = place.begin().node(privacy={**UPDATE, **privacy}, data=SPLIT)
+            made_up(place.begin())
+            node = place.node(privacy={**UPDATE, **SEEDED, **privacy}, data=SPLIT)
             return arrays_sha256(node.round(1, weights(node.plan)).update)
 
         assert update() == update()
@@ -500,7 +586,7 @@ class TestWholeUpdates:
         assert all(np.array_equal(update[name], arriving[name]) for name in counters)
 
     def test_who_can_not_pay_keeps_the_update_of_all(self, place: Place) -> None:
-        plan = place.plan(privacy={**UPDATE, "secure": True}, data=SPLIT)
+        plan = place.plan(privacy=UPDATE, data=SPLIT)
         place.policy(privacy=dp_policy(plan, 2.0, patient_epsilon=15.0))
         node = place.node(plan)
         burdened(place, {min(trained(node))})
@@ -515,7 +601,8 @@ class TestWholeUpdates:
         self, place: Place, monkeypatch: pytest.MonkeyPatch, broken: Callable[..., Any]
     ) -> None:
         """With weights that overflow on one bright image alone, an error would say that this patient is here."""
-        node = place.node(privacy=UPDATE, data=SPLIT)
+        made_up(place)
+        node = place.node(privacy={**UPDATE, **SEEDED}, data=SPLIT)
         monkeypatch.setattr("eucaim_fl.site.node.train_round", broken)
         answer = node.round(1, weights(node.plan))
         values = np.concatenate([a.ravel() for a in answer.update.values() if a.dtype.kind == "f"])
@@ -564,6 +651,6 @@ class TestWithoutNoise:
 
 
 def test_a_secure_plan_takes_no_seed(place: Place) -> None:
-    node = place.node(privacy={**SAMPLED, "secure": True}, data=SPLIT)
+    node = place.node(privacy=SAMPLED, data=SPLIT)
     with pytest.raises(RuntimeError, match="secure"):
         PatientLoader(node.cohort.cases("train"), node.plan, Randomness.seeded(0))

@@ -15,10 +15,13 @@ from eucaim_fl.errors import CohortError, JournalError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism
 from eucaim_fl.records import SplitName
+from eucaim_fl.site import telling as telling_module
 from eucaim_fl.site.differencing import Told
 from eucaim_fl.site.disclosure import withheld
 from eucaim_fl.site.gate import default_bounds, refusals
+from eucaim_fl.site.ledger import Purchase
 from eucaim_fl.site.node import Answer, SiteNode
+from eucaim_fl.site.policy_privacy import NO_LIMITS
 from eucaim_fl.site.report import MetricsRecord
 from eucaim_fl.site.telling import Telling
 from eucaim_fl.sitefile import ReleaseConfig
@@ -307,10 +310,13 @@ class TestFiguresUnderNoise:
             assert paid == expected
 
     def test_the_noise_moves_them(self, place: Place) -> None:
-        node = place.node(privacy=NOISED, data=ALONE)
+        place.settings(release={"data_is": "synthetic"})
+        place.policy()
+        seeded = {**NOISED, "secure": False}
+        node = place.node(privacy=seeded, data=ALONE)
         one, other = (node.round(number, weights(node.plan)).report.metrics[0] for number in (1, 2))
-        again = place.begin().node(node.plan).round(1, weights(node.plan)).report.metrics[0]
-        assert one.values["dice"] == again.values["dice"] != other.values["dice"]
+        again = place.node(node.plan).round(1, weights(node.plan)).report.metrics[0]
+        assert one.values["hd95_mm"] == again.values["hd95_mm"] != other.values["hd95_mm"]
 
     def test_a_label_that_is_alone_is_not_noised_twice(self, place: Place) -> None:
         assert place.node(privacy=NOISED, data=ALONE)._telling._names() == ["dice", "hd95_mm"]
@@ -324,7 +330,7 @@ class TestFiguresUnderNoise:
         assert place.commits("figures") == []
 
     def test_where_the_budget_does_not_hold_them_they_look_as_those_of_few(self, place: Place) -> None:
-        plan = place.plan(privacy={**NOISED, "metrics_noise": 0.05, "secure": True}, data=ALONE)
+        plan = place.plan(privacy={**NOISED, "metrics_noise": 0.05}, data=ALONE)
         place.policy(privacy={"mechanism": "dp", "epsilon": 50.0, "delta": 1e-5})
         node = place.node(plan)
         answer = node.round(1, weights(plan))
@@ -372,7 +378,7 @@ class TestWhoIsTestData:
         place.policy(privacy={"mechanism": "dp", "epsilon": 50.0, "delta": 1e-5, **self.DECLARED})
         keyed(place)
         asked = ((1, 0.3), (4, 0.3), (4, 0.1), (0, 0.7))
-        cohorts = [self.cohort(place, seed, test, privacy={**SAMPLED, "secure": True}) for seed, test in asked]
+        cohorts = [self.cohort(place, seed, test, privacy=SAMPLED) for seed, test in asked]
         (told,) = {frozenset(members(cohort, "test")) for cohort in cohorts}
         assert len(told) >= 5
         assert len({frozenset(members(cohort, "train")) for cohort in cohorts}) > 1
@@ -400,6 +406,81 @@ class TestWhoIsTestData:
         place.damage("held_out.key")
         with pytest.raises(JournalError, match="A key of this site can't be read"):
             SiteNode(place.site_file, place.plan(privacy=GAUSSIAN))
+
+
+class TestWhoTrainedBefore:
+    """Who is test data grew, or was drawn anew: who was charged for training is in no bare figure all the same."""
+
+    DP: ClassVar[dict[str, Any]] = {"mechanism": "dp", "epsilon": 50.0, "delta": 1e-5, "test_data": ["test"]}
+
+    def told_about(
+        self, node: SiteNode, monkeypatch: pytest.MonkeyPatch, weighed: dict[str, Any]
+    ) -> tuple[MetricsRecord, set[str]]:
+        """What is told of the test patients at the end, and of whom it was measured."""
+        seen: set[str] = set()
+        real = telling_module.evaluate
+
+        def watched(network: Any, cases: Any, *rest: Any, **options: Any) -> Any:
+            seen.update(case.patient for case in cases)
+            return real(network, cases, *rest, **options)
+
+        monkeypatch.setattr(telling_module, "evaluate", watched)
+        return node.final(3, weighed).report.metrics[1], seen
+
+    @pytest.mark.parametrize("privacy", [GAUSSIAN, UPDATE], ids=["patients", "updates"])
+    def test_a_larger_share_tells_of_nobody_who_trained(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch, privacy: dict[str, Any]
+    ) -> None:
+        """By the plan that goes on, and by another one."""
+        split = {"split": {"validation": 0.02, "test": 0.3}}
+        place.policy(privacy={**self.DP, "held_out": 0.25})
+        keyed(place)
+        before = place.node(privacy=privacy, data=split)
+        before.round(1, weights(before.plan))
+        trained, held = members(before.cohort, "train"), members(before.cohort, "test")
+        place.policy(privacy={**self.DP, "held_out": 0.35})
+        for later in (place.node(before.plan), place.node(privacy=privacy, data=split, seed=9)):
+            moved = members(later.cohort, "test") & trained
+            assert moved
+            answer, seen = self.told_about(later, monkeypatch, weights(later.plan))
+            assert held <= seen <= members(later.cohort, "test") - moved
+            assert answer.withheld == ""
+
+    def test_where_too_few_are_left_it_looks_as_if_there_were_nobody(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        split = {"split": {"validation": 0.02, "test": 0.3}}
+        place.policy(privacy={**self.DP, "held_out": 0.25})
+        keyed(place)
+        node = place.node(privacy=GAUSSIAN, data=split)
+        test = sorted(members(node.cohort, "test"))
+        what = Purchase("f" * 64, "other", "scientific_research", "a", "train", secure=True)
+        place.ledger().commit(what, 1, Mechanism(9.0, 1.0, 1), test[: len(test) - 4], NO_LIMITS, 1)
+        told, seen = self.told_about(node, monkeypatch, weights(node.plan))
+        assert (told, seen) == (nothing("test"), set())
+
+    def test_noise_of_the_server_hides_no_patient_and_who_trained_under_other_noise_still_is(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        split = {"split": {"validation": 0.02, "test": 0.3}}
+        place.policy(privacy={"mechanism": "none", "test_data": ["test"], "held_out": 0.3})
+        keyed(place)
+        node = place.node(privacy={**UPDATE, "mechanism": "central_dp"}, data=split)
+        test = sorted(members(node.cohort, "test"))
+        assert len(test) >= 6
+        what = Purchase("f" * 64, "other", "scientific_research", "a", "train", secure=True)
+        place.ledger().commit(what, 1, Mechanism(9.0, 1.0, 1), test[:1], NO_LIMITS, 1)
+        _, seen = self.told_about(node, monkeypatch, weights(node.plan))
+        assert seen == set(test[1:])
+
+    def test_public_data_are_told_of_whoever_trained(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        place.settings(release={"data_is": "public"})
+        node = place.node(privacy=GAUSSIAN, data=ALONE)
+        test = members(node.cohort, "test")
+        what = Purchase("f" * 64, "other", "scientific_research", "a", "train", secure=True)
+        place.ledger().commit(what, 1, Mechanism(9.0, 1.0, 1), test, NO_LIMITS, 1)
+        _, seen = self.told_about(node, monkeypatch, weights(node.plan))
+        assert test <= seen
 
 
 class TestADamagedMemory:
