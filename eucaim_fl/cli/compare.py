@@ -36,18 +36,19 @@ def command(overrides: tuple[str, ...], seeds: str, as_json: bool) -> None:
       eucaim-fl compare experiment=demo
       eucaim-fl compare experiment=lidc_nodules --seeds 0,1,2
     """
+    try:
+        given = [int(s) for s in seeds.split(",")] if seeds else []
+    except ValueError:
+        raise RecipeError("--seeds takes whole numbers separated by commas, e.g. 0,1,2.") from None
+    if len(set(given)) != len(given) or min(given, default=0) < 0:
+        raise RecipeError("--seeds takes different numbers, none below 0.")
     from eucaim_fl.federation.processes import warm_up
 
     warm_up()
     from eucaim_fl.compose import compose
 
     config = compose(overrides)
-    try:
-        chosen = [int(s) for s in seeds.split(",")] if seeds else [config.seed]
-    except ValueError:
-        raise RecipeError("--seeds takes whole numbers separated by commas, e.g. 0,1,2.") from None
-    if len(set(chosen)) != len(chosen) or min(chosen) < 0:
-        raise RecipeError("--seeds takes different numbers, none below 0.")
+    chosen = given or [config.seed]
     console = Console(stderr=as_json)
     result, folder = _compare(config, chosen, console)
     if as_json:

@@ -5,35 +5,19 @@ What `prepare` needs is loaded when this module is, so that it counts neither as
 
 from __future__ import annotations
 
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from eucaim_fl.cohorts.cache import Cache
+from eucaim_fl.cohorts.monai_parts import load
 from eucaim_fl.cohorts.preparation import case_from_json, make_entry
 from eucaim_fl.errors import CohortError, DataError
 from eucaim_fl.plan import FederationPlan, read_plan
 
 __all__ = ["work"]
 
-_HIDDEN = "mlflow"
-
-
-def _load() -> None:
-    """MONAI imports MLflow for a handler that nobody here uses, seconds of every start; it is hidden meanwhile."""
-    hide = _HIDDEN not in sys.modules
-    if hide:
-        sys.modules[_HIDDEN] = None  # type: ignore[assignment]  # Python's own way to say: not there
-    try:
-        import monai.data
-        import monai.transforms  # noqa: F401
-    finally:
-        if hide:
-            del sys.modules[_HIDDEN]
-
-
-_load()
+load("monai.data", "monai.transforms")
 
 
 @lru_cache(maxsize=4)

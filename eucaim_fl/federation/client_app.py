@@ -12,11 +12,11 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-import monai.networks.nets  # noqa: F401  (imported here so that a warm process has it before the first message)
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
+import eucaim_fl.federation.preload  # noqa: F401  (so that a process of Ray, too, has it before the first message)
 from eucaim_fl.arrays import Arrays
 from eucaim_fl.errors import EucaimError, GateError, PlanError, SiteFileError
 from eucaim_fl.federation.messages import (
