@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
+# Tests start hundreds of processes: without byte code on the disk each compiles the package again.
+test slow unit: export PYTHONDONTWRITEBYTECODE :=
 .PHONY: help demo demo-federation test slow unit lint install clean
 
 help:  ## Show this list.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 from collections.abc import Callable
 from itertools import count
@@ -19,6 +20,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from eucaim_fl.cohorts.cache import Entry
 from eucaim_fl.cohorts.cohort import PreparedCase
+from eucaim_fl.cohorts.monai_parts import load
 from eucaim_fl.cohorts.preprocess import summarize_label
 from eucaim_fl.config import ExperimentConfig, TaskConfig
 from eucaim_fl.plan import FederationPlan, make_plan
@@ -160,6 +162,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     """Groups of tests are handed out in the order in which they are collected."""
     config.option.loadscopereorder = False
     return _Scheduling(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A process of many that run the whole suite will need MONAI; it loads it as the product's processes do.
+
+    And as there, libraries' own threads are held at one a process: the processes share the machine's cores.
+    """
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        load("monai.networks.nets", "monai.inferers", "monai.losses", "monai.transforms", "monai.data")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -147,6 +147,7 @@ def ended(process: subprocess.Popen[str], number: signal.Signals, folder: Path) 
 
 @pytest.mark.federated
 class TestScript:
+    @pytest.mark.slow
     def test_it_trains_shows_what_left_and_gives_the_weights_of_a_run_without_servers(
         self, tmp_path: Path, data: Path
     ) -> None:

@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 from rich.console import Console
 
-from eucaim_fl.cli import cli
+from eucaim_fl.cli import cli, main
 from eucaim_fl.cli.compare import command as compare_command
 from eucaim_fl.cli.prepare import ensure_prepared
 from eucaim_fl.errors import CohortError, RecipeError
@@ -40,6 +40,25 @@ def own_recipe(tmp_path, hospital, recipe):
         return tmp_path
 
     return write
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """Runs the command's entry point in this process, in an empty folder; returns exit code, output, errors."""
+    warmed = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("eucaim_fl.federation.processes.warm_up", lambda: warmed.append(True))
+    monkeypatch.setattr("eucaim_fl.federation.processes.cool_down", warmed.clear)
+
+    def run(*words: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["eucaim-fl", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not warmed  # a command that failed leaves no process that still loads
+        told = capsys.readouterr()
+        return ended.value.code, told.out, told.err
+
+    return run
 
 
 class TestHelp:
@@ -72,19 +91,26 @@ class TestErrors:
             (["plan", "show", "experiment=demo", "model.args.strides=[2,2,2]"], "strides"),
         ],
     )
-    def test_bad_input_says_what_is_wrong_names_the_nearest_and_exits_with_2(self, words, nearest, tmp_path):
-        result = command(*words, cwd=tmp_path)
-        assert result.returncode == 2, result.stderr
-        assert nearest in result.stderr
-        assert "Traceback" not in result.stderr
-        assert result.stderr.startswith("EFL")
+    def test_bad_input_says_what_is_wrong_names_the_nearest_and_exits_with_2(self, words, nearest, here, tmp_path):
+        code, _, told = here(*words)
+        assert code == 2, told
+        assert nearest in told
+        assert "Traceback" not in told
+        assert told.startswith("EFL")
         assert not (tmp_path / "runs").exists()
         assert not (tmp_path / "data").exists()
 
-    def test_a_resumed_run_keeps_its_plan(self):
-        result = command("train", "resume=x", "rounds=5")
-        assert result.returncode == 2
-        assert "keeps its plan" in result.stderr
+    def test_a_process_of_its_own_ends_like_that_too(self, tmp_path):
+        result = command("train", "experiment=demmo", cwd=tmp_path)
+        assert result.returncode == 2, result.stderr
+        assert result.stderr.startswith("EFL")
+        assert "'demo'" in result.stderr
+        assert "Traceback" not in result.stderr
+
+    def test_a_resumed_run_keeps_its_plan(self, here):
+        code, _, told = here("train", "resume=x", "rounds=5")
+        assert code == 2
+        assert "keeps its plan" in told
 
     def test_seeds_must_be_numbers(self):
         result = CliRunner().invoke(compare_command, ["experiment=demo", "--seeds", "a,b"])
@@ -107,15 +133,15 @@ class TestPlanShow:
         assert "SHA-256: " in result.stdout
         assert "Never sent: images" in result.stdout
 
-    def test_the_json_is_the_canonical_plan(self):
-        result = command("plan", "show", "--json", "experiment=demo")
-        plan = read_plan(result.stdout.strip())
-        assert plan.sites == ("a", "b", "c", "d")
-        assert plan.sha256() in command("plan", "show", "experiment=demo").stdout
+    def test_the_json_is_the_canonical_plan(self, here):
+        code, told, _ = here("plan", "show", "--json", "experiment=demo")
+        plan = read_plan(told.strip())
+        assert (code, plan.sites) == (0, ("a", "b", "c", "d"))
+        assert plan.sha256() in here("plan", "show", "experiment=demo")[1]
 
-    def test_overrides_reach_the_plan(self):
-        text = command("plan", "show", "--json", "experiment=demo", "method=fedprox", "rounds=3", "seed=7").stdout
-        plan = read_plan(text.strip())
+    def test_overrides_reach_the_plan(self, here):
+        _, told, _ = here("plan", "show", "--json", "experiment=demo", "method=fedprox", "rounds=3", "seed=7")
+        plan = read_plan(told.strip())
         assert (plan.rounds, plan.seed, plan.method.objective.name) == (3, 7, "proximal")
 
 
@@ -139,16 +165,18 @@ class TestTrain:
         assert set(values["metrics"]["sites"]) == {"a", "b"}
         assert values["rounds"] == 1
 
-    def test_a_sweep_makes_one_run_for_each_seed(self, own_recipe):
+    def test_a_sweep_makes_one_run_for_each_seed(self, own_recipe, monkeypatch):
         folder = own_recipe()
-        result = command("train", "--multirun", "experiment=mine", "seed=0,1", "rounds=1", cwd=folder)
-        assert result.returncode == 0, result.stderr
+        monkeypatch.chdir(folder)
+        result = CliRunner().invoke(cli, ["train", "--multirun", "experiment=mine", "seed=0,1", "rounds=1"])
+        assert result.exit_code == 0, result.output
         runs = [json.loads(p.read_text()) for p in sorted((folder / "runs").glob("*/plan.json"))]
         assert sorted(run["seed"] for run in runs) == [0, 1]
 
-    def test_compare_prints_one_table_and_writes_its_json(self, own_recipe):
-        result = command("compare", "experiment=mine", "--seeds", "0,1", cwd=own_recipe(rounds=1))
-        assert result.returncode == 0, result.stderr
+    def test_compare_prints_one_table_and_writes_its_json(self, own_recipe, monkeypatch):
+        monkeypatch.chdir(own_recipe(rounds=1))
+        result = CliRunner().invoke(cli, ["compare", "experiment=mine", "--seeds", "0,1"])
+        assert result.exit_code == 0, result.output
         run = Path(result.stdout.strip().splitlines()[-1])
         values = json.loads((run / "comparison.json").read_text())
         assert set(values["models"]) == {"local a", "local b", "pooled", "federated"}
@@ -157,11 +185,11 @@ class TestTrain:
         for row in values["models"].values():
             assert row["low"] <= row["estimate"] <= row["high"]
 
-    def test_confidential_data_is_never_pooled(self, tmp_path, own_recipe):
-        folder = own_recipe()
+    def test_confidential_data_is_never_pooled(self, tmp_path, own_recipe, here):
+        own_recipe()
         site = yaml.safe_load((tmp_path / "a.yaml").read_text())
         site["release"]["data_is"] = "confidential"
         (tmp_path / "a.yaml").write_text(yaml.safe_dump(site))
-        result = command("compare", "experiment=mine", cwd=folder)
-        assert result.returncode == 2
-        assert "EFL304" in result.stderr
+        code, _, told = here("compare", "experiment=mine")
+        assert code == 2
+        assert "EFL304" in told

@@ -24,6 +24,7 @@ from eucaim_fl.errors import (
 )
 from eucaim_fl.federation.progress import Listener
 from eucaim_fl.federation.run import create_run, execute, find_run, read_recipe
+from tests.conftest import tiny_recipe, write_hospital
 
 pytestmark = pytest.mark.federated
 APPS = Path(__file__).parent / "apps"
@@ -40,10 +41,11 @@ def four(hospital):
     return [hospital(name) for name in "abcd"]
 
 
-@pytest.fixture
-def reference(four, recipe):
-    """The result of the run that nothing disturbs."""
-    return go(recipe(four, rounds=3))[0]
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The result of the run that nothing disturbs, over the same four hospitals in a folder of its own."""
+    folder = tmp_path_factory.mktemp("reference")
+    return go(tiny_recipe(folder, [write_hospital(folder, name) for name in "abcd"], rounds=3))[0]
 
 
 class TestReproducible:
