@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from eucaim_fl.cli.ledger_place import located, place_options
 from eucaim_fl.cli.site_ledger_replace import replace
 from eucaim_fl.errors import ConfigError, LedgerError
-from eucaim_fl.site.home import HOME_VARIABLE
 
 if TYPE_CHECKING:
     from eucaim_fl.plan import FederationPlan
@@ -37,40 +36,11 @@ def command() -> None:
 command.add_command(replace)
 
 
-def _place_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--home FOLDER`, or `--site FILE` for a site file without a home."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        click.option(
-            "--site", "site_file", type=click.Path(path_type=Path), help="A site file without a home, instead of it."
-        ),
-        click.option(
-            "--home",
-            type=click.Path(path_type=Path),
-            envvar=HOME_VARIABLE,
-            show_envvar=True,
-            help="The site's home, as `site init` made it.",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
 _delta_option = click.option("--delta", type=float, help="Tell epsilon at this delta; without it, at the policy's.")
 
 
-def _located(home: Path | None, site_file: Path | None) -> LedgerPlace:
-    """What the options name; a site file counts more than a home that only the environment names."""
-    from eucaim_fl.site.ledger_look import locate_ledger
-
-    source = click.get_current_context().get_parameter_source("home")
-    if site_file is not None and source is click.core.ParameterSource.ENVIRONMENT:
-        home = None
-    return locate_ledger(home, site_file)
-
-
 @command.command("show")
-@_place_options
+@place_options
 @_delta_option
 @click.option("--plan", help="Only the run of this plan (SHA-256, or its first characters).")
 def show(home: Path | None, site_file: Path | None, as_json: bool, delta: float | None, plan: str | None) -> None:
@@ -97,7 +67,7 @@ def show(home: Path | None, site_file: Path | None, as_json: bool, delta: float 
         state_words,
     )
 
-    place = _located(home, site_file)
+    place = located(home, site_file)
     state, ceilings = read_state(place.folder), ceilings_of(place.privacy)
     if not state.head.count and not as_json:
         click.echo("Nothing was spent: this site has no privacy ledger yet. It begins with the first plan with noise.")
@@ -131,7 +101,7 @@ def show(home: Path | None, site_file: Path | None, as_json: bool, delta: float 
 
 
 @command.command("verify")
-@_place_options
+@place_options
 @click.option(
     "--heads",
     type=click.Path(path_type=Path),
@@ -153,7 +123,7 @@ def verify(ctx: click.Context, home: Path | None, site_file: Path | None, as_jso
     from eucaim_fl.site.ledger_look import audit_heads, ledger_faults
     from eucaim_fl.site.ledger_reader import LedgerReader, has_ledger
 
-    place = _located(home, site_file)
+    place = located(home, site_file)
     folder = _audit_folder(place, heads)
     known = () if folder is None else audit_heads(AuditReader(folder))
     faults = ledger_faults(place, known)
@@ -176,13 +146,14 @@ def verify(ctx: click.Context, home: Path | None, site_file: Path | None, as_jso
 
 
 @command.command("export")
-@_place_options
+@place_options
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; else it is printed.")
 @click.option("--format", "form", type=click.Choice(["json", "csv"]), default="json", show_default=True)
 def export(home: Path | None, site_file: Path | None, as_json: bool, out: Path | None, form: str) -> None:
     """Write the charges for others: noise, rate, steps, and how many patients; nothing that tells patients apart.
 
-    The ledger is verified first. A file that is there already is not replaced.
+    Of confidential data the number of patients is told on the site's base of counts, and the time to the day, so that
+    nobody sees a patient come or go. The ledger is verified first. A file that is there already is not replaced.
 
     \b
     Example:
@@ -191,9 +162,9 @@ def export(home: Path | None, site_file: Path | None, as_json: bool, out: Path |
     from eucaim_fl.durable import write_atomically
     from eucaim_fl.site.ledger_look import ledger_faults
     from eucaim_fl.site.ledger_state import read_state
-    from eucaim_fl.site.ledger_words import charge_rows, charges_csv
+    from eucaim_fl.site.ledger_words import as_announced, charge_rows, charges_csv
 
-    place = _located(home, site_file)
+    place = located(home, site_file)
     if ledger_faults(place, ()):
         raise LedgerError(
             "The privacy ledger was altered, so it is not exported.",
@@ -201,10 +172,11 @@ def export(home: Path | None, site_file: Path | None, as_json: bool, out: Path |
             local_detail=str(place.folder),
         )
     state = read_state(place.folder)
+    charges = as_announced(state.charges, place.count_base)
     if form == "csv":
-        text = charges_csv(state.charges)
+        text = charges_csv(charges)
     else:
-        rows = charge_rows(state.charges)
+        rows = charge_rows(charges)
         head = {"count": state.head.count, "hash": state.head.hash}
         told = {"schema": _EXPORT_SCHEMA, "site": place.site.name, "key": state.key, "head": head, "charges": rows}
         text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
@@ -220,7 +192,7 @@ def export(home: Path | None, site_file: Path | None, as_json: bool, out: Path |
 
 @command.command("project")
 @click.argument("plan")
-@_place_options
+@place_options
 @click.pass_context
 def project(ctx: click.Context, plan: str, home: Path | None, site_file: Path | None, as_json: bool) -> None:
     """Say what PLAN would cost here, and whether every budget holds it. Nothing is reserved.
@@ -240,7 +212,7 @@ def project(ctx: click.Context, plan: str, home: Path | None, site_file: Path | 
     from eucaim_fl.site.ledger_sums import ceilings_of
     from eucaim_fl.site.ledger_words import projection_json, projection_lines
 
-    place = _located(home, site_file)
+    place = located(home, site_file)
     asked = read_plan_argument(plan, place.home)
     idle_since = datetime.now(UTC) - timedelta(days=place.reserved_days)
     state = read_state(place.folder, apart=asked.sha256(), idle_since=idle_since)
@@ -262,7 +234,7 @@ def project(ctx: click.Context, plan: str, home: Path | None, site_file: Path | 
 
 @command.command("release")
 @click.argument("plan")
-@_place_options
+@place_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def release(plan: str, home: Path | None, site_file: Path | None, as_json: bool, yes: bool) -> None:
     """Free what PLAN has reserved and was not charged for, if its run was given up. The ledger records it.
@@ -280,7 +252,7 @@ def release(plan: str, home: Path | None, site_file: Path | None, as_json: bool,
     from eucaim_fl.site.ledger_state import read_state
     from eucaim_fl.site.ledger_words import count
 
-    place = _located(home, site_file)
+    place = located(home, site_file)
     state = read_state(place.folder)
     chosen = whole_plan(state, plan)
     held = [one for one in state.held if one.what.plan == chosen]
@@ -301,7 +273,7 @@ def release(plan: str, home: Path | None, site_file: Path | None, as_json: bool,
 
 @command.command("page")
 @click.argument("plan")
-@_place_options
+@place_options
 @_delta_option
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="The page; default PLAN-NAME.privacy.html."
@@ -323,7 +295,7 @@ def page(
     from eucaim_fl.site.ledger_look import page_of
     from eucaim_fl.site.ledger_page import render_page
 
-    place = _located(home, site_file)
+    place = located(home, site_file)
     asked = read_plan_argument(plan, place.home)
     target = out or Path(f"{asked.name}.privacy.html")
     write_page(render_page(page_of(place, asked, delta)), target, place.site.cohort_folder())

@@ -123,7 +123,7 @@ def _situation(plan: FederationPlan, home: SiteHome | None) -> Situation:
 
     now = datetime.now(UTC)
     if home is None:
-        return Situation(site="", now=now, preview=True)
+        return Situation(site="", now=now, preview=True, confidential=None)
     from eucaim_fl.sitefile import load_site_file
 
     known: dict[str, Any] = {}

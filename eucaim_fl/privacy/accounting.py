@@ -36,6 +36,10 @@ _LEAST_EXACT_MU = 1e-5
 _ORDERS = (*range(2, 65), 128, 256, 512)
 """Whole orders only: for them the divergence has a closed form; for others a series that may not converge."""
 _LEAST_NOISE, _MOST_NOISE = 0.05, 1e6
+_AS_NONE = 1e-100
+"""So little noise hides nothing, and its square soon leaves the numbers of the machine: it counts as none."""
+_MOST_COUNTED, _LEAST_RATE = 1e100, 1e-9
+"""More noise, and a smaller rate, count as these, which cost more: for them the computation still has numbers."""
 _NOISE_DIGITS = 4
 
 
@@ -68,8 +72,13 @@ def merged(mechanisms: Iterable[Mechanism]) -> tuple[Mechanism, ...]:
     return tuple(Mechanism(noise, rate, steps) for (noise, rate), steps in sorted(counted.items()) if steps)
 
 
+def _counted(mechanisms: Iterable[Mechanism]) -> tuple[Mechanism, ...]:
+    """Merged, in numbers that can be computed with; it costs as much, or more."""
+    return merged(replace(m, noise=min(m.noise, _MOST_COUNTED), rate=max(m.rate, _LEAST_RATE)) for m in mechanisms)
+
+
 def epsilon(mechanisms: Iterable[Mechanism], delta: float) -> float:
-    """Epsilon of all mechanisms together at a delta; infinite if one adds no noise, 0 if there is none.
+    """Epsilon of all mechanisms together at a delta; infinite if one adds no noise (or 10⁻¹⁰⁰), 0 if there is none.
 
     Exact where everybody takes part in every step. Else tight (privacy loss distributions) while the Rényi bound is at
     most 100, for at most 100,000 sampled steps and for a delta from 10⁻⁹; beyond, that bound, which is larger. It is
@@ -78,10 +87,10 @@ def epsilon(mechanisms: Iterable[Mechanism], delta: float) -> float:
     Source: Balle and Wang 2018, theorem 8 (exact); Koskela et al. 2020 and Doroshenko et al. 2022, Connect the Dots
     (tight); dp_accounting's PLDAccountant.
     """
-    together = merged(mechanisms)
+    together = _counted(mechanisms)
     if not together:
         return 0.0
-    if any(one.noise <= 0 for one in together):
+    if any(one.noise <= _AS_NONE for one in together):
         return math.inf
     if all(one.rate >= 1 for one in together):
         return _exact(_mu(together), delta)
@@ -94,12 +103,12 @@ def epsilon(mechanisms: Iterable[Mechanism], delta: float) -> float:
 
 def renyi_epsilon(mechanisms: Iterable[Mechanism], delta: float, order: int) -> float:
     """Epsilon at a delta from the Rényi divergence of one order (2, 3, …); larger than `epsilon`, and additive inside:
-    the divergences of all mechanisms add up before they are converted.
+    the divergences of all mechanisms add up before they are converted. A divergence that can't be told is infinite.
 
     Source: Mironov et al. 2019 (sampled Gaussian); Canonne et al. 2020, prop. 12 (conversion); RdpAccountant.
     """
-    together = merged(mechanisms)
-    if any(one.noise <= 0 for one in together):
+    together = _counted(mechanisms)
+    if any(one.noise <= _AS_NONE for one in together):
         return math.inf
     return _renyi(together, delta, (order,))
 
@@ -108,19 +117,28 @@ def renyi_epsilon(mechanisms: Iterable[Mechanism], delta: float, order: int) -> 
 def _renyi(together: tuple[Mechanism, ...], delta: float, orders: tuple[int, ...]) -> float:
     from dp_accounting.rdp import compute_epsilon
 
-    total = np.sum([one.steps * _divergences(one.noise, one.rate, orders) for one in together], axis=0)
-    return float(compute_epsilon(orders, total, delta)[0])
+    with np.errstate(over="ignore"):
+        total = np.sum([one.steps * _divergences(one.noise, one.rate, orders) for one in together], axis=0)
+    told = np.isfinite(total)
+    if not told.any():
+        return math.inf
+    return float(compute_epsilon(np.array(orders)[told], total[told], delta)[0])
 
 
 @lru_cache(maxsize=4096)
 def _divergences(noise: float, rate: float, orders: tuple[int, ...]) -> NDArray[np.float64]:
     """Rényi divergences of one step at whole orders. Ledgers ask for the same ones in ever other sums.
 
+    Infinite where the computation has no number, since dp_accounting takes NaN for nothing spent. Rounding can bring
+    one below 0, where it is 0: dp_accounting takes any that is negative for nothing spent at all orders.
     Source: Mironov et al. 2019, section 3.3; α / (2σ²) where everybody takes part.
     """
-    if rate >= 1:
-        return np.array(orders) / (2 * noise**2)
-    return np.array([_sampled_divergence(noise, rate, order) for order in orders])
+    with np.errstate(all="ignore"):
+        if rate >= 1:
+            found = np.array(orders) / np.float64(2 * noise**2)
+        else:
+            found = np.array([_sampled_divergence(noise, rate, order) for order in orders])
+    return np.where(np.isfinite(found), np.maximum(found, 0.0), np.inf)
 
 
 def _sampled_divergence(noise: float, rate: float, order: int) -> float:
@@ -141,6 +159,8 @@ def _exact(mu: float, delta: float) -> float:
     """Epsilon of Gaussian noise on sums over everybody; that of the least mu below it, where rounding errors win."""
     import dp_accounting
 
+    if not math.isfinite(mu):
+        return math.inf
     with np.errstate(divide="ignore"):  # a delta that is 0 to machine precision, on the way
         return float(dp_accounting.get_epsilon_gaussian(1 / max(mu, _LEAST_EXACT_MU), delta))
 

@@ -5,7 +5,7 @@ written down must not happen: `append` raises, and its caller stops. Beside the 
 cutting off the end of the database alone is seen. A crash between the two leaves the log ahead of its head, which is
 fine as long as the records chain; it is never behind.
 
-Kinds and their bodies (all values are codes, numbers and hashes):
+Kinds and their bodies (all values are codes, numbers and hashes, but for one folder):
     started, stopped   version, policy_sha256, pid
     decision           plan, name, kind, round, instruction, holder, permit, permit_unverified (the plan names one,
                        but holder and permit are left empty since nobody vouches for them), purpose, verdict (allow,
@@ -19,7 +19,9 @@ Kinds and their bodies (all values are codes, numbers and hashes):
     exported           count, format, digest, since, until
     ledger_replaced    ledger_count, ledger (number of records and head of the privacy ledger that was begun anew),
                        lost_count, lost (of the one that is lost, as the log knew it last; null: it did not), charges,
-                       plans (how many of each everybody is charged with), by, stated_by
+                       plans (how many of each everybody is charged with), folder (where ledger and record of who was
+                       used were looked for), lineage_missing (that record was: a person said that no plan with noise
+                       was trained without the client), by, stated_by; written before the files are moved
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ _HAPPENED = {
     "exported": "the log was exported",
     "ledger_replaced": "the privacy ledger was lost; a new one charges everybody with all that can have been spent",
 }
+_UNSEEN = "; nothing shows whether other plans trained here without the client, and a person said that none did"
 _VERDICTS = {"allow": "allowed", "refuse": "refused", "wait": "waits"}
 
 
@@ -199,7 +200,7 @@ def line_of(record: AuditRecord, asker: Asker) -> Line:
         number=record.seq,
         time=record.time,
         kind=kind,
-        happened=_HAPPENED.get(kind, kind.replace("_", " ")),
+        happened=_HAPPENED.get(kind, kind.replace("_", " ")) + (_UNSEEN if body.get("lineage_missing") is True else ""),
         asker=asker,
         plan=_hash(body.get("plan")),
         asked=_ASKED.get(asked, "").format(_count(body.get("round"))) if isinstance(asked, str) else "",

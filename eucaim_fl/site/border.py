@@ -276,7 +276,7 @@ class Border:
         objections, gate = self._stands(task)
         if gate is None:
             return objections
-        unpaid = owed(self.site, task.plan, answer, gate.test_data, (task.seal.round, task.ledger_count))
+        unpaid = owed(self.site, task.plan, answer, gate, (task.seal.round, task.ledger_count))
         return (*refusals(answer, task.plan, specs, gate), *unpaid)
 
     def released(self, task: Task, answer: Outgoing, digest: str, size: int) -> dict[str, str]:

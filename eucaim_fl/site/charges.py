@@ -8,11 +8,11 @@ from pydantic import JsonValue
 
 from eucaim_fl.errors import LedgerError
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.privacy.accounting import epsilon
-from eucaim_fl.privacy.promise import site_is_charged
+from eucaim_fl.privacy.accounting import Mechanism, epsilon
+from eucaim_fl.privacy.promise import figures_mechanism, round_mechanism, site_is_charged
 from eucaim_fl.records import SplitName
 from eucaim_fl.site.audit_reader import AuditReader
-from eucaim_fl.site.gate import Outgoing
+from eucaim_fl.site.gate import GateBounds, Outgoing
 from eucaim_fl.site.ledger_reader import LedgerReader, has_ledger
 from eucaim_fl.sitefile import SiteFile
 
@@ -55,45 +55,65 @@ def ledger_count(site: SiteFile, plan: FederationPlan, noted: tuple[int, str] | 
     return 0 if reader is None else reader.head().count
 
 
-def unpaid(site: SiteFile, plan: FederationPlan, number: int, after: int) -> tuple[str, ...]:
-    """Why an update of a round must not leave, if its noise was not charged for after so many records; else ()."""
-    if not site_is_charged(plan.privacy):
+def unpaid(site: SiteFile, plan: FederationPlan, asked: tuple[int, int], at_least: int) -> tuple[str, ...]:
+    """Why an update must not leave, if its noise was not charged for in full; else ().
+
+    asked: round, and records of the ledger before the work. at_least: patients without whom the site does not train;
+    a charge to fewer, or of other noise than the plan's, pays for nothing.
+    """
+    once = round_mechanism(plan.privacy, plan.training)
+    if not site_is_charged(plan.privacy) or once is None:
         return ()
     try:
-        reader = _reader(site)
-        paid = reader is not None and reader.committed(plan.sha256(), number, after)
+        paid = _paid(site, plan, asked, once, at_least)
     except LedgerError as problem:
         return (problem.message.rstrip("."),)
-    return () if paid else ("an update that this site's privacy ledger was not charged for",)
+    return () if "" in paid else ("an update that this site's privacy ledger was not charged for",)
 
 
 def unpaid_figures(
-    site: SiteFile, plan: FederationPlan, number: int, after: int, splits: Collection[SplitName]
+    site: SiteFile, plan: FederationPlan, asked: tuple[int, int], at_least: int, splits: Collection[SplitName]
 ) -> tuple[str, ...]:
-    """Why noised figures must not leave, if those of a split were not charged for after so many records; else ()."""
-    if plan.privacy.metrics_noise is None or not splits:
+    """Why noised figures must not leave, if those of a split were not charged for in full; else ().
+
+    asked: as for `unpaid`. at_least: patients without whom nothing is told of a split.
+    """
+    once = figures_mechanism(plan.privacy)
+    if once is None or not splits:
         return ()
     try:
-        reader = _reader(site)
-        paid = (
-            reader is not None and reader.committed(plan.sha256(), number, after, "figures", split) for split in splits
-        )
-        return () if all(paid) else ("figures that this site's privacy ledger was not charged for",)
+        paid = _paid(site, plan, asked, once, at_least)
     except LedgerError as problem:
         return (problem.message.rstrip("."),)
+    return () if paid >= set(splits) else ("figures that this site's privacy ledger was not charged for",)
+
+
+def _paid(
+    site: SiteFile, plan: FederationPlan, asked: tuple[int, int], once: Mechanism, at_least: int
+) -> frozenset[str]:
+    """Parts of a round that were charged for since the instruction came: splits of figures, and "" of training."""
+    reader, (number, after) = _reader(site), asked
+    charges = () if reader is None else reader.charges(plan.sha256(), after)
+    return frozenset(
+        one.what.part
+        for one in charges
+        if (one.round, one.mechanism) == (number, once) and one.count >= at_least
+        if (one.what.use == "figures") == bool(one.what.part)
+    )
 
 
 def owed(
-    site: SiteFile, plan: FederationPlan, answer: Outgoing, test_data: Collection[str], asked: tuple[int, int]
+    site: SiteFile, plan: FederationPlan, answer: Outgoing, gate: GateBounds, asked: tuple[int, int]
 ) -> tuple[str, ...]:
     """What of an answer must not leave, because it was not charged for since the instruction came; () if all was.
 
-    test_data: splits whose figures cost nothing. asked: round, and records of the ledger before the work.
+    gate: says which splits' figures cost nothing, and how many people must be behind what leaves. asked: round, and
+    records of the ledger before the work.
     """
     told = [one.split for one in answer.report.metrics if one.values or one.sums or not one.withheld]
-    update = unpaid(site, plan, *asked) if answer.update else ()
-    figures = unpaid_figures(site, plan, *asked, [split for split in told if split not in test_data])
-    return tuple(dict.fromkeys((*update, *figures)))
+    bare = [split for split in told if split not in gate.test_data]
+    update = unpaid(site, plan, asked, gate.least.training) if answer.update else ()
+    return tuple(dict.fromkeys((*update, *unpaid_figures(site, plan, asked, gate.least.metric, bare))))
 
 
 def ledger_entry(site: SiteFile, plan: FederationPlan) -> dict[str, JsonValue]:

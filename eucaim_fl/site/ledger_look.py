@@ -16,6 +16,7 @@ from eucaim_fl.plan import FederationPlan
 from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit_reader import AuditReader
 from eucaim_fl.site.audit_words import Asker, Line, line_of
+from eucaim_fl.site.gate import default_bounds
 from eucaim_fl.site.home import SiteHome
 from eucaim_fl.site.ledger_base import LEDGER, LedgerHead
 from eucaim_fl.site.ledger_page import Page
@@ -73,6 +74,11 @@ class LedgerPlace:
         """Patients without whom the site does not train: the stricter of site file and policy."""
         asked = None if self.policy is None else self.policy.patients.training
         return max(self.site.release.minimum_patients, asked or 0)
+
+    @property
+    def count_base(self) -> int:
+        """Counts of patients are told as multiples of it; 1 tells them exactly."""
+        return default_bounds(self.site.release).base
 
     @property
     def reserved_days(self) -> int:

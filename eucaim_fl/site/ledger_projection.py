@@ -49,9 +49,9 @@ class Check:
 class Projection:
     """What a plan would cost here, and what it meets.
 
-    charged: rounds that the site charges for and that were charged already. known: patients whom the ledger knows;
-    leaving: how many of them could not pay for the training that is still to come; plans: of how many such plans
-    enough of them could pay for the training. None without a budget of patients.
+    charged: rounds of training that were charged already. known: patients whom the ledger knows; leaving: how many of
+    them could not pay for the training that is still to come; plans: of how many such plans enough of them could pay
+    for the training. None without a budget of patients.
     """
 
     costs: tuple[Cost, ...]
@@ -100,12 +100,11 @@ def project(
     ledger. at_least: patients without whom the site does not train.
     """
     costs, identity = costs_of(plan, declared), plan.sha256()
-    charged = {c.round for c in state.charges if c.what.plan == identity and c.what.use == "train"}
-    rounds = sum(1 for number in range(1, plan.rounds + 1) if number in charged)
-    training = tuple(cost.each.times(cost.times) for cost in costs if cost.of == "training")
-    to_come = tuple(cost.each.times(cost.times - rounds) for cost in costs if cost.of == "training")
-    figures = tuple(cost.each.times(cost.times) for cost in costs if cost.of != "training")
-    whole, rest = (*training, *figures), (*to_come, *figures)
+    whole = tuple(cost.each.times(cost.times) for cost in costs)
+    rest = tuple(cost.each.times(max(cost.times - len(_paid(state, identity, cost.of)), 0)) for cost in costs)
+    training = tuple(one for cost, one in zip(costs, whole, strict=True) if cost.of == "training")
+    to_come = tuple(one for cost, one in zip(costs, rest, strict=True) if cost.of == "training")
+    rounds = sum(1 for number in range(1, plan.rounds + 1) if number in _paid(state, identity, "training"))
     checks = []
     if ceilings.plan is not None:
         checks.append(_of_plan(ceilings.plan, mechanisms_of(state, plan=identity, held=True), rest))
@@ -118,10 +117,16 @@ def project(
             checks.append(_check(whose, budget, before, rest, whole))
     if ceilings.patient is not None:
         checks.append(
-            _check("a patient whom the ledger does not know", ceilings.patient, state.everybody, training, training)
+            _check("a patient whom the ledger does not know", ceilings.patient, state.everybody, to_come, training)
         )
     leaving, plans = _of_patients(state, ceilings.patient, to_come, training, at_least)
     return Projection(costs, plan.privacy.delta or 0.0, rounds, tuple(checks), state.patients, leaving, plans)
+
+
+def _paid(state: State, plan: str, of: str) -> frozenset[int]:
+    """Rounds of which training, or figures of a split, were charged: they are reserved no more. of: as in `Cost`."""
+    slot = ("train", "") if of == "training" else ("figures", of)
+    return frozenset(c.round for c in state.charges if (c.what.plan, c.what.use, c.what.part) == (plan, *slot))
 
 
 def _of_plan(budget: Budget, before: Sequence[Mechanism], rest: Sequence[Mechanism]) -> Check:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from eucaim_fl.errors import EucaimError
 from eucaim_fl.privacy.accounting import Mechanism, merged
@@ -96,19 +96,15 @@ class LedgerReader:
                 last = record.seq
                 yield record
 
-    def committed(
-        self, plan: str, round_number: int, after: int, use: Literal["train", "figures"] = "train", part: str = ""
-    ) -> bool:
-        """Whether a round of training, or its figures of one split (`part`), was charged in a record after so many.
+    def charges(self, plan: str, after: int) -> tuple[Claim, ...]:
+        """What was charged for a plan (SHA-256) in records after so many.
 
         Raises LedgerError if the ledger can't be read.
         """
-        query = (
-            f"SELECT 1 FROM records WHERE {_PLAN} = ? AND kind = 'committed' AND seq > ? "  # noqa: S608
-            "AND json_extract(body, '$.round') = ? AND json_extract(body, '$.use') = ? "
-            "AND json_extract(body, '$.part') = ? LIMIT 1"
-        )
-        return bool(self._ask(query, plan, after, round_number, use, part))
+        query = f"SELECT {COLUMNS} FROM records WHERE {_PLAN} = ? AND kind = 'committed' AND seq > ? ORDER BY seq"  # noqa: S608
+        records = (record_of(row, self.folder, LEDGER) for row in self._ask(query, plan, after))
+        events = (event_of(record.kind, record.body) for record in records)
+        return tuple(event for event in events if isinstance(event, Claim))
 
     def rounds_committed(self, plan: str) -> frozenset[int]:
         """Rounds of training of a plan that were charged, once or more. Raises LedgerError if it can't be read."""

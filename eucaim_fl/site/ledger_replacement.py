@@ -4,14 +4,16 @@ What was spent follows from the audit log: an instruction is allowed there befor
 on once at most, so no round was charged more often than it was allowed. Who was charged stood in the ledger alone, and
 names come back after years. So the new ledger charges each of these rounds to everybody, known here or not. That is
 more than anybody has spent; nobody gets less. Trainings that no instruction asked for, which the log can't know of, are
-looked for in the record of who was used.
+looked for in the record of who was used: it has an entry for each answer, so what it has more of than the log allowed
+was trained without the client. Where that record is lost too, a person has to say that there was no such training.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +34,7 @@ from eucaim_fl.site.ledger_base import LEDGER, LedgerHead, Purchase
 from eucaim_fl.site.ledger_look import LedgerPlace, audit_heads, ledger_faults
 from eucaim_fl.site.lineage import Lineage
 
-__all__ = ["Question", "Spent", "allowed", "begin_anew", "most_spent", "what_was_spent"]
+__all__ = ["Estimate", "Question", "Spent", "allowed", "begin_anew", "most_spent", "what_was_spent"]
 
 Question = tuple[str, str, int]
 """A plan (SHA-256), the kind of an instruction, its round."""
@@ -48,17 +50,29 @@ class Spent:
     mechanism: Mechanism
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """The most that a lost ledger can have held. folder: where it, and the record of who was used, were looked for.
+
+    lineage_missing: that record is empty, or lacks answers that left, so trainings without the client can't be found.
+    """
+
+    spent: tuple[Spent, ...]
+    folder: Path
+    lineage_missing: bool
+
+
 def allowed(records: Iterable[AuditRecord]) -> Counter[Question]:
     """How often each instruction that brings work was allowed. records: of the audit log; others are passed over."""
-    found: Counter[Question] = Counter()
+    return Counter(_work(one for one in records if one.kind == "decision" and one.body.get("verdict") == "allow"))
+
+
+def _work(records: Iterable[AuditRecord]) -> Iterator[Question]:
+    """What decisions or answers are about, where it is work."""
     for record in records:
-        body = record.body
-        plan, kind, number = body.get("plan"), body.get("kind"), body.get("round")
-        if record.kind != "decision" or body.get("verdict") != "allow" or kind not in _WORK:
-            continue
-        if isinstance(plan, str) and isinstance(kind, str) and isinstance(number, int):
-            found[plan, kind, number] += 1
-    return found
+        plan, kind, number = (record.body.get(name) for name in ("plan", "kind", "round"))
+        if isinstance(plan, str) and isinstance(kind, str) and kind in _WORK and isinstance(number, int):
+            yield plan, kind, number
 
 
 def most_spent(asked: Mapping[Question, int], plans: Mapping[str, FederationPlan], dataset: str) -> tuple[Spent, ...]:
@@ -93,73 +107,107 @@ def _bought(plan: FederationPlan, dataset: str, part: str = "") -> Purchase:
     )
 
 
-def what_was_spent(place: LedgerPlace, log: AuditReader) -> tuple[Spent, ...]:
+def what_was_spent(place: LedgerPlace, log: AuditReader) -> Estimate:
     """The most that the lost ledger of a home can have held.
 
     Raises LedgerError if the ledger is there, intact and the one that the audit log knows; if a plan that was allowed
-    is kept no longer; if plans were trained here that charge patients and that the log does not know. AuditError,
-    PlanError, JournalError if the log, a plan or the record of who was used can't be read.
+    is kept no longer; if the record of who was used has more trainings or figures that cost something than the log
+    allowed. AuditError, PlanError, JournalError if the log, a plan or that record can't be read.
     """
-    home = _home(place)
+    home, folder = _home(place), place.site.records_folder()
     if not ledger_faults(place, audit_heads(log)):
         raise LEDGER.error(
             "The privacy ledger is not lost: it is intact, or none was begun.", local_detail=str(place.folder)
         )
     asked = allowed(log.records(kind="decision"))
-    known = {plan for plan, _, _ in asked}
-    used = {one.plan_sha256 for one in Lineage(place.site.records_folder()).contributions()}
-    if any(_charges(_kept(home, plan)) for plan in sorted(used - known)):
+    done = Lineage(folder).answers()
+    plans = {plan: _kept(home, plan) for plan in sorted({plan for plan, _, _ in (*asked, *done)})}
+    if most_spent(done - asked, plans, place.site.name):
         raise LEDGER.error(
             "A plan with noise was trained here without the site's client, so nobody can say what was spent.",
             fix="Find a copy of the ledger, or begin with patients who were never used, in a home and a cache of their "
             "own.",
-            local_detail=str(place.site.records_folder()),
+            local_detail=str(folder),
         )
-    return most_spent(asked, {plan: _kept(home, plan) for plan in known}, place.site.name)
+    missing = not done or not done.keys() >= set(_work(log.records(kind="sent")))
+    return Estimate(most_spent(asked, plans, place.site.name), folder, missing)
 
 
 def begin_anew(
-    place: LedgerPlace, log: AuditLog, spent: Iterable[Spent], by: str, stated_by: str | None = None
+    place: LedgerPlace,
+    log: AuditLog,
+    shown: Estimate,
+    by: str,
+    stated_by: str | None = None,
+    *,
+    no_local_runs: bool = False,
 ) -> LedgerHead:
     """Begin a new ledger with charges to everybody, move what is left of the old one aside, and note both.
 
-    by, stated_by: who decided, see `approvals.say`. Whatever interrupts it, the site refuses plans with noise until it
-    was done once more and to its end. Returns the new ledger's head.
-    Raises ServiceStateError if the site's client runs; LedgerError, AuditError or JournalError if it can't be written.
+    shown: what the person who decides was shown. by, stated_by: who that is, see `approvals.say`. no_local_runs: that
+    person says that no plan with noise was trained without the client; needed where `shown.lineage_missing`. The audit
+    log notes the new ledger before anything is moved: whatever interrupts it, from then on the site refuses plans with
+    noise until it was done once more and to its end. Returns the new ledger's head.
+    Raises ServiceStateError if the site's client runs; LedgerError if by now the ledger is intact or something else
+    would be charged than what was shown, or if `no_local_runs` is needed; what `what_was_spent` raises; LedgerError,
+    AuditError or JournalError if it can't be written.
     """
-    home, charges = _home(place), tuple(spent)
-    lost = log.ledger_head()
+    home = _home(place)
     try:
         with exclusive(home.run_folder):
-            folder = place.folder
-            with guarded(folder, LEDGER):
-                folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                new = Path(tempfile.mkdtemp(dir=folder.parent, prefix="ledger.", suffix=".part"))
-            ledger = Ledger(new, place.site.name)
-            for one in charges:
-                ledger.charge_everybody(one.what, one.round, one.mechanism)
-            head = ledger.head()
-            with guarded(folder, LEDGER):
-                if folder.exists():
-                    folder.rename(folder.with_name(f"ledger.lost-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
-                new.rename(folder)
-                flush_folder(folder.parent)
-            body: dict[str, JsonValue] = {
-                "ledger_count": head.count,
-                "ledger": head.hash,
-                "lost_count": None if lost is None else lost[0],
-                "lost": None if lost is None else lost[1],
-                "charges": len(charges),
-                "plans": len({one.what.plan for one in charges}),
-                "by": by,
-            }
-            log.append("ledger_replaced", body if stated_by is None else {**body, "stated_by": stated_by})
+            if what_was_spent(place, log) != shown:
+                raise LEDGER.error(
+                    "What can have been spent has changed since it was shown, so nothing was replaced.",
+                    fix="Run `eucaim-fl site ledger replace` once more.",
+                )
+            if shown.lineage_missing and not no_local_runs:
+                raise LEDGER.error(
+                    "The record of who was used is missing, so nobody can see what was trained without the client.",
+                    fix="Put the record back, or say with --no-local-runs that no plan with noise was trained so.",
+                    local_detail=str(shown.folder),
+                )
+            return _replace(place, log, shown, {"by": by} if stated_by is None else {"by": by, "stated_by": stated_by})
     except RunFolderBusyError:
         raise ServiceStateError(
             "The site's client runs, and may be writing a ledger.",
             fix="End it with `eucaim-fl site stop` first.",
             local_detail=str(home.folder),
         ) from None
+
+
+def _replace(place: LedgerPlace, log: AuditLog, shown: Estimate, who: Mapping[str, JsonValue]) -> LedgerHead:
+    folder = place.folder
+    with guarded(folder, LEDGER):
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in folder.parent.glob("ledger.*.part"):  # of a call that was killed; a key lies in it
+            shutil.rmtree(left)
+        new = Path(tempfile.mkdtemp(dir=folder.parent, prefix="ledger.", suffix=".part"))
+    try:
+        ledger = Ledger(new, place.site.name)
+        for one in shown.spent:
+            ledger.charge_everybody(one.what, one.round, one.mechanism)
+        head, lost = ledger.head(), log.ledger_head()
+        log.append(
+            "ledger_replaced",
+            {
+                "ledger_count": head.count,
+                "ledger": head.hash,
+                "lost_count": None if lost is None else lost[0],
+                "lost": None if lost is None else lost[1],
+                "charges": len(shown.spent),
+                "plans": len({one.what.plan for one in shown.spent}),
+                "folder": str(shown.folder),
+                "lineage_missing": shown.lineage_missing,
+                **who,
+            },
+        )
+        with guarded(folder, LEDGER):
+            if folder.exists():
+                folder.rename(folder.with_name(f"ledger.lost-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
+            new.rename(folder)
+            flush_folder(folder.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     return head
 
 
@@ -168,10 +216,6 @@ def _home(place: LedgerPlace) -> SiteHome:
     if place.home is None:
         raise LedgerError("Without a home there is no audit log that could say what was spent.")
     return place.home
-
-
-def _charges(plan: FederationPlan) -> bool:
-    return site_is_charged(plan.privacy) or figures_mechanism(plan.privacy) is not None
 
 
 def _kept(home: SiteHome, identity: str) -> FederationPlan:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from eucaim_fl.privacy.accounting import Mechanism
+from eucaim_fl.site.disclosure import announced
 from eucaim_fl.site.ledger_projection import Check, Cost, Projection
 from eucaim_fl.site.ledger_state import Charge, State
 from eucaim_fl.site.ledger_sums import Patients, RunSum, Spending
@@ -19,6 +20,7 @@ __all__ = [
     "COUNTS",
     "DONE",
     "PARTS",
+    "as_announced",
     "budget_cells",
     "budget_rows",
     "charge_rows",
@@ -286,8 +288,22 @@ def run_json(run: RunSum, days: int) -> dict[str, Any]:
     return {**values, **{name: _number(values[name]) for name in ("training", "figures", "share")}, **until}
 
 
+def as_announced(charges: Iterable[Charge], base: int) -> tuple[Charge, ...]:
+    """Charges as others are told of them: patients on the nearest multiple of the base, times to the day (UTC).
+
+    Base 1 tells them as they are. Whoever is charged stays somebody: a few are told as the base, never as 0, which
+    says everybody.
+    """
+    if base == 1:
+        return tuple(charges)
+    return tuple(
+        one._replace(time=one.time[:10], patients=max(announced(one.patients, base), base) if one.patients else 0)
+        for one in charges
+    )
+
+
 def charge_rows(charges: Sequence[Charge]) -> list[dict[str, Any]]:
-    """Charges for others: what was charged to how many, and nothing that tells patients apart."""
+    """Charges for others, as `as_announced` has them: what was charged to how many; nothing tells patients apart."""
     rows = []
     for number, time, what, at, mechanism, patients in charges:
         said = (number, time, what.plan, what.name, what.purpose, what.dataset, what.use, at, what.secure)

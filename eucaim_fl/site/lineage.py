@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import hmac
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ CREATE TABLE IF NOT EXISTS members (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS answers (
     plan TEXT NOT NULL, name TEXT NOT NULL, round INTEGER NOT NULL, kind TEXT NOT NULL, at TEXT NOT NULL,
-    arriving TEXT NOT NULL, group_id INTEGER NOT NULL, PRIMARY KEY (plan, round, kind, group_id, arriving)
+    arriving TEXT NOT NULL, group_id INTEGER NOT NULL, PRIMARY KEY (plan, round, kind, group_id, arriving, at)
 );
 """
 
@@ -83,7 +84,7 @@ class Lineage:
         """
         members = [(hidden, use) for use, names in sorted(used.items()) for hidden in self._hidden(names).values()]
         digest = hashlib.sha256(repr(sorted(members)).encode()).hexdigest()
-        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
         with self._open() as base:
             known = base.execute("SELECT id FROM groups WHERE digest = ?", (digest,)).fetchone()
             if known is None:
@@ -101,6 +102,18 @@ class Lineage:
                 (*plan, exchange[1], exchange[0], at, arriving_sha256, group),
             )
 
+    def answers(self) -> Counter[tuple[str, str, int]]:
+        """How often each exchange, by plan (SHA-256), kind and number, used patients; empty where nothing is recorded.
+
+        A file that an earlier version began has answers from the same weights over the same patients once only.
+        Raises JournalError if the record can't be read.
+        """
+        if not self._file.exists():
+            return Counter()
+        with self._open() as base:
+            rows = base.execute("SELECT plan, kind, round, count(*) FROM answers GROUP BY plan, kind, round").fetchall()
+        return Counter({(plan, kind, number): times for plan, kind, number, times in rows})
+
     def contributions(self, patients: Iterable[str] | None = None) -> tuple[Contribution, ...]:
         """Runs in which any of `patients` (names; None: anybody) were used, the oldest first.
 
@@ -114,7 +127,8 @@ class Lineage:
             if hidden is not None:
                 base.executemany("INSERT OR IGNORE INTO asked VALUES (?)", [(one,) for one in hidden])
             rows = base.execute(
-                "SELECT a.plan, max(a.name), m.use, min(a.round), max(a.round), min(a.at), max(a.at), "
+                "SELECT a.plan, max(a.name), m.use, min(a.round), max(a.round), "
+                "substr(min(a.at), 1, 19) || '+00:00', substr(max(a.at), 1, 19) || '+00:00', "
                 "count(DISTINCT m.patient), (SELECT arriving FROM answers l WHERE l.plan = a.plan "
                 "ORDER BY l.round DESC, l.at DESC LIMIT 1) "
                 "FROM answers a JOIN members m ON m.group_id = a.group_id "

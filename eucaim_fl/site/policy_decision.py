@@ -61,7 +61,7 @@ class Situation:
     plan. bytes_sent_today: for all plans since midnight UTC. plans_today, plans_ever: SHA-256 of the plans that were
     allowed since midnight UTC, and ever; this one does not count twice. times_asked: this round, before. approval: what
     a person here said of this plan. preview: before it is asked; holder's signature and permit's plans are left open.
-    confidential: whether the site file calls the data so; where none is at hand, it is taken to.
+    confidential: whether the site file calls the data so; None: there is no site file at hand, so they may be.
     """
 
     site: str
@@ -76,7 +76,7 @@ class Situation:
     times_asked: int = 0
     approval: Literal["approved", "refused"] | None = None
     preview: bool = False
-    confidential: bool = True
+    confidential: bool | None = True
 
 
 @dataclass(frozen=True)

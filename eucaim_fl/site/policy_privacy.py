@@ -20,18 +20,23 @@ FORESEEABLE = (
     "nobody, and the data of this site are confidential."
 )
 """Why a site refuses such a plan; safe to tell outside."""
+_FORESEEABLE_IF = (
+    "The plan's noise follows from a seed that the coordinator knows (privacy.secure is false), so it would protect "
+    "nobody: only a site whose site file calls its data synthetic or public takes it."
+)
 
 
-def foreseeable(plan: FederationPlan, *, confidential: bool) -> bool:
+def foreseeable(plan: FederationPlan, *, confidential: bool | None) -> bool:
     """Whether a plan's noise would protect nobody whom it has to: only public and synthetic data need no such noise.
 
-    Without any noise a plan promises nothing, and what the policy says to that counts.
+    Without any noise a plan promises nothing, and what the policy says to that counts. confidential: None where nobody
+    knows what the data are; they are taken to be.
     """
-    return confidential and plan.privacy.mechanism != "none" and not plan.privacy.secure
+    return confidential is not False and plan.privacy.mechanism != "none" and not plan.privacy.secure
 
 
 def privacy_answer(
-    plan: FederationPlan, policy: PrivacyPolicy, *, confidential: bool = False
+    plan: FederationPlan, policy: PrivacyPolicy, *, confidential: bool | None = False
 ) -> tuple[bool, str, tuple[str, ...]]:
     """Whether plan and policy agree, what the plan asks in plain words, and what else the asker may be told.
 
@@ -49,6 +54,9 @@ def privacy_answer(
     if not plan.privacy.secure:
         asks += "; the noise follows from the plan's seed, so it hides nothing from who has the plan"
     if foreseeable(plan, confidential=confidential):
+        if confidential is None:
+            asks += "; a site refuses that, unless the site file calls its data synthetic or public"
+            return False, asks, (_FORESEEABLE_IF,)
         return False, f"{asks}, and the data here are confidential", (FORESEEABLE,)
     if policy.epsilon is None or policy.delta is None:
         return policy.mechanism == "none", asks, ()

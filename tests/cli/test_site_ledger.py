@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -25,6 +27,7 @@ from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit import AuditLog
 from eucaim_fl.site.home import HOME_VARIABLE, SiteHome
 from eucaim_fl.site.ledger import Ledger, Purchase
+from eucaim_fl.site.lineage import Lineage
 from eucaim_fl.site.policy_privacy import NO_LIMITS
 
 pytestmark = pytest.mark.integration
@@ -193,9 +196,9 @@ class TestExport:
         told = json.loads(run(place, "export").output)
         assert (told["schema"], told["site"]) == ("eucaim-fl-ledger-export/1", "a")
         assert told["head"] == {"count": 3, "hash": ledger.head().hash}
-        assert [(one["round"], one["noise"], one["patients"]) for one in told["charges"]] == [
-            (1, 4.0, 12),
-            (2, 4.0, 12),
+        assert [(one["round"], one["noise"], one["patients"], one["time"]) for one in told["charges"]] == [
+            (1, 4.0, 10, "2026-03-01"),
+            (2, 4.0, 10, "2026-03-01"),
         ]
         out = tmp_path / "charges.csv"
         assert "2 charges written" in run(place, "export", "--format", "csv", "--out", out).output
@@ -203,6 +206,13 @@ class TestExport:
         assert out.stat().st_mode & 0o777 == 0o600
         sets = {record.body["patients"] for record in ledger.entries()}
         assert not any(str(one) in json.dumps(told) + out.read_text() for one in sets)
+
+    def test_of_public_data_it_is_exact(self, place: Place) -> None:
+        place.train(1)
+        values = yaml.safe_load(place.home.site_file.read_text())
+        place.home.site_file.write_text(yaml.safe_dump({**values, "release": {"data_is": "public"}}))
+        (one,) = json.loads(run(place, "export").output)["charges"]
+        assert (one["patients"], one["time"]) == (12, "2026-03-01T12:00:00.000000+00:00")
 
     def test_a_file_that_is_there_is_not_replaced(self, place: Place, tmp_path: Path) -> None:
         out = tmp_path / "charges.json"
@@ -290,6 +300,7 @@ class TestReplace:
         log = AuditLog(place.home.audit_folder, PrivateKey.load(place.home.site_key), "a")
         for number in (1, 2):
             log.append("decision", {"plan": place.sha, "kind": "round", "round": number, "verdict": "allow"})
+            Lineage(place.folder.parent).record((place.sha, ""), ("round", number), "0" * 64, {"train": PATIENTS})
         for path in place.train(1, 2).folder.iterdir():
             path.unlink()
 
@@ -297,6 +308,7 @@ class TestReplace:
         self.lose(place)
         result = run(place, "replace", input="n\n")
         assert result.exit_code == 1
+        assert f"Looked in {place.folder.parent}." in result.output
         assert f"- tiny ({place.sha[:12]}): 2 rounds, epsilon 1.36" in result.output
         assert "- together: 1 plan, epsilon 1.36 at delta 1e-05" in result.output
         assert not (place.folder / "ledger.key").exists()
@@ -315,6 +327,38 @@ class TestReplace:
         output = run(place, "project", place.sha).output
         counts = Budget(3, DELTA).used([ONCE.times(2)])
         assert f"a patient whom the ledger does not know: {counts:.3g} now" in output
+
+    def test_a_copy_that_is_found_while_the_question_is_open_stays(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place.train(1)
+        copy = shutil.copytree(place.folder, place.folder.with_name("copy"))
+        shutil.rmtree(place.folder)
+
+        def meanwhile(*_: object, **__: object) -> bool:
+            copy.rename(place.folder)
+            return True
+
+        monkeypatch.setattr(click, "confirm", meanwhile)
+        with pytest.raises(LedgerError, match="not lost"):
+            run(place, "replace", "--no-local-runs")
+        assert len(Ledger(place.folder, "a").patient_mechanisms(PATIENTS[0])) == 1
+
+    def test_without_a_record_of_who_was_used_a_question_more_is_asked(self, place: Place) -> None:
+        self.lose(place)
+        (place.folder.parent / "lineage.sqlite").unlink()
+        with pytest.raises(ConfigError, match="--yes does not answer for it"):
+            run(place, "replace", "--yes")
+        result = run(place, "replace", input="n\n")
+        assert (result.exit_code, "trained without the client? [y/N]" in result.output) == (1, True)
+        assert not (place.folder / "ledger.key").exists()
+        result = run(place, "replace", "--yes", "--no-local-runs", "--json")
+        assert json.loads(result.stdout)["lineage_missing"] is True
+
+    def test_both_questions_may_be_answered(self, place: Place) -> None:
+        self.lose(place)
+        (place.folder.parent / "lineage.sqlite").unlink()
+        assert "has begun with 2 charges" in run(place, "replace", input="y\ny\n").output
 
     def test_one_that_is_there_is_not_replaced(self, place: Place) -> None:
         place.train(1)

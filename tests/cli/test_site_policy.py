@@ -162,6 +162,16 @@ class TestExplainAtHome:
         assert result.exit_code == 0, result.output
         assert "a person here has approved it" in result.output
 
+    def test_without_a_home_it_does_not_claim_to_know_what_the_data_are(self, tmp_path, recipe, policy_file):
+        noise = {"mechanism": "update_dp", "noise_multiplier": 8.0, "delta": 1e-5, "clipping_norm": 1.0}
+        asked = make_plan(recipe(["a.yaml"], privacy={**noise, "secure": False}), ("a", "b"))
+        file = tmp_path / "seeded.json"
+        file.write_text(asked.canonical_json())
+        result = run("explain", file, "--policy", policy_file())
+        assert result.exit_code == 2
+        assert "unless the site file calls its data synthetic or public" in result.output
+        assert "are confidential" not in result.output
+
     def test_noise_from_the_seed_is_refused_unless_the_site_file_calls_the_data_public(self, home, tmp_path, recipe):
         noise = {"noise_multiplier": 8.0, "delta": 1e-5, "clipping_norm": 1.0, "secure": False}
         file = tmp_path / "seeded.json"

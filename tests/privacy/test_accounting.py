@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from eucaim_fl.errors import PrivacyError
 from eucaim_fl.privacy import accounting
 from eucaim_fl.privacy.accounting import Mechanism, epsilon, merged, noise_for, renyi_epsilon
+from eucaim_fl.privacy.budget import Budget
 
 # Sources of published values
 TF_PLD = "tensorflow/privacy, compute_dp_sgd_privacy_test.py, accountant PLD"
@@ -145,6 +146,34 @@ class TestEpsilon:
         assert epsilon([Mechanism(noise, rate, steps - 1)], delta) <= cost
         assert epsilon([Mechanism(noise, rate, steps)], 2 * delta) <= cost
         assert cost <= epsilon([Mechanism(noise, 1.0, steps)], delta)  # sampling only helps
+
+
+class TestExtremeNumbers:
+    """A ledger takes any finite noise; what can't be computed must count as spent, never as free."""
+
+    @pytest.mark.parametrize("rate", [0.5, 1.0])
+    @pytest.mark.parametrize("noise", [1e-99, 1e-155, 1e-162, 1e-200, 5e-324])
+    def test_next_to_no_noise_costs_everything(self, noise: float, rate: float) -> None:
+        mechanisms, budget = [Mechanism(noise, rate, 1), Mechanism(2.0, 1.0, 1)], Budget(3.0, 1e-5)
+        assert epsilon(mechanisms, 1e-5) > 1e90
+        assert renyi_epsilon(mechanisms, 1e-5, 4) > 1e90
+        assert not budget.holds(mechanisms)
+
+    def test_a_divergence_that_is_no_number_is_infinite(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(accounting, "_sampled_divergence", lambda *_: math.nan)
+        assert renyi_epsilon([Mechanism(3.0, 0.123, 1)], 1e-5, 4) == math.inf
+        monkeypatch.setattr(accounting, "_sampled_divergence", lambda _, __, order: math.nan if order < 9 else 5.0)
+        monkeypatch.setattr(accounting, "_tight", lambda *_: math.inf)
+        assert 5 < epsilon([Mechanism(3.0, 0.124, 1)], 1e-5) < 10, "other orders still tell it"
+
+    @pytest.mark.parametrize("order", [2, 3, 4, 5, 8])
+    def test_a_divergence_that_rounding_brings_below_0_takes_nothing_off_the_others(self, order: int) -> None:
+        alone, many = Mechanism(2.0, 1.0, 1), Mechanism(1e6, 1e-4, 10**12)
+        assert renyi_epsilon([alone, many], 1e-5, order) >= renyi_epsilon([alone], 1e-5, order)
+
+    @pytest.mark.parametrize("mechanism", [Mechanism(1e300, 0.5, 10**9), Mechanism(1e6, 1e-300, 1)], ids=str)
+    def test_much_noise_and_small_rates_cost_next_to_nothing(self, mechanism: Mechanism) -> None:
+        assert 0 <= epsilon([mechanism], 1e-5) <= Budget(3.0, 1e-5).used([mechanism]) < 1e-3
 
 
 class TestRenyiEpsilon:

@@ -965,7 +965,8 @@ class TestPrivacy:
     ) -> LedgerHead:
         ledger = Ledger(border.site.records_folder() / "ledger", "north")
         what = Purchase(at.plan.sha256(), at.plan.name, at.plan.purpose, "north", use, True, part)
-        ledger.commit(what, number, Mechanism(2.0, 1.0, 3), [f"p{n}" for n in range(12)], NO_LIMITS, 1)
+        once = Mechanism(4.0, 1.0, 1) if use == "figures" else Mechanism(2.0, 1.0, 3)
+        ledger.commit(what, number, once, [f"p{n}" for n in range(12)], NO_LIMITS, 1)
         return ledger.head()
 
     def test_without_a_charge_it_stays(self, at: Home, border: Border) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from eucaim_fl.config import PrivacyConfig
 from eucaim_fl.errors import AuditError, LedgerError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism
-from eucaim_fl.privacy.promise import promise
+from eucaim_fl.privacy.promise import figures_mechanism, promise, round_mechanism
+from eucaim_fl.records import SplitName
 from eucaim_fl.site.charges import known_head, ledger_count, ledger_entry, owed, unpaid, unpaid_figures
 from eucaim_fl.site.disclosure import WITHHELD
+from eucaim_fl.site.gate import GateBounds, default_bounds
 from eucaim_fl.site.ledger import Ledger, Purchase
 from eucaim_fl.site.policy_privacy import NO_LIMITS
 from eucaim_fl.site.report import SiteReport
@@ -28,6 +30,7 @@ PATIENTS = [f"p{number}" for number in range(12)]
 NOISE: dict[str, Any] = {"noise_multiplier": 2.0, "delta": 1e-5, "clipping_norm": 1.0}
 REASON = ("an update that this site's privacy ledger was not charged for",)
 ROUND = Mechanism(2.0, 1.0, 3)  # three steps of everybody
+LEAST = 10
 
 
 @pytest.fixture
@@ -41,11 +44,15 @@ def plan(plan_for: Callable[..., FederationPlan]) -> FederationPlan:
     return plan_for(privacy={**NOISE, "mechanism": "patient_dp", "sampling_rate": 1.0})
 
 
-def charge(site: SiteFile, plan: FederationPlan, number: int, use: Any = "train", part: str = "") -> tuple[int, str]:
-    """Charge for a round; the ledger's head after it, as the audit log notes it."""
+def charge(
+    site: SiteFile, plan: FederationPlan, number: int, use: Any = "train", part: str = "", **instead: Any
+) -> tuple[int, str]:
+    """Charge for a round what the plan costs, or something else; the ledger's head after it, as the log notes it."""
+    once = figures_mechanism(plan.privacy) if use == "figures" else round_mechanism(plan.privacy, plan.training)
+    mechanism, patients = instead.get("mechanism", once or ROUND), instead.get("patients", PATIENTS)
     what = Purchase(plan.sha256(), plan.name, plan.purpose, site.name, use, secure=True, part=part)
     ledger = Ledger(site.records_folder() / "ledger", site.name)
-    ledger.commit(what, number, ROUND, PATIENTS, NO_LIMITS, 1)
+    ledger.commit(what, number, mechanism, patients, NO_LIMITS, 1)
     return ledger.head().count, ledger.head().hash
 
 
@@ -53,23 +60,27 @@ def damage(site: SiteFile) -> None:
     (site.records_folder() / "ledger" / "ledger.sqlite").write_bytes(b"no database")
 
 
+def gate(site: SiteFile, *declared: SplitName) -> GateBounds:
+    return replace(default_bounds(site.release), test_data=frozenset(declared))
+
+
 class TestUnpaid:
     def test_without_a_ledger_nothing_was_paid(self, site: SiteFile, plan: FederationPlan) -> None:
-        assert unpaid(site, plan, 1, 0) == REASON
+        assert unpaid(site, plan, (1, 0), LEAST) == REASON
 
     def test_a_charge_for_this_round_since_the_instruction_came_lets_it_out(
         self, site: SiteFile, plan: FederationPlan
     ) -> None:
         before = ledger_count(site, plan, None)
         charge(site, plan, 1)
-        assert unpaid(site, plan, 1, before) == ()
+        assert unpaid(site, plan, (1, before), LEAST) == ()
 
     def test_an_older_charge_does_not(self, site: SiteFile, plan: FederationPlan) -> None:
         charge(site, plan, 1)
         before = ledger_count(site, plan, None)
-        assert unpaid(site, plan, 1, before) == REASON
+        assert unpaid(site, plan, (1, before), LEAST) == REASON
         charge(site, plan, 1)
-        assert unpaid(site, plan, 1, before) == ()
+        assert unpaid(site, plan, (1, before), LEAST) == ()
 
     def test_nor_does_one_for_another_round_plan_or_use(
         self, site: SiteFile, plan: FederationPlan, plan_for: Callable[..., FederationPlan]
@@ -77,18 +88,37 @@ class TestUnpaid:
         charge(site, plan, 2)
         charge(site, plan, 1, "figures")
         charge(site, plan_for(seed=9, privacy={**NOISE, "mechanism": "update_dp"}), 1)
-        assert unpaid(site, plan, 1, 0) == REASON
+        assert unpaid(site, plan, (1, 0), LEAST) == REASON
 
     @pytest.mark.parametrize("privacy", [{}, {**NOISE, "mechanism": "central_dp"}])
     def test_where_the_site_adds_no_noise_there_is_nothing_to_pay(
         self, site: SiteFile, plan_for: Callable[..., FederationPlan], privacy: dict[str, Any]
     ) -> None:
-        assert unpaid(site, plan_for(privacy=privacy), 1, 0) == ()
+        assert unpaid(site, plan_for(privacy=privacy), (1, 0), LEAST) == ()
+
+    @pytest.mark.parametrize(
+        "cheaper",
+        [Mechanism(1e6, 1.0, 3), Mechanism(2.0, 1e-9, 3), Mechanism(2.0, 1.0, 2)],
+        ids=["noise", "rate", "steps"],
+    )
+    def test_nor_does_one_of_less_than_the_plan_costs(
+        self, site: SiteFile, plan: FederationPlan, cheaper: Mechanism
+    ) -> None:
+        charge(site, plan, 1, mechanism=cheaper)
+        assert unpaid(site, plan, (1, 0), LEAST) == REASON
+        charge(site, plan, 1, mechanism=ROUND)
+        assert unpaid(site, plan, (1, 0), LEAST) == ()
+
+    def test_nor_one_to_fewer_patients_than_the_site_trains_with(self, site: SiteFile, plan: FederationPlan) -> None:
+        charge(site, plan, 1, patients=PATIENTS[: LEAST - 1])
+        assert unpaid(site, plan, (1, 0), LEAST) == REASON
+        charge(site, plan, 1, patients=PATIENTS[:LEAST])
+        assert unpaid(site, plan, (1, 0), LEAST) == ()
 
     def test_a_ledger_that_can_not_be_read_lets_nothing_out(self, site: SiteFile, plan: FederationPlan) -> None:
         charge(site, plan, 1)
         damage(site)
-        (reason,) = unpaid(site, plan, 1, 0)
+        (reason,) = unpaid(site, plan, (1, 0), LEAST)
         assert "privacy ledger" in reason
         assert str(site.records_folder()) not in reason
 
@@ -120,36 +150,46 @@ class TestFigures:
     def test_each_split_is_charged_for_by_itself_since_the_instruction_came(
         self, site: SiteFile, plan: FederationPlan
     ) -> None:
-        assert unpaid_figures(site, plan, 2, 0, ["validation"]) == FIGURES, "there is no ledger yet"
-        assert unpaid_figures(site, plan, 2, 0, []) == ()
+        assert unpaid_figures(site, plan, (2, 0), 5, ["validation"]) == FIGURES, "there is no ledger yet"
+        assert unpaid_figures(site, plan, (2, 0), 5, []) == ()
         before, _ = charge(site, plan, 2, "figures", "validation")
-        assert unpaid_figures(site, plan, 2, 0, ["validation"]) == ()
-        assert unpaid_figures(site, plan, 2, before, ["validation"]) == FIGURES
-        assert unpaid_figures(site, plan, 1, 0, ["validation"]) == FIGURES
-        assert unpaid_figures(site, plan, 2, 0, ["validation", "test"]) == FIGURES
+        assert unpaid_figures(site, plan, (2, 0), 5, ["validation"]) == ()
+        assert unpaid_figures(site, plan, (2, before), 5, ["validation"]) == FIGURES
+        assert unpaid_figures(site, plan, (1, 0), 5, ["validation"]) == FIGURES
+        assert unpaid_figures(site, plan, (2, 0), 5, ["validation", "test"]) == FIGURES
         charge(site, plan, 2, "train")
-        assert unpaid_figures(site, plan, 2, 0, ["test"]) == FIGURES
+        assert unpaid_figures(site, plan, (2, 0), 5, ["test"]) == FIGURES
+
+    def test_one_of_other_noise_or_to_fewer_patients_pays_for_no_figures(
+        self, site: SiteFile, plan: FederationPlan
+    ) -> None:
+        said = Said(("validation", "test"))
+        charge(site, plan, 2, "figures", "validation", mechanism=Mechanism(1e6, 1.0, 1))
+        charge(site, plan, 2, "figures", "validation", patients=PATIENTS[:4])
+        assert owed(site, plan, said, gate(site), (2, 0)) == FIGURES
+        charge(site, plan, 2, "figures", "validation", patients=PATIENTS[:5])
+        assert owed(site, plan, said, gate(site), (2, 0)) == ()
 
     def test_a_plan_without_noise_on_figures_owes_nothing_for_them(
         self, site: SiteFile, plan_for: Callable[..., FederationPlan]
     ) -> None:
         for privacy in ({}, {**NOISE, "mechanism": "update_dp"}):
-            assert unpaid_figures(site, plan_for(privacy=privacy), 2, 0, ["validation"]) == ()
+            assert unpaid_figures(site, plan_for(privacy=privacy), (2, 0), 5, ["validation"]) == ()
 
     def test_test_data_and_what_is_withheld_cost_nothing(self, site: SiteFile, plan: FederationPlan) -> None:
-        assert owed(site, plan, Said(("validation", "test")), set(), (2, 0)) == FIGURES
-        assert owed(site, plan, Said(("validation", "test")), {"validation"}, (2, 0)) == ()
-        assert owed(site, plan, Said(("test",)), set(), (2, 0)) == ()
+        assert owed(site, plan, Said(("validation", "test")), gate(site), (2, 0)) == FIGURES
+        assert owed(site, plan, Said(("validation", "test")), gate(site, "validation"), (2, 0)) == ()
+        assert owed(site, plan, Said(("test",)), gate(site), (2, 0)) == ()
         charge(site, plan, 2, "figures", "validation")
-        assert owed(site, plan, Said(("validation", "test")), set(), (2, 0)) == ()
+        assert owed(site, plan, Said(("validation", "test")), gate(site), (2, 0)) == ()
 
     def test_an_update_and_figures_are_looked_at_both(self, site: SiteFile, plan: FederationPlan) -> None:
         said = Said(("validation", "test"), {"w": np.zeros(1)})
-        assert owed(site, plan, said, set(), (2, 0)) == (*REASON, *FIGURES)
+        assert owed(site, plan, said, gate(site), (2, 0)) == (*REASON, *FIGURES)
         charge(site, plan, 2)
-        assert owed(site, plan, said, set(), (2, 0)) == FIGURES
+        assert owed(site, plan, said, gate(site), (2, 0)) == FIGURES
         damage(site)
-        (reason,) = owed(site, plan, said, set(), (2, 0))
+        (reason,) = owed(site, plan, said, gate(site), (2, 0))
         assert "privacy ledger" in reason
 
 

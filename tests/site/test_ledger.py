@@ -292,7 +292,7 @@ class TestDamage:
         with pytest.raises(LedgerError, match="is damaged"):
             list(reader.entries())
         with pytest.raises(LedgerError, match="is damaged"):
-            reader.committed(A, 1, 0)
+            reader.charges(A, 0)
         with pytest.raises(LedgerError, match="is damaged"):
             reader.rounds_committed(A)
         with pytest.raises(LedgerError, match="is damaged"):
@@ -367,11 +367,11 @@ class TestReading:
         assert reader.hash_at(9) == ""
         assert [record.kind for record in reader.entries()] == ["reserved", "committed", "committed", "committed"]
         assert list(reader.entries(B)) == []
-        assert reader.committed(A, 2, 2)
-        assert not reader.committed(A, 2, 3), "that was before"
-        assert not reader.committed(A, 3, 0), "those were figures"
-        assert reader.committed(A, 3, 3, "figures")
-        assert not reader.committed(A, 3, 0, "figures", "test"), "those of another split"
+        assert [(one.what.use, one.round, one.mechanism, one.count) for one in reader.charges(A, 2)] == [
+            ("train", 2, once(), 2),
+            ("figures", 3, once(2), 1),
+        ]
+        assert reader.charges(A, 4) == reader.charges(B, 0) == ()
         assert reader.rounds_committed(A) == {1, 2}
         assert reader.plan_mechanisms(A, "train") == (once(2),)
         assert reader.mechanisms(dataset="x") == (once(4),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -82,6 +83,29 @@ class TestProject:
         assert found.charged == 2
         assert found.checks[0].after == BUDGET.used([once(3)])
         assert (found.leaving, found.plans) == (0, 1), "five of seven steps are free: one more whole plan"
+
+    def test_what_was_charged_to_everybody_is_not_asked_again_of_who_is_new(
+        self, noised: Callable[..., FederationPlan]
+    ) -> None:
+        """After a lost ledger was replaced: five of seven steps are spent, and the last round of six still fits."""
+        plan = noised(6)
+        charges = tuple(Charge(n, "", purchase(plan.sha256()), n, once(), 0) for n in range(1, 6))
+        found = project(State(LedgerHead(5, ""), charges=charges), plan, Ceilings(patient=BUDGET), (), "a", 1)
+        (check,) = found.checks
+        assert (check.whose, check.holds) == ("a patient whom the ledger does not know", True)
+        assert (check.before, check.after) == (BUDGET.used([once(5)]), BUDGET.used([once(6)]))
+        assert check.plans == 0, "but no whole plan"
+
+    def test_nor_are_figures_that_were_charged(self, noised: Callable[..., FederationPlan]) -> None:
+        plan = noised(2, metrics_noise=4.0)
+        charges = tuple(
+            Charge(n, "", replace(purchase(plan.sha256(), use="figures"), part="validation"), n, once(), 4)
+            for n in (1, 2)
+        )
+        found = project(State(LedgerHead(2, ""), charges=charges), plan, Ceilings(dataset=BUDGET), (), "a", 1)
+        assert found.checks[0].after == BUDGET.used([once(2 + 2 + 1 + 1)]), (
+            "one of validation, and that of test, remain"
+        )
 
     def test_patients_who_have_spent_theirs_are_counted(self, noised: Callable[..., FederationPlan]) -> None:
         state = spent((5, 1), (3, 6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from eucaim_fl.privacy.accounting import Mechanism
 from eucaim_fl.privacy.budget import Budget
 from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit import AuditLog, AuditRecord
+from eucaim_fl.site.audit_words import Asker, line_of
 from eucaim_fl.site.charges import known_head, ledger_count
 from eucaim_fl.site.home import SiteHome
 from eucaim_fl.site.ledger import Ledger, Limits, Purchase, verify_ledger
@@ -77,9 +79,24 @@ class Site:
         what = Purchase(self.plan.sha256(), self.plan.name, self.plan.purpose, "a", "train", True)
         ledger = Ledger(self.place.folder, "a")
         ledger.commit(what, number, ONCE, PATIENTS, NO_LIMITS, 1)
-        head = ledger.head()
+        self.used(number)
         if answered:
-            self.log.append("sent", {"plan": self.plan.sha256(), "ledger_count": head.count, "ledger": head.hash})
+            self.answer(number, ledger)
+
+    def answer(self, number: int, ledger: Ledger) -> None:
+        """The audit log's record of an answer that left."""
+        head = ledger.head()
+        work = {"plan": self.plan.sha256(), "kind": "round", "round": number}
+        self.log.append("sent", {**work, "ledger_count": head.count, "ledger": head.hash})
+
+    def used(self, number: int, plan: FederationPlan | None = None, kind: str = "round") -> None:
+        """The entry in the record of who was used; of a training without the client it is all that there is."""
+        plan = plan or self.plan
+        self.lineage.record((plan.sha256(), plan.name), (kind, number), "0" * 64, {"train": PATIENTS})
+
+    @property
+    def lineage(self) -> Lineage:
+        return Lineage(self.place.site.records_folder())
 
     def works(self) -> int:
         """What the border asks before any work; it raises if the ledger is not the one that it knows."""
@@ -145,7 +162,8 @@ class TestWhatWasSpent:
         site.decide("round", 2)
         site.lose()
         found = what_was_spent(site.place, site.log)
-        assert [(one.round, one.mechanism.steps) for one in found] == [(1, 1), (2, 2)]
+        assert [(one.round, one.mechanism.steps) for one in found.spent] == [(1, 1), (2, 2)]
+        assert (found.folder, found.lineage_missing) == (site.place.site.records_folder(), False)
 
     def test_a_ledger_that_is_there_and_intact_is_not_replaced(self, site: Site) -> None:
         with pytest.raises(LedgerError, match="not lost"):
@@ -154,7 +172,7 @@ class TestWhatWasSpent:
         with pytest.raises(LedgerError, match="not lost"):
             what_was_spent(site.place, site.log)
         (site.place.folder / "ledger.key").unlink()
-        assert len(what_was_spent(site.place, site.log)) == 1
+        assert len(what_was_spent(site.place, site.log).spent) == 1
 
     def test_what_nobody_can_know_is_not_guessed(
         self, site: Site, plan_for: Callable[..., FederationPlan], tmp_path: Path
@@ -171,18 +189,53 @@ class TestWhatWasSpent:
             what_was_spent(site.place, site.log)
         assert caught.value.local_detail == site.plan.sha256()
         path.write_text(text)
-        lineage = Lineage(site.place.site.records_folder())
         free, unseen = plan_for(seed=1), plan_for(seed=2, privacy=NOISE)
-        for plan in (site.plan, free):
-            site.keep(plan)
-            lineage.record((plan.sha256(), plan.name), ("round", 1), "0" * 64, {"train": PATIENTS})
-        assert len(what_was_spent(site.place, site.log)) == 1
+        site.keep(free)
+        site.used(1, free)
+        assert len(what_was_spent(site.place, site.log).spent) == 1
         site.keep(unseen)
-        lineage.record((unseen.sha256(), unseen.name), ("round", 1), "0" * 64, {"train": PATIENTS})
+        site.used(1, unseen)
         with pytest.raises(LedgerError, match="without the site's client"):
             what_was_spent(site.place, site.log)
         with pytest.raises(LedgerError, match="Without a home"):
             what_was_spent(LedgerPlace(site.place.site, None, None), site.log)
+
+    def test_one_plan_may_have_trained_with_the_client_and_without_it(self, site: Site) -> None:
+        for number in (1, 2):
+            site.train(number)
+        site.decide("round", 2)
+        site.used(2)
+        site.lose()
+        assert [one.mechanism.steps for one in what_was_spent(site.place, site.log).spent] == [1, 2]
+        site.used(4, kind="final")
+        assert len(what_was_spent(site.place, site.log).spent) == 2, "figures without noise cost nothing"
+        site.used(2)
+        with pytest.raises(LedgerError, match="without the site's client"):
+            what_was_spent(site.place, site.log)
+
+    @pytest.mark.parametrize("number", [1, 3], ids=["the same round", "another round"])
+    def test_a_round_that_the_log_never_allowed_is_not_hidden_by_others(self, site: Site, number: int) -> None:
+        for asked in (1, 2):
+            site.train(asked)
+        site.used(number)
+        site.lose()
+        with pytest.raises(LedgerError, match="without the site's client"):
+            what_was_spent(site.place, site.log)
+
+    def test_a_record_of_who_was_used_that_lacks_answers_is_as_good_as_none(self, site: Site, tmp_path: Path) -> None:
+        site.train(1)
+        site.lose()
+        (site.place.site.records_folder() / "lineage.sqlite").unlink()
+        assert what_was_spent(site.place, site.log).lineage_missing
+        site.train(2)  # begins a record anew, and a ledger
+        assert what_was_spent(site.place, site.log).lineage_missing, "round 1 is not in it"
+        site.used(1)
+        assert not what_was_spent(site.place, site.log).lineage_missing
+        values = yaml.safe_load(site.home.site_file.read_text())
+        elsewhere = {**values, "cache": {"folder": str(tmp_path / "elsewhere")}}
+        site.home.site_file.write_text(yaml.safe_dump(elsewhere))
+        found = what_was_spent(site.place, site.log)
+        assert (found.lineage_missing, found.folder) == (True, tmp_path / "elsewhere.records")
 
     def test_records_that_can_not_be_read_are_errors(self, site: Site) -> None:
         site.train(1)
@@ -244,6 +297,8 @@ class TestBeginAnew:
             "lost": lost[1],
             "charges": 2,
             "plans": 1,
+            "folder": str(site.place.site.records_folder()),
+            "lineage_missing": False,
             "by": "it",
             "stated_by": "dpo-2",
         }
@@ -325,6 +380,67 @@ class TestBeginAnew:
         self.replace(site)
         assert site.works() == 1
 
+    def test_killed_between_the_renames_it_refuses_until_it_was_done_once_more(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No answer ever left, so the audit log knew no head of the damaged ledger."""
+        site.train(1, answered=False)
+        (site.place.folder / "head.json").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", _killed_at(2, Path.rename))
+            with pytest.raises(KeyboardInterrupt):
+                self.replace(site)
+        assert not site.place.folder.exists()
+        with pytest.raises(LedgerError, match="not the one that this site's audit log knows"):
+            site.works()
+        self.replace(site)
+        assert site.works() == 1
+        assert Ledger(site.place.folder, "a").patient_mechanisms("new") == (ONCE,)
+
+    def test_what_a_killed_call_left_is_removed(self, site: Site) -> None:
+        site.train(1)
+        site.lose()
+        left = site.place.folder.with_name("ledger.abc123.part")
+        Ledger(left, "a")
+        assert (left / "ledger.key").exists()
+        self.replace(site)
+        assert not left.exists()
+
+    def test_a_ledger_that_came_back_while_the_question_was_open_is_not_replaced(self, site: Site) -> None:
+        site.train(1)
+        copy = shutil.copytree(site.place.folder, site.place.folder.with_name("copy"))
+        site.lose()
+        shown = what_was_spent(site.place, site.log)
+        copy.rename(site.place.folder)
+        for number in (2, 3):
+            site.train(number)
+        with pytest.raises(LedgerError, match="not lost"):
+            begin_anew(site.place, site.log, shown, "it")
+        assert site.works() == 3
+
+    def test_nor_is_more_forgotten_than_was_shown(self, site: Site) -> None:
+        site.train(1)
+        site.lose()
+        shown = what_was_spent(site.place, site.log)
+        site.decide("round", 2)
+        with pytest.raises(LedgerError, match="changed since it was shown"):
+            begin_anew(site.place, site.log, shown, "it")
+        assert not site.place.folder.exists()
+
+    def test_without_the_record_of_who_was_used_a_person_answers_for_it(self, site: Site) -> None:
+        site.train(1)
+        site.lose()
+        (site.place.site.records_folder() / "lineage.sqlite").unlink()
+        shown = what_was_spent(site.place, site.log)
+        with pytest.raises(LedgerError, match="record of who was used is missing") as caught:
+            begin_anew(site.place, site.log, shown, "it")
+        assert "--no-local-runs" in caught.value.fix
+        assert not site.place.folder.exists()
+        begin_anew(site.place, site.log, shown, "it", no_local_runs=True)
+        (record,) = site.log.records(kind="ledger_replaced")
+        assert record.body["lineage_missing"] is True
+        assert line_of(record, Asker()).happened.endswith("a person said that none did")
+
     def test_nothing_is_replaced_under_a_client_that_runs(self, site: Site) -> None:
         site.train(1)
         site.lose()
@@ -338,6 +454,18 @@ class TestBeginAnew:
         with pytest.raises(LedgerError, match="Without a home"):
             begin_anew(LedgerPlace(site.place.site, None, None), site.log, spent, "it")
         assert not site.place.folder.exists()
+
+
+def _killed_at(number: int, real: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+    """A rename that is cut short when it is called for that time, from 1."""
+    calls = itertools.count(1)
+
+    def rename(path: Path, target: Path) -> Path:
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return real(path, target)
+
+    return rename
 
 
 def _full(*_: object) -> None:

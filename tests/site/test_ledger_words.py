@@ -16,6 +16,7 @@ from eucaim_fl.site.ledger_projection import Check, Cost, Projection
 from eucaim_fl.site.ledger_state import EMPTY
 from eucaim_fl.site.ledger_sums import Patients, Spending, cohort_spending, patients_of, run_sums
 from eucaim_fl.site.ledger_words import (
+    as_announced,
     budget_cells,
     budget_rows,
     charge_rows,
@@ -104,6 +105,13 @@ class TestExport:
             "number", "time", "plan", "name", "purpose", "dataset", "use", "round", "secure", "noise", "rate", "steps",
             "patients",
         }  # fmt: skip
+
+    def test_others_are_told_of_confidential_data_on_the_base_and_to_the_day(self) -> None:
+        charges = [charge(1, 1, patients=number) for number in (12, 13, 2, 0)]
+        assert [(one.patients, one.time) for one in as_announced(charges, 5)] == [
+            (10, "2026-03-01"), (15, "2026-03-01"), (5, "2026-03-01"), (0, "2026-03-01"),
+        ]  # fmt: skip
+        assert as_announced(charges, 1) == tuple(charges)
 
     def test_a_table_can_be_read_back_and_holds_no_formula(self) -> None:
         one = charge(1, 2)

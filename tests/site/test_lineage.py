@@ -51,6 +51,23 @@ class TestWhatIsListed:
         assert len(lineage.contributions(["P1"])) == 1
 
 
+class TestHowOften:
+    def test_every_answer_counts_also_one_from_the_same_weights(self, lineage: Lineage) -> None:
+        assert lineage.answers() == {}
+        for number, kind in ((1, "round"), (1, "round"), (2, "round"), (2, "final")):
+            lineage.record(PLAN, (kind, number), "0" * 64, {"train": ["P1"]})
+        plan = PLAN[0]
+        assert lineage.answers() == {(plan, "round", 1): 2, (plan, "round", 2): 1, (plan, "final", 2): 1}
+        (found,) = lineage.contributions(["P1"])
+        assert len(found.since) == len("2026-03-01T12:00:00+00:00")
+
+    def test_a_damaged_record_is_an_error(self, lineage: Lineage, tmp_path: Path) -> None:
+        (tmp_path / "records").mkdir()
+        (tmp_path / "records" / "lineage.sqlite").write_bytes(b"no database at all, and long enough to look at" * 10)
+        with pytest.raises(JournalError, match="record of runs can't be read"):
+            lineage.answers()
+
+
 class TestTheFile:
     def test_it_names_no_patient_and_only_its_owner_may_read_it(self, lineage: Lineage, tmp_path: Path) -> None:
         lineage.record(PLAN, ("round", 1), "1" * 64, {"train": ["MARIA-ROSSI"]})

@@ -45,6 +45,14 @@ class TestPrivacyAnswer:
         allowed, _, reasons = privacy_answer(asked, policy)
         assert (allowed, reasons) == (policy.mechanism == "none", ())
 
+    def test_where_nobody_knows_what_the_data_are_it_is_refused_with_the_condition(self, plan):
+        asked = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"secure": False})})
+        allowed, asks, (reason,) = privacy_answer(asked, PrivacyPolicy(mechanism="none"), confidential=None)
+        assert not allowed
+        assert asks.endswith("a site refuses that, unless the site file calls its data synthetic or public")
+        assert "calls its data synthetic or public" in reason
+        assert "are confidential" not in asks + reason
+
     def test_plans_without_noise_or_from_a_secure_source_foresee_nothing(self, plan, recipe):
         none = make_plan(recipe(["a.yaml"]), ("a",))
         bare = none.model_copy(update={"privacy": none.privacy.model_copy(update={"secure": False})})
@@ -52,6 +60,7 @@ class TestPrivacyAnswer:
             assert not foreseeable(asked, confidential=True)
         open_seed = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"secure": False})})
         assert foreseeable(open_seed, confidential=True)
+        assert foreseeable(open_seed, confidential=None)
         assert not foreseeable(open_seed, confidential=False)
 
     def test_a_silent_policy_allows_neither_noise_nor_none(self, plan, recipe):
