@@ -23,6 +23,7 @@ from eucaim_fl.models.segmentation import (
     SwinUnetrArguments,
     UnetArguments,
     UnetrArguments,
+    VoxelClassifierArguments,
 )
 from eucaim_fl.registry import lookup
 
@@ -41,6 +42,7 @@ ARGUMENTS: Mapping[str, type[NetworkArguments]] = {
     "unet": UnetArguments,
     "unetr": UnetrArguments,
     "vit": VitArguments,
+    "voxel_classifier": VoxelClassifierArguments,
 }
 """The allow-list: every network that a recipe may name."""
 

@@ -1,4 +1,4 @@
-"""From typed arguments to networks, MONAI's but for one: the one place that calls their constructors."""
+"""From typed arguments to networks, MONAI's but for two: the one place that calls their constructors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from eucaim_fl.models.segmentation import (
     SwinUnetrArguments,
     UnetArguments,
     UnetrArguments,
+    VoxelClassifierArguments,
 )
+from eucaim_fl.models.voxel_classifier import VoxelClassifier
 
 __all__ = ["Centred", "Ends", "FirstOutput", "assemble"]
 
@@ -173,6 +175,12 @@ def _scattering(a: ScatteringArguments, ends: Ends, nets: Any) -> Any:
     return Scattering(ends.in_channels, ends.image_size or (), ends.out, a.scales, a.shrink, per_image=a.per_image)
 
 
+def _voxel_classifier(a: VoxelClassifierArguments, ends: Ends, nets: Any) -> Any:
+    return VoxelClassifier(
+        ends.spatial_dims, ends.in_channels, ends.out, a.scales, a.levels, a.reaches, bright=a.bright
+    )
+
+
 _BUILDERS: Mapping[type[NetworkArguments], Callable[[Any, Ends, Any], Any]] = {
     AttentionUnetArguments: _attention_unet,
     Densenet121Arguments: _densenet121,
@@ -186,6 +194,7 @@ _BUILDERS: Mapping[type[NetworkArguments], Callable[[Any, Ends, Any], Any]] = {
     UnetArguments: _unet,
     UnetrArguments: _unetr,
     VitArguments: _vit,
+    VoxelClassifierArguments: _voxel_classifier,
 }
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "SwinUnetrArguments",
     "UnetArguments",
     "UnetrArguments",
+    "VoxelClassifierArguments",
 ]
 
 
@@ -168,3 +169,29 @@ class UnetrArguments(TransformerArguments):
     hidden_size: int = Field(384, strict=True, ge=8, le=2048)
     mlp_dim: int = Field(1536, strict=True, ge=8, le=8192)
     num_heads: Heads = 6
+
+
+class VoxelClassifierArguments(NetworkArguments):
+    """Fixed features of each voxel and one linear layer: some tens of weights to learn. Source: Sommer et al. 2011.
+
+    scales: standard deviations in voxels at which intensities and edges are looked at. levels: intensities, on the
+    scale of 0 to 1 that images come in, that part bodies from what is around them. reaches: voxels within which a body
+    may end. bright: bodies are above the levels, else below.
+    """
+
+    task = "segmentation"
+    divisible = False
+    scales: tuple[Annotated[int, Field(strict=True, ge=1, le=16)], ...] = Field((1, 2, 4), max_length=5)
+    levels: tuple[Annotated[float, Field(strict=True, gt=0, lt=1)], ...] = Field((0.5,), max_length=4)
+    reaches: tuple[Annotated[int, Field(strict=True, ge=1, le=64)], ...] = Field((4, 7, 11, 16), max_length=6)
+    bright: Switch = True
+
+    @model_validator(mode="after")
+    def _something_is_looked_at(self) -> Self:
+        if any(list(values) != sorted(set(values)) for values in (self.scales, self.levels, self.reaches)):
+            raise ValueError("scales, levels and reaches must grow from entry to entry")
+        if not (self.scales or self.levels):
+            raise ValueError("scales or levels need an entry, or there is nothing to look at")
+        if self.levels and not self.reaches:
+            raise ValueError("levels need reaches")
+        return self

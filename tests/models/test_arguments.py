@@ -116,6 +116,10 @@ class TestCheckModel:
             ("efficientnet", {"variant": "b9"}, "variant: input should be 'b0'"),
             ("efficientnet", {"pretrained": True}, "unknown key 'pretrained'"),
             ("small_cnn", {"channels": [8, 16]}, "2 channels need 2 strides, got 3"),
+            ("voxel_classifier", {"scales": [], "levels": []}, "nothing to look at"),
+            ("voxel_classifier", {"reaches": []}, "levels need reaches"),
+            ("voxel_classifier", {"reaches": [7, 4]}, "must grow from entry to entry"),
+            ("voxel_classifier", {"levels": [1.5]}, r"levels\.0: input should be less than 1"),
         ],
     )
     def test_what_a_network_cannot_do_is_said_before_it_is_built(

@@ -45,6 +45,7 @@ SMALL: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "unet": ({"channels": [4, 8, 8], "strides": [2, 2], "num_res_units": 1}, (4, 8, 8)),
     "unetr": ({"feature_size": 4, "hidden_size": 12, "mlp_dim": 12, "num_heads": 2}, (16, 32, 16)),
     "vit": ({"patch_size": 4, "hidden_size": 12, "mlp_dim": 8, "num_layers": 2, "num_heads": 2}, (8, 4, 12)),
+    "voxel_classifier": ({"scales": [1], "reaches": [2, 5]}, (8, 5, 7)),
 }
 EVERY = [(name, dims) for name in sorted(ARGUMENTS) for dims in (2, 3)]
 each_network = pytest.mark.parametrize(("name", "dims"), EVERY)
