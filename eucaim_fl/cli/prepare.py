@@ -57,7 +57,7 @@ def lidc_nodules(source: Path, target: Path | None, seed: int) -> None:
 
     \b
     Example:
-      eucaim-fl prepare lidc_nodules --from ../shared/data/lidc_nodules
+      eucaim-fl prepare lidc_nodules --from downloads/lidc_nodules
     """
     from eucaim_fl.cohorts.lidc import write_lidc
 
@@ -74,7 +74,7 @@ def ham10000(source: Path, target: Path | None) -> None:
 
     \b
     Example:
-      eucaim-fl prepare ham10000 --from ../shared/data/ham10000
+      eucaim-fl prepare ham10000 --from downloads/ham10000
     """
     from eucaim_fl.cohorts.ham10000 import write_ham10000
 
