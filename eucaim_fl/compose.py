@@ -254,9 +254,14 @@ def _unknown_key(problem: ConfigCompositionException) -> RecipeError:
     key = found.group(1).lstrip("+~")
     if "/" in key:
         return RecipeError(_first_line(problem))
-    return RecipeError(
-        f"There is no key '{key}' in recipes.", fix=suggestion(key, {*_keys(ExperimentConfig), *_GROUPS})
-    )
+    known = {*_keys(ExperimentConfig), *_GROUPS}
+    if key in known:  # another choice of its group has it
+        group = key.partition(".")[0]
+        return RecipeError(
+            f"The key '{key}' has no meaning with the chosen '{group}'.",
+            fix=f"Leave it out, or choose another '{group}'." if group in _GROUPS else "Leave it out.",
+        )
+    return RecipeError(f"There is no key '{key}' in recipes.", fix=suggestion(key, known))
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -60,6 +60,11 @@ class TestCompose:
             sweep(["--multirun", "experiment=demo", "seed=0,1,2"], job)
         assert seen == [0]
 
+    def test_a_key_that_only_another_choice_has_is_no_slip_of_the_pen(self):
+        with pytest.raises(RecipeError, match="no meaning with the chosen 'privacy'") as caught:
+            compose(["experiment=demo", "privacy=none", "privacy.secure=false"])
+        assert caught.value.fix == "Leave it out, or choose another 'privacy'."
+
     def test_an_unknown_key_is_refused_by_sweep_too(self):
         with pytest.raises(RecipeError, match="metod"):
             sweep(["experiment=demo", "metod=x"], print)
