@@ -11,6 +11,8 @@ from eucaim_fl.comparison import FEDERATED, POOLED, Held, check_comparable, comp
 from eucaim_fl.compose import resolve
 from eucaim_fl.errors import GateError, RecipeError
 
+pytestmark = pytest.mark.integration
+
 
 def held(model, values, seed=0):
     return Held(model, seed, {("a" if i < 2 else "b", f"p{i}"): (v,) for i, v in enumerate(values)})
@@ -103,6 +105,13 @@ class TestCheckComparable:
         path = hospital("a", data_is="confidential")
         with pytest.raises(GateError, match="confidential"):
             check_comparable(resolve(recipe([path])).plan, {"a": path})
+
+    def test_a_plan_with_noise_is_refused_and_its_patients_are_not_called_the_same(self, hospital, recipe):
+        path = hospital("a")
+        noise = {"mechanism": "update_dp", "noise_multiplier": 8.0, "delta": 1e-5, "clipping_norm": 1.0}
+        with pytest.raises(RecipeError, match="trained without noise") as told:
+            check_comparable(resolve(recipe([path], privacy=noise)).plan, {"a": path})
+        assert told.value.fix.endswith("its held-out patients are others.")
 
     def test_epochs_and_many_classes_are_refused(self, hospital, recipe):
         path = hospital("a")

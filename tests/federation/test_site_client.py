@@ -41,6 +41,8 @@ from eucaim_fl.site.policy_privacy import NO_LIMITS
 from eucaim_fl.sitefile import load_site_file
 from tests.federation.deployed import Deployed, one_site, wait_for
 
+pytestmark = pytest.mark.integration
+
 __all__ = ["one_site"]
 
 APPS = Path(__file__).parent / "apps"

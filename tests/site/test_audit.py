@@ -24,6 +24,8 @@ from eucaim_fl.site.audit_base import AuditFiles, guarded, locked, record_of
 from eucaim_fl.site.audit_chain import LARGEST_BODY_BYTES, LogIdentity, seal_record
 from eucaim_fl.site.audit_reader import utc_text
 
+pytestmark = pytest.mark.integration
+
 KEY = PrivateKey.create()
 PLAN, OTHER = "a" * 64, "b" * 64
 

@@ -18,6 +18,8 @@ from eucaim_fl.site.audit import AuditLog, verify_log
 from eucaim_fl.site.audit_export import EXPORT_SCHEMA, ExportScope, Format, export, export_is_genuine
 from eucaim_fl.site.audit_words import Askers, line_of
 
+pytestmark = pytest.mark.integration
+
 KEY = PrivateKey.create()
 PLAN, OTHER = "a" * 64, "b" * 64
 DATA = ("ds-5", "doi:10.1/x")

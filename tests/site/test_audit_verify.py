@@ -19,6 +19,8 @@ from eucaim_fl.site.audit import AuditLog, AuditRecord, Head, verify_log
 from eucaim_fl.site.audit_base import create, text_row
 from eucaim_fl.site.audit_chain import ChainCheck, LogIdentity, Witness, read_head, seal_record, sign_head
 
+pytestmark = pytest.mark.integration
+
 KEY, FOREIGN = PrivateKey.create(), PrivateKey.create()
 COUNT = 7
 

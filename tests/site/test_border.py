@@ -50,6 +50,8 @@ from eucaim_fl.site.ledger import Ledger, LedgerHead, Purchase
 from eucaim_fl.site.policy_privacy import NO_LIMITS
 from eucaim_fl.site.report import SiteReport
 
+pytestmark = pytest.mark.integration
+
 NOON = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)  # a Monday
 COORDINATOR, SITE, BODY, HOLDER = (PrivateKey.create() for _ in range(4))
 AUTHORITY = "-----BEGIN CERTIFICATE-----\nMAAA\n-----END CERTIFICATE-----\n"

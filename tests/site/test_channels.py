@@ -17,6 +17,8 @@ from eucaim_fl.plan import FederationPlan, make_plan
 from eucaim_fl.site.gate import refusals
 from eucaim_fl.site.node import SiteNode, initial_arrays, network_for
 
+pytestmark = pytest.mark.integration
+
 T2, ADC = {"name": "t2", "modality": "MR", "words": ["t2", "tse"]}, {"name": "adc", "modality": "MR", "words": ["adc"]}
 
 

@@ -26,6 +26,8 @@ from eucaim_fl.site.policy_privacy import NO_LIMITS
 from eucaim_fl.site.report import SiteReport
 from eucaim_fl.sitefile import SiteFile
 
+pytestmark = pytest.mark.integration
+
 PATIENTS = [f"p{number}" for number in range(12)]
 NOISE: dict[str, Any] = {"noise_multiplier": 2.0, "delta": 1e-5, "clipping_norm": 1.0}
 REASON = ("an update that this site's privacy ledger was not charged for",)

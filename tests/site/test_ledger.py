@@ -24,6 +24,8 @@ from eucaim_fl.site.ledger_base import LEDGER
 from eucaim_fl.site.ledger_books import Books
 from eucaim_fl.site.ledger_reader import read_books
 
+pytestmark = pytest.mark.integration
+
 A, B = "a" * 64, "b" * 64
 PATIENTS = [f"PATIENT-{number:03d}" for number in range(6)]
 BUDGET = Budget(3.0, 1e-5)

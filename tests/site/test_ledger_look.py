@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from eucaim_fl.errors import AuditError, ConfigError, LedgerError, PolicyError, SiteFileError
+from eucaim_fl.errors import AuditError, ConfigError, LedgerError, PolicyError, ServiceStateError, SiteFileError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit import AuditLog, AuditReader
@@ -90,8 +90,10 @@ class TestPlace:
         home.policy_file.write_text("x")
         with pytest.raises(PolicyError, match="policy"):
             locate_ledger(home.folder, None)
-        with pytest.raises(SiteFileError, match="missing"):
+        with pytest.raises(ServiceStateError, match="not the home of a site"):
             locate_ledger(home.folder / "other", None)
+        with pytest.raises(SiteFileError, match="missing"):
+            locate_ledger(None, home.folder / "other.yaml")
 
     def test_the_stricter_number_of_patients_counts(self, home: SiteHome) -> None:
         assert locate_ledger(home.folder, None).at_least == 10
@@ -270,7 +272,7 @@ class TestStatus:
         (ledger.folder / "ledger.sqlite").write_bytes(b"nonsense" * 1000)
         assert privacy_status(home)["problem"].startswith("the privacy ledger is damaged. ")
         home.site_file.unlink()
-        assert privacy_status(home)["problem"] == "The site file is missing."
+        assert privacy_status(home)["problem"] == "This is not the home of a site: a file is missing."
 
     def test_who_may_only_read_gets_the_same(self, home: SiteHome) -> None:
         spend(home)

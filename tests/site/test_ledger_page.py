@@ -21,6 +21,8 @@ from eucaim_fl.site.ledger_state import Charge
 from eucaim_fl.site.ledger_sums import cohort_spending
 from tests.site.ledgers import BUDGET, DELTA, charge, once, purchase, two_runs
 
+pytestmark = pytest.mark.integration
+
 PRIVACY = {"mechanism": "update_dp", "noise_multiplier": 8.0, "delta": DELTA, "clipping_norm": 1.0}
 
 
@@ -43,6 +45,7 @@ def page(plan_for: Callable[..., FederationPlan]) -> Callable[..., Page]:
             "budgets": tuple(cohort_spending(two_runs(), BUDGET, DELTA).items()),
             "at_limit": 0,
             "sent": (),
+            "home": True,
             "exposure": None,
             "faults": (),
             "head_count": 3,
@@ -85,6 +88,16 @@ class TestBound:
         assert "no bound" in bound_words(math.inf, DELTA)[0]
         assert "this site took part" in bound_words(1.0, DELTA, "site")[0]
 
+    def test_an_epsilon_that_rules_out_almost_nothing_is_called_so(self) -> None:
+        assert bound_words(8.0, DELTA)[1:] == (
+            "If it wrongly accuses 1 in 100 of those who did not take part, it finds at most 100 in 100 of those who "
+            "did: guessing would find 1.",
+            "If it wrongly accuses 10 in 100 of those who did not take part, it finds at most 100 in 100 of those who "
+            "did: guessing would find 10.",
+            "An epsilon this large rules out almost nothing by itself.",
+        )
+        assert len(bound_words(3.0, DELTA)) == 3
+
 
 class TestAnswer:
     def test_a_promise_that_was_kept(self, page: Callable[..., Page]) -> None:
@@ -92,7 +105,10 @@ class TestAnswer:
         said = text_of(html)
         assert "ε 1.36 spent of 1.7 promised, at delta 1e-05" in said
         assert 'class="verdict yes"' in html
-        assert "Kept: every one of the 2 charges was made before its noise was drawn." in said
+        assert (
+            "Kept: every one of the 2 charges was made before its noise was drawn. How much such a promise protects is "
+            "told below" in said
+        )
         assert "Rounds charged 2 of 3" in said
         assert "From everybody else, the coordinator among them" in said
         assert "<svg" in html
@@ -138,7 +154,12 @@ class TestWhatLeft:
         assert "to train round 10 " not in said
 
     def test_without_an_audit_log_it_says_so(self, page: Callable[..., Page]) -> None:
-        assert "No audit log is at hand" in text_of(render_page(page(sent=None)))
+        assert "No audit log is at hand: without a home" in text_of(render_page(page(sent=None, home=False)))
+
+    def test_a_home_whose_client_never_ran_has_no_log_yet(self, page: Callable[..., Page]) -> None:
+        said = text_of(render_page(page(sent=None)))
+        assert "This home has no audit log yet." in said
+        assert "without a home" not in said
 
 
 class TestExposure:

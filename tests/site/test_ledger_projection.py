@@ -16,6 +16,8 @@ from eucaim_fl.site.ledger_state import EMPTY, Charge, Group, State
 from eucaim_fl.site.ledger_sums import Ceilings
 from tests.site.ledgers import BUDGET, DELTA, once, purchase
 
+pytestmark = pytest.mark.integration
+
 OPEN = Ceilings()
 
 
@@ -83,6 +85,18 @@ class TestProject:
         assert found.charged == 2
         assert found.checks[0].after == BUDGET.used([once(3)])
         assert (found.leaving, found.plans) == (0, 1), "five of seven steps are free: one more whole plan"
+
+    def test_a_plan_that_was_paid_for_fits_whatever_the_budgets_hold(
+        self, noised: Callable[..., FederationPlan]
+    ) -> None:
+        plan = noised(3)
+        charges = tuple(Charge(n, "", purchase(plan.sha256()), n, once(), 4) for n in (1, 2, 3))
+        state = State(LedgerHead(3, ""), charges=charges, groups=(Group(4, (once(3),), (once(9),)),))
+        found = project(state, plan, Ceilings(dataset=Budget(0.1, DELTA), patient=BUDGET), (), "a", 4)
+        assert (found.charged, found.leaving, found.to_pay) == (3, 4, False)
+        assert found.fits(4, all_must_pay=True)
+        left = project(replace(state, charges=charges[:2]), plan, Ceilings(patient=BUDGET), (), "a", 4)
+        assert (left.to_pay, left.fits(4, all_must_pay=True)) == (True, False)
 
     def test_what_was_charged_to_everybody_is_not_asked_again_of_who_is_new(
         self, noised: Callable[..., FederationPlan]

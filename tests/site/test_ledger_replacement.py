@@ -37,6 +37,8 @@ from eucaim_fl.site.ledger_state import read_state
 from eucaim_fl.site.lineage import Lineage
 from eucaim_fl.site.policy_privacy import NO_LIMITS
 
+pytestmark = pytest.mark.integration
+
 NOISE: dict[str, Any] = {"mechanism": "update_dp", "noise_multiplier": 8.0, "delta": 1e-5, "clipping_norm": 1.0}
 ONCE = Mechanism(4.0, 1.0, 1)
 PATIENTS = [f"P{number}" for number in range(12)]

@@ -12,6 +12,8 @@ from eucaim_fl.errors import LedgerError
 from eucaim_fl.privacy.accounting import Mechanism
 from eucaim_fl.site.ledger import Ledger, LedgerHead, Limits, Purchase, verify_ledger
 
+pytestmark = pytest.mark.integration
+
 WHAT = Purchase("a" * 64, "name", "research", "x", "train", True)
 OPEN = Limits(None, None, None, None)
 

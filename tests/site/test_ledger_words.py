@@ -40,7 +40,7 @@ class TestBudgets:
         rows = budget_rows(cohort_spending(two_runs(), BUDGET, DELTA), {}, patients_of(two_runs(), BUDGET, DELTA))
         cells = [budget_cells(whose, spending) for whose, spending in rows]
         assert [cell[0] for cell in cells] == ["the cohort a", "the patient of whom most counts"]
-        assert cells[0] == ("the cohort a", "1.99", "2.71", "3", "84 %")
+        assert cells[0] == ("the cohort a", "2", "2.72", "3", "84 %")
 
     def test_without_a_budget_there_is_no_limit(self) -> None:
         assert budget_cells("x", Spending(2.0, None, None, None)) == ("x", "2", "–", "none", "–")
@@ -144,6 +144,14 @@ class TestProjection:
             "DOES NOT FIT: this plan: 0 now, 4 with the plan, limit 3 at delta 1e-05.",
         ]
 
+    def test_of_a_plan_that_was_paid_for_it_says_no_more(self) -> None:
+        full = Check("this plan", BUDGET, 0.0, 4.0, False, 0)
+        paid = replace(projection(full, leaving=2, known=9, charged=3), to_pay=False)
+        assert projection_lines(paid, all_must_pay=True)[1:] == [
+            "Already charged of it: 3 rounds. Nothing of it is left to pay."
+        ]
+        assert projection_json(paid)["left_to_pay"] is False
+
     def test_it_says_how_many_leave_or_that_all_must_pay(self) -> None:
         some = projection(leaving=2, known=9)
         assert "2 of 9 patients whom the ledger knows" in projection_lines(some, all_must_pay=False)[2]
@@ -177,7 +185,8 @@ def status(**changes: Any) -> dict[str, Any]:
 class TestStatus:
     def test_spent_of_the_limit_and_who_has_reached_it(self) -> None:
         assert status_words(status()) == (
-            "epsilon 2.3 spent of 8 (25 % of the budget) at delta 1e-05; 3 of 120 patients have reached their limit (6)"
+            "25 % of the budget (epsilon 8 at delta 1e-05) used or reserved; epsilon of what was done: 2.3; "
+            "3 of 120 patients have reached their limit (6)"
         )
 
     @pytest.mark.parametrize(
@@ -193,10 +202,14 @@ class TestStatus:
                     "patients": {"known": 1, "at_limit": None, "limit": None},
                     "budget_is_set": False,
                 },
-                "spent without a bound on epsilon, no limit of the cohort, at delta 1e-05; no budget over all plans",
+                "epsilon of what was done: no bound, at delta 1e-05; no limit of the cohort; no budget over all plans",
+            ),
+            (
+                {"datasets": [{"dataset": "a", "done": None, "limit": 8.0, "used_share": None}]},
+                "all of the budget (epsilon 8 at delta 1e-05) used or reserved; epsilon of what was done: no bound; 3",
             ),
         ],
-        ids=["nothing-yet", "no-budget", "damaged", "no-delta", "no-bound"],
+        ids=["nothing-yet", "no-budget", "damaged", "no-delta", "no-bound", "budget-without-a-bound"],
     )
     def test_what_else_can_be(self, changes: dict[str, Any], says: str) -> None:
         assert status_words(status(**changes)).startswith(says)
