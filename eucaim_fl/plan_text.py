@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eucaim_fl.config import SeriesRule
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.privacy.promise import promise, round_mechanism, site_is_charged, steps_of_round
+from eucaim_fl.privacy.promise import epsilon_words, promise, round_mechanism, steps_of_round
 
 __all__ = ["explain"]
 
@@ -71,7 +71,7 @@ def _explain_privacy(plan: FederationPlan) -> list[str]:
     if found is None or once is None or privacy.noise_multiplier is None or privacy.clipping_norm is None:
         return ["Privacy: no noise is added; the update itself may reveal information about training patients."]
     deviation = f"{privacy.noise_multiplier * privacy.clipping_norm:g}"
-    spent = f"epsilon {found.epsilon:.3g} at delta {found.delta:g} over all {plan.rounds} rounds"
+    spent = f"epsilon {epsilon_words(found.epsilon)} at delta {found.delta:g} over all {plan.rounds} rounds"
     if privacy.mechanism == "patient_dp":
         what = (
             f"Privacy: DP-SGD by patient. In each of {once.steps * plan.rounds} steps every training patient takes "
@@ -100,12 +100,52 @@ def _explain_privacy(plan: FederationPlan) -> list[str]:
         if privacy.metrics_noise is not None
         else "not at all"
     )
-    if privacy.mechanism != "central_dp":
-        lines.append(
-            "Figures: no training loss leaves. Metrics of patients whom the site declares as test data leave as they "
-            f"are; of other patients {figures}."
-        )
-    return lines
+    return [
+        *lines,
+        "Figures: no training loss leaves. Metrics of patients whom the site's policy declares as test data leave "
+        "without noise, and so do all of a site that has no policy and whose site file calls its data synthetic or "
+        f"public; of other patients {figures}.",
+    ]
+
+
+def _explain_data(plan: FederationPlan) -> str:
+    """Who trains and who is measured. With noise each patient is drawn alone, and a site's own test data come first."""
+    share, noise = plan.data.split, plan.privacy.mechanism != "none"
+    about = "about " if noise else ""
+    drawn = (
+        " Where the policy of a site with confidential data declares test data, the site draws them with a key of its "
+        "own, and these shares do not move them."
+        if noise
+        else ""
+    )
+    return (
+        f"Data: the site reads its own cohort{f' of {plan.data.modality} series' if plan.data.modality else ''}, "
+        "takes only patients whom its consent table and its rules on identifiers allow, "
+        f"keeps {about}{share.validation:.0%} of its patients for validation and {about}{share.test:.0%} for the final "
+        f"test, and trains on the rest. A patient is in one of these only.{drawn}"
+    )
+
+
+def _explain_sent(plan: FederationPlan) -> list[str]:
+    """What leaves, and when. With noise no loss leaves, no count of who was set aside, and few figures."""
+    noise, segmentation = plan.privacy.mechanism != "none", plan.task.name == "segmentation"
+    metrics = "Dice and HD95 in mm" if segmentation else "AUC, balanced accuracy and Brier score"
+    sums = (
+        "count, sum and sum of squares over patients"
+        if segmentation
+        else "counts of true against predicted class, sums of the Brier score, and where the site file permits it a "
+        "histogram of scores by class"
+    )
+    only = ", but only those that the line Figures lets leave" if noise else ""
+    return [
+        "Sent at the start: the site's short name, the number of its training patients"
+        f"{'' if noise else ' and of cases set aside'}, and a SHA-256 over its cohort's content.",
+        f"Sent after each round: the change of every model weight, {'' if noise else 'the mean training loss, '}"
+        f"seconds, and {metrics} over the validation patients with the sums they are pooled by ({sums}){only}.",
+        "Sent once at the end: the same metrics of the final model over validation and test patients"
+        f"{', under the same condition' if noise else ''}; and, only by sites whose site file calls their data "
+        "synthetic or public, three small pictures of predictions.",
+    ]
 
 
 def explain(plan: FederationPlan) -> list[str]:
@@ -117,21 +157,12 @@ def explain(plan: FederationPlan) -> list[str]:
         else f"{training.local_epochs} epochs over its training patients"
     )
     batch = "patients drawn at random" if by_patient else f"batch {training.batch_size}"
-    loss = "" if site_is_charged(plan.privacy) else "the mean training loss, "
     weights = "every site alike" if plan.privacy.mechanism == "central_dp" else "weights by patients"
     goal = (
         f"segmentation of {', '.join(task.labels)}"
         if task.name == "segmentation"
         else f"classification of '{task.target}' into {', '.join(task.classes)}"
     )
-    metrics = "Dice and HD95 in mm" if task.name == "segmentation" else "AUC, balanced accuracy and Brier score"
-    sums = (
-        "count, sum and sum of squares over patients"
-        if task.name == "segmentation"
-        else "counts of true against predicted class, sums of the Brier score, and where the site file permits it a "
-        "histogram of scores by class"
-    )
-    share = plan.data.split
     proximal = (
         f" The loss has a proximal term with mu = {method.objective.mu:g}."
         if method.objective.name == "proximal"
@@ -142,19 +173,11 @@ def explain(plan: FederationPlan) -> list[str]:
         f"({', '.join(plan.sites)}).",
         f"By what right: asked for {plan.purpose.replace('_', ' ')} (Art. 53 EHDS), "
         f"{'without' if plan.permit is None else 'with'} a data permit.",
-        f"Data: the site reads its own cohort{f' of {plan.data.modality} series' if plan.data.modality else ''}, "
-        "takes only patients whom its consent table and its rules on identifiers allow, "
-        f"keeps {share.validation:.0%} of its patients for validation and {share.test:.0%} for the final test, "
-        "and trains on the rest. A patient is in one of these only.",
+        _explain_data(plan),
         *_explain_channels(plan),
         f"Each of {plan.rounds} rounds: evaluate the arriving model on the validation patients, then train for "
         f"{length} ({batch}, {training.optimizer.name}, learning rate {training.optimizer.lr:g}).{proximal}",
-        "Sent at the start: the site's short name, the number of its training patients and of cases set aside, and a "
-        "SHA-256 over its cohort's content.",
-        f"Sent after each round: the change of every model weight, {loss}seconds, and {metrics} over the validation "
-        f"patients with the sums they are pooled by ({sums}).",
-        "Sent once at the end: the same metrics of the final model over validation and test patients; and, only by "
-        "sites whose site file calls their data synthetic or public, three small pictures of predictions.",
+        *_explain_sent(plan),
         "Withheld: every figure over fewer patients than the site's minimum.",
         "Never sent: images, labels, clinical values, identifiers, file names or paths (but for the pictures above).",
         f"Combined by: {method.rule.name}, server optimizer {method.server_optimizer.name}; {weights}. "

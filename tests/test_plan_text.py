@@ -130,10 +130,32 @@ class TestPrivacy:
             "hides a site from those who see the models",
             "the server itself sees the updates as they are",
             "every site alike",
-            "mean training loss",
+            "of other patients not at all",
         ):
             assert phrase in told
-        assert "Figures:" not in told
+        assert "mean training loss" not in told
+
+    @pytest.mark.parametrize("mechanism", ["patient_dp", "update_dp", "central_dp"])
+    def test_what_is_said_of_data_and_figures_does_not_gainsay_itself(self, mechanism: str) -> None:
+        told = self.told(mechanism, **({"sampling_rate": 0.1} if mechanism == "patient_dp" else {}))
+        for phrase in (
+            "keeps about 20% of its patients for validation and about 20% for the final test",
+            "the site draws them with a key of its own",
+            "Sent at the start: the site's short name, the number of its training patients, and a SHA-256",
+            "over patients), but only those that the line Figures lets leave.",
+            "over validation and test patients, under the same condition; and",
+            "whom the site's policy declares as test data leave without noise, and so do all of a site that has no "
+            "policy and whose site file calls its data synthetic or public",
+        ):
+            assert phrase in told
+
+    def test_without_noise_the_shares_and_figures_are_as_they_stand(self) -> None:
+        told = " ".join(explain(plan_of()))
+        assert "keeps 20% of its patients for validation and 20% for the final test, and trains on the rest." in told
+        assert "the number of its training patients and of cases set aside" in told
+        assert "the mean training loss" in told
+        for phrase in ("Figures", "key of its own", "condition"):
+            assert phrase not in told
 
     def test_noise_that_can_be_repeated_is_called_so(self) -> None:
         warning = "Whoever has the plan can take it off again"

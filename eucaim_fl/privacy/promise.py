@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 from typing import Literal
 
 from eucaim_fl.config import PrivacyConfig, TrainingConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism, epsilon, noise_for
 
-__all__ = ["Promise", "figures_mechanism", "promise", "round_mechanism", "settled", "site_is_charged", "steps_of_round"]
+__all__ = [
+    "Promise",
+    "epsilon_words",
+    "figures_mechanism",
+    "promise",
+    "round_mechanism",
+    "settled",
+    "site_is_charged",
+    "steps_of_round",
+]
+
+_UP = Context(prec=3, rounding=ROUND_CEILING)
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,23 @@ def promise(plan: FederationPlan) -> Promise | None:
     if plan.privacy.mechanism == "central_dp":
         return Promise(spent, delta, "site", "readers")
     return Promise(spent, delta, "patient", "coordinator")
+
+
+def epsilon_words(epsilon_told: float) -> str:
+    """An epsilon for people: three significant digits, rounded up, so that none is told too small.
+
+    epsilon_told: 0 or more. What differs in the tenth digit only is the same.
+
+    >>> epsilon_words(2.3101), epsilon_words(7.9993), epsilon_words(8.00000000001), epsilon_words(0.0)
+    ('2.32', '8', '8', '0')
+    >>> epsilon_words(999.2), epsilon_words(12345.6), epsilon_words(math.inf)
+    ('1,000', '12,346', 'no bound')
+    """
+    if not math.isfinite(epsilon_told):
+        return "no bound"
+    nearly = f"{epsilon_told:.9g}"
+    up = float(_UP.create_decimal(nearly))
+    return f"{up:.3g}" if up < 1000 else f"{math.ceil(float(nearly)):,}"
 
 
 def settled(privacy: PrivacyConfig, training: TrainingConfig, rounds: int) -> PrivacyConfig:

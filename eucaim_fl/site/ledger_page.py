@@ -50,7 +50,8 @@ class Page:
 
     delta: at which all is told. budgets: whose, and what was spent of it. leaving: patients who can't pay any more;
     None: no budget of a patient. sent: lines of the audit log on what left for the plan; None: no audit log at hand.
-    exposure: what attacks on this run found; None: not tried. faults: of the ledger. commands: that check it.
+    home: whether the site has one, where such a log is kept. exposure: what attacks on this run found; None: not tried.
+    faults: of the ledger. commands: that check it.
     """
 
     site: str
@@ -63,6 +64,7 @@ class Page:
     budgets: tuple[tuple[str, Spending], ...]
     at_limit: int | None
     sent: tuple[Line, ...] | None
+    home: bool
     exposure: Mapping[str, Any] | None
     faults: tuple[str, ...]
     head_count: int
@@ -128,6 +130,8 @@ def bound_words(epsilon_spent: float, delta: float, unit: str = "patient") -> tu
         f"{_in_hundred(found)} of those who did: guessing would find {100 * false:g}."
         for false, found in rates
     ]
+    if all(_in_hundred(found) == "100 in 100" for _, found in rates):
+        lines.append("An epsilon this large rules out almost nothing by itself.")
     return tuple(lines)
 
 
@@ -193,7 +197,8 @@ def _answer(page: Page, promised: Promise | None, trained: Sequence[Charge], spe
     rounds = len({charge.round for charge in trained})
     again = len(trained) - rounds
     kept = (
-        f"Kept: every one of the {len(trained)} charges was made before its noise was drawn."
+        f"Kept: every one of the {len(trained)} charges was made before its noise was drawn. How much such a promise "
+        "protects is told below, under what an attacker could get."
         if trained
         else ("Nothing was charged yet, so no noised update can have left.")
     )
@@ -335,10 +340,16 @@ def _sent(page: Page) -> dict[str, Any]:
             if hidden
             else "",
         },
-        "nothing_sent": "No audit log is at hand: without a home, nothing is recorded of what leaves."
-        if page.sent is None
-        else "Nothing yet.",
+        "nothing_sent": _nothing_sent(page),
     }
+
+
+def _nothing_sent(page: Page) -> str:
+    if page.sent is not None:
+        return "Nothing yet."
+    if page.home:
+        return "This home has no audit log yet."
+    return "No audit log is at hand: without a home, nothing is recorded of what leaves."
 
 
 def _bound(page: Page, promised: Promise | None, spent: float) -> tuple[str, ...]:

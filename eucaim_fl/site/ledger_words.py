@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from eucaim_fl.privacy.accounting import Mechanism
+from eucaim_fl.privacy.promise import epsilon_words
 from eucaim_fl.site.disclosure import announced
 from eucaim_fl.site.ledger_projection import Check, Cost, Projection
 from eucaim_fl.site.ledger_state import Charge, State
@@ -64,16 +65,12 @@ _COLUMNS = (*_ASKED, "noise", "rate", "steps", "patients")
 
 
 def figure(value: float | None) -> str:
-    """An epsilon for people, with three significant digits as plans in words have it.
+    """An epsilon for people, rounded up as plans in words have it.
 
     >>> figure(2.3101), figure(0.0), figure(float("inf")), figure(None), figure(12345.6)
-    ('2.31', '0', 'no bound', '–', '12,346')
+    ('2.32', '0', 'no bound', '–', '12,346')
     """
-    if value is None:
-        return "–"
-    if not math.isfinite(value):
-        return "no bound"
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return "–" if value is None else epsilon_words(value)
 
 
 def percent(share: float | None) -> str:
@@ -212,6 +209,8 @@ def projection_lines(found: Projection, *, all_must_pay: bool) -> list[str]:
     if not found.costs:
         return ["It costs nothing: this site adds no noise for the plan, and the plan promises its patients nothing."]
     lines = [f"Cost: {_cost(cost, found.delta)}." for cost in found.costs]
+    if not found.to_pay:
+        return [*lines, f"Already charged of it: {count(found.charged, 'round')}. Nothing of it is left to pay."]
     if found.charged:
         lines.append(f"Already charged of it: {count(found.charged, 'round')}. What follows is about the rest.")
     lines += [f"{_check_words(check)}." for check in found.checks] or ["No budget is set, so all of it fits."]
@@ -265,6 +264,7 @@ def projection_json(found: Projection) -> dict[str, Any]:
         "delta": found.delta,
         "costs": [{**asdict(cost), "epsilon": _number(cost.epsilon)} for cost in found.costs],
         "rounds_charged": found.charged,
+        "left_to_pay": found.to_pay,
         "budgets": [
             {
                 "of": check.whose,
@@ -341,7 +341,7 @@ def status_words(found: Mapping[str, Any] | None) -> str:
     if found["delta"] is None:
         charged = f"{count(found['charges'], 'charge')}; the policy names no delta to tell epsilon at"
         return f"{charged}: `site ledger show --delta` does"
-    parts = [f"{_spent_words(one)} at delta {found['delta']:g}" for one in found["datasets"]]
+    parts = [_spent_words(one, found["delta"]) for one in found["datasets"]]
     patients = found["patients"]
     if patients["limit"] is not None:
         parts.append(
@@ -351,13 +351,14 @@ def status_words(found: Mapping[str, Any] | None) -> str:
     return "; ".join([*parts, *([no_budget] if no_budget else [])])
 
 
-def _spent_words(one: Mapping[str, Any]) -> str:
-    done, limit = one["done"], one["limit"]
-    spent = "spent without a bound on epsilon" if done is None else f"epsilon {figure(done)} spent"
-    if limit is None:
-        return f"{spent}, no limit of the cohort,"
-    used = "" if one["used_share"] is None else f" ({percent(one['used_share'])} of the budget)"
-    return f"{spent} of {limit:g}{used}"
+def _spent_words(one: Mapping[str, Any], delta: float) -> str:
+    """The part that is used comes first: it is no quotient of the two epsilons, which stand apart for that reason."""
+    done = "no bound" if one["done"] is None else figure(one["done"])
+    if one["limit"] is None:
+        return f"epsilon of what was done: {done}, at delta {delta:g}; no limit of the cohort"
+    used = percent(math.inf if one["used_share"] is None else one["used_share"])
+    budget = f"the budget (epsilon {one['limit']:g} at delta {delta:g})"
+    return f"{used} of {budget} used or reserved; epsilon of what was done: {done}"
 
 
 def state_words(state: State) -> str:

@@ -28,6 +28,7 @@ from eucaim_fl.validation.wording import (
     ranges,
     show_bytes,
     show_seconds,
+    withheld_words,
 )
 
 __all__ = ["PREDICTION_RGB", "TRUTH_RGB", "render"]
@@ -213,7 +214,7 @@ def _table(plan: FederationPlan, split: str, result: Mapping[str, Any], last: Ro
         patients = values[site].get("patients", entry.patients if entry and not entry.withheld else None)
         rows.append((site, _patients(patients), [_cell(name, values[site].get(name), missing) for name in columns]))
         if entry is not None and entry.withheld:
-            notes.append(f"{site} withheld its metrics: {entry.withheld}")
+            notes.append(f"{site} withheld its metrics: {withheld_words(entry.withheld)}")
     foot = _patients(pooled.get("patients")), [_cell(name, pooled.get(name), "withheld") for name in columns]
     return _Table(split, [metric_name(name, plan) for name in columns], rows, foot, notes)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eucaim_fl.plan import FederationPlan
+from eucaim_fl.privacy.promise import epsilon_words
 
 __all__ = [
     "STATUS_LETTERS",
@@ -18,6 +19,7 @@ __all__ = [
     "ranges",
     "show_bytes",
     "show_seconds",
+    "withheld_words",
 ]
 
 STATUS_WORDS: Mapping[str, str] = {
@@ -30,6 +32,10 @@ STATUS_WORDS: Mapping[str, str] = {
 }
 STATUS_LETTERS: Mapping[str, str] = {"error": "E", "lost": "L", "deadline": "D", "rejected": "R", "absent": "A"}
 
+_WITHHELD = {
+    "by_the_sites_rules": "its rules let none leave (nobody or too few patients, the policy, or privacy; sites do not "
+    "tell which)"
+}
 _METRICS = {
     "dice": "Dice",
     "hd95_mm": "HD95, mm",
@@ -51,8 +57,17 @@ def privacy_words(privacy: Mapping[str, Any] | None) -> str:
     whose = "each patient of a site" if privacy["unit"] == "patient" else "a site as a whole"
     whom = "" if privacy["against"] == "coordinator" else ", from those who see the models, not from the coordinator"
     source = "" if privacy["secure"] else "; the noise follows from the seed, so whoever has the plan can take it off"
-    spent = f"epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:g}"
+    spent = f"epsilon {epsilon_words(privacy['epsilon'])} at delta {privacy['delta']:g}"
     return f"{spent} for {whose}{whom} ({privacy['mechanism']}){source}"
+
+
+def withheld_words(reason: str) -> str:
+    """Why a site withheld its metrics; a reason that is not known keeps its own words.
+
+    >>> withheld_words("too few patients")
+    'too few patients'
+    """
+    return _WITHHELD.get(reason, reason)
 
 
 def metric_name(name: str, plan: FederationPlan) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eucaim_fl.config import ExperimentConfig, PrivacyConfig, TrainingConfig
 from eucaim_fl.errors import PrivacyError
@@ -12,6 +14,7 @@ from eucaim_fl.plan import FederationPlan, make_plan
 from eucaim_fl.privacy.accounting import Mechanism, epsilon
 from eucaim_fl.privacy.promise import (
     Promise,
+    epsilon_words,
     figures_mechanism,
     promise,
     round_mechanism,
@@ -119,3 +122,15 @@ class TestSettled:
         asked = privacy("update_dp", noise_multiplier=None, target_epsilon=1e-5, delta=1e-12)
         with pytest.raises(PrivacyError, match="No noise brings 10000 steps"):
             settled(asked, STEPS, 10_000)
+
+
+class TestEpsilonWords:
+    """The figure that people read is never below the true one."""
+
+    @given(st.floats(min_value=1e-6, max_value=1e6))
+    def test_it_is_rounded_up_by_less_than_one_in_a_hundred(self, value: float) -> None:
+        told = float(epsilon_words(value).replace(",", ""))
+        assert value * (1 - 1e-8) <= told <= value * 1.01 * (1 + 1e-8)
+
+    def test_neighbours_of_a_limit_are_told_apart(self) -> None:
+        assert [epsilon_words(value) for value in (7.9991, 8.0, 8.0000001)] == ["8", "8", "8.01"]

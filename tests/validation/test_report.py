@@ -174,6 +174,13 @@ class TestRender:
     def test_a_withheld_metric_says_why(self, page: str) -> None:
         assert "delta withheld its metrics: fewer than 8 patients" in page
 
+    def test_the_one_reason_that_sites_tell_is_put_in_words(self) -> None:
+        records = story(make())
+        silent = {"alpha": (SiteMetrics("test", 0, withheld="by_the_sites_rules"),)}
+        page = report(records=[*records[:-1], dataclasses.replace(records[-1], metrics=silent)])
+        assert "alpha withheld its metrics: its rules let none leave (nobody or too few patients, the policy" in page
+        assert "by_the_sites_rules" not in page
+
     def test_absences_are_told_by_site_rounds_and_reason(self, page: str) -> None:
         text = " ".join(Reader(page).text.split())
         assert "gamma , round 2: its process ended. The worker process ended. (EFL303)" in text
