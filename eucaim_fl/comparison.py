@@ -82,7 +82,8 @@ def check_comparable(plan: FederationPlan, site_files: Mapping[str, Path]) -> No
     if plan.privacy.mechanism != "none":
         raise RecipeError(
             "Local and pooled models are trained without noise, so one with noise can't be compared step for step.",
-            fix="Compare with privacy=none, and train with noise on its own; its result names the same patients.",
+            fix="Compare with privacy=none, and train with noise on its own; under noise each patient's split is drawn "
+            "alone, so its held-out patients are others.",
         )
     if plan.training.local_steps is None:
         raise RecipeError(

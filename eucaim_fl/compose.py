@@ -239,7 +239,8 @@ def _unknown_choice(problem: MissingConfigException) -> RecipeError:
     if group == "federation":
         known |= set(known_homes())
     what = "recipe" if group == "experiment" else group
-    return RecipeError(f"There is no {what} called '{choice}'.", fix=suggestion(choice, known))
+    guess = group != "privacy"  # nobody is led to less protection by a slip of the hand
+    return RecipeError(f"There is no {what} called '{choice}'.", fix=suggestion(choice, known, guess=guess))
 
 
 def _unknown_key(problem: ConfigCompositionException) -> RecipeError:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eucaim_fl.errors import ConfigError, RecipeError
-from eucaim_fl.registry import suggestion
+from eucaim_fl.registry import suggestions
 
-__all__ = ["SITE_NAME", "Config", "parse"]
+__all__ = ["IN_RANGE", "SITE_NAME", "Config", "parse", "short_numbers"]
 
 SITE_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 """Names of sites, runs and labels: short, lower case, safe as a file name."""
+
+IN_RANGE = "Give a value within the range."
+"""What is to be done about a number that is out of its range."""
+_RANGES = ("greater_than", "less_than")
+_LONG_NUMBER = re.compile(r"(?<![\w.])0\.0{4,}[0-9]+(?![\w.])")
+
+
+def short_numbers(text: str) -> str:
+    """A sentence with its very small numbers as people write them.
+
+    >>> short_numbers("greater than or equal to 0.000000000000001 (got 0.5)")
+    'greater than or equal to 1e-15 (got 0.5)'
+    """
+    return _LONG_NUMBER.sub(lambda found: f"{float(found[0]):g}", text)
 
 
 class Config(BaseModel):
@@ -57,6 +72,7 @@ def parse(model: type[C], values: object, what: str, error: type[ConfigError] = 
         return model.model_validate(values)
     except ValidationError as failure:
         faults: list[str] = []
+        unknown: list[tuple[str, list[str]]] = []
         fixes: list[str] = []
         found: list[str] = []
         for item in failure.errors(include_url=False, include_context=False):
@@ -64,7 +80,7 @@ def parse(model: type[C], values: object, what: str, error: type[ConfigError] = 
             if item["type"] == "extra_forbidden":
                 key = str(item["loc"][-1])
                 faults.append(f"unknown key '{place}'")
-                fixes.append(suggestion(key, _known_keys(model, item["loc"][:-1])))
+                unknown.append((key, _known_keys(model, item["loc"][:-1])))
             else:
                 plain = isinstance(item["input"], str | int | float | None)  # aliases can make a list endless to print
                 shown = repr(item["input"]) if plain else ""
@@ -72,12 +88,13 @@ def parse(model: type[C], values: object, what: str, error: type[ConfigError] = 
                 if error is not RecipeError:
                     found.append(f"{place}:{got}" if got else "")
                     got = ""
-                message = item["msg"].removeprefix("Value error, ")
+                message = short_numbers(item["msg"].removeprefix("Value error, "))
+                fixes += [IN_RANGE] if item["type"].startswith(_RANGES) else []
                 if SITE_NAME in message:
                     message = "must be lower-case letters, digits, - and _, at most 63 of them"
                 faults.append(f"{place}: {message[0].lower()}{message[1:]}{got}")
         raise error(
             f"{what} is not valid: {'; '.join(faults)}.",
-            fix=" ".join(filter(None, fixes)),
+            fix=" ".join(filter(None, dict.fromkeys((suggestions(unknown), *fixes)))),
             local_detail="; ".join(filter(None, found)),
         ) from None

@@ -65,6 +65,11 @@ class TestCompose:
             compose(["experiment=demo", "privacy=none", "privacy.secure=false"])
         assert caught.value.fix == "Leave it out, or choose another 'privacy'."
 
+    def test_nobody_is_led_to_less_protection_by_a_guess(self):
+        with pytest.raises(RecipeError, match="no privacy called 'nonsense'") as caught:
+            compose(["experiment=demo", "privacy=nonsense"])
+        assert caught.value.fix == "Known: central_dp, none, patient_dp, update_dp."
+
     def test_an_unknown_key_is_refused_by_sweep_too(self):
         with pytest.raises(RecipeError, match="metod"):
             sweep(["experiment=demo", "metod=x"], print)

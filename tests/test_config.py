@@ -94,6 +94,18 @@ class TestParse:
             parse(ExperimentConfig, {**GOOD, "seed": "x", "rounds": 0, "sed": 1}, "The recipe")
         assert "Did you mean 'seed'" in caught.value.fix
 
+    def test_small_bounds_are_written_as_people_do(self) -> None:
+        privacy = {"mechanism": "update_dp", "noise_multiplier": 1.0, "delta": -0.001, "clipping_norm": 1.0}
+        with pytest.raises(RecipeError, match=r"greater than or equal to 1e-15 \(got -0.001\)") as caught:
+            parse(ExperimentConfig, {**GOOD, "privacy": privacy}, "The recipe")
+        assert caught.value.fix == "Give a value within the range."
+
+    def test_several_unknown_keys_get_one_list(self) -> None:
+        with pytest.raises(RecipeError, match=r"unknown key 'training\.rl'") as caught:
+            parse(ExperimentConfig, {**GOOD, "training": {**GOOD["training"], "rl": 1, "los": 1}}, "The recipe")
+        assert caught.value.fix.count("Known:") == 1
+        assert "Did you mean 'loss' instead of 'los'?" in caught.value.fix
+
     def test_what_is_no_mapping_is_refused(self) -> None:
         with pytest.raises(RecipeError, match=r"\(top\): input should be a valid dictionary"):
             parse(ExperimentConfig, ["a"], "The recipe")

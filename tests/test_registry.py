@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eucaim_fl.errors import RecipeError, SiteFileError
-from eucaim_fl.registry import lookup, nearest, suggestion
+from eucaim_fl.registry import lookup, nearest, suggestion, suggestions
 
 METHODS = {"fedavg": 1, "fedprox": 2, "krum": 3}
 
@@ -35,6 +35,17 @@ class TestSuggestion:
     def test_a_long_list_is_not_shown(self) -> None:
         many = [f"name{number:03d}" for number in range(31)]
         assert suggestion("name017x", many) == "Did you mean 'name017'?"
+
+    def test_a_guess_that_could_do_harm_is_left_out(self) -> None:
+        assert suggestion("krm", METHODS, guess=False) == "Known: fedavg, fedprox, krum."
+
+    def test_of_several_names_each_list_stands_once(self) -> None:
+        names = sorted(METHODS)
+        assert suggestions([("krm", names), ("zzz", names), ("x", ["y"])]) == (
+            "Did you mean 'krum' instead of 'krm'? Known: fedavg, fedprox, krum. Known: y."
+        )
+        assert suggestions([("krm", names)]) == suggestion("krm", names)
+        assert suggestions([]) == ""
 
     def test_nothing_known_leaves_nothing_to_say(self) -> None:
         assert suggestion("krum", []) == ""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import click
 
 __all__ = ["command"]
+
+_LARGE_DELTA = 0.01
 
 
 @click.group("plan", short_help="Show what sites will be asked to do and to send.")
@@ -35,3 +38,9 @@ def show(overrides: tuple[str, ...], as_json: bool) -> None:
     click.echo(f"\nSHA-256: {plan.sha256()}\n")
     for sentence in explain(plan):
         click.echo(f"- {sentence}")
+    delta = plan.privacy.delta
+    if delta is not None and delta >= _LARGE_DELTA and plan.privacy.mechanism != "central_dp":
+        click.echo(
+            f"\nWarning: delta {delta:g} protects only sites of fewer than {math.ceil(1 / delta)} training patients; "
+            "the others refuse the plan. Choose a smaller privacy.delta."
+        )

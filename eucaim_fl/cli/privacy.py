@@ -40,7 +40,10 @@ def command() -> None:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of coins, halves and starts.")
 @click.option(
-    "--quick", "in_short", is_flag=True, help="Three rounds, 8 models, 1 picture: a minute instead of several."
+    "--quick",
+    "in_short",
+    is_flag=True,
+    help="Three rounds, 8 models, 1 picture: on two cores two or three minutes instead of a quarter of an hour.",
 )
 @click.option("--home", type=click.Path(path_type=Path), help="A site's home: its cohort, and plans asked of it.")
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)

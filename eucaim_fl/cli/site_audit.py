@@ -88,7 +88,8 @@ def show(home: Path, plan: str | None, since: datetime | None, last: int | None,
 def verify(ctx: click.Context, home: Path, heads: Path | None, key: str | None, as_json: bool) -> None:
     """Find changed, removed, reordered or inserted records. Exit 0: intact; 2: it is not, with what was found.
 
-    Whoever holds the site's key could rebuild the whole log; only the heads that the coordinator kept show that.
+    A home whose client never ran has no log yet, and nothing to find. Whoever holds the site's key could rebuild the
+    whole log; only the heads that the coordinator kept show that.
 
     \b
     Examples:
@@ -97,11 +98,19 @@ def verify(ctx: click.Context, home: Path, heads: Path | None, key: str | None, 
     """
     from eucaim_fl.signing import fingerprint
     from eucaim_fl.site.audit_chain import Head
+    from eucaim_fl.site.audit_reader import NOT_BEGUN
     from eucaim_fl.site.audit_verify import verify_log
+    from eucaim_fl.site.running import ever_started
 
     folder = _log_folder(home)
-    public = _public_key(home, key, folder)
     kept = None if heads is None else _read_heads(heads)
+    if folder != home and not folder.exists() and not (kept is not None and kept.heads):
+        SiteHome(home).require_site_file()
+        if not ever_started(SiteHome(home)):
+            told: dict[str, Any] = {"intact": None, "faults": [], "begun": False}
+            click.echo(json.dumps(told, indent=2) if as_json else f"There is no audit log here. {NOT_BEGUN}")
+            return
+    public = _public_key(home, key, folder)
     other = None if kept is None else _of_another(folder, kept.site)
     if other is not None:
         click.echo(json.dumps({"intact": None, "faults": [other]}, indent=2) if as_json else other)
@@ -315,8 +324,10 @@ def _left(line: Line) -> str:
     parts += [f"{left.pictures} pictures"] if left.pictures else []
     parts += [f"length of the update {left.update_norm:.4g}"] if left.update_norm is not None else []
     if left.epsilon is not None:
+        from eucaim_fl.privacy.promise import epsilon_words
+
         delta = "" if left.delta is None else f" at delta {left.delta:g}"
-        parts.append(f"privacy spent: epsilon {left.epsilon:.3g}{delta}")
+        parts.append(f"privacy spent: epsilon {epsilon_words(left.epsilon)}{delta}")
     parts += [] if left.ledger_count is None else [f"privacy ledger at record {left.ledger_count}"]
     parts += [f"digest {left.digest[:12]}"] if left.digest else []
     return "\n".join(parts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +38,7 @@ def command() -> None:
 command.add_command(replace)
 
 
-_delta_option = click.option("--delta", type=float, help="Tell epsilon at this delta; without it, at the policy's.")
+_delta_option = click.option("--delta", type=float, help="Tell epsilon at this delta; else the policy's, or a plan's.")
 
 
 @command.command("show")
@@ -73,7 +75,8 @@ def show(home: Path | None, site_file: Path | None, as_json: bool, delta: float 
         click.echo("Nothing was spent: this site has no privacy ledger yet. It begins with the first plan with noise.")
         return
     chosen = None if plan is None else whole_plan(state, plan)
-    at = place.delta(delta, _plan_delta(place, chosen)) if state.entries else delta or 1e-5
+    plans = {entry.what.plan for entry in state.entries if chosen in (None, entry.what.plan)}
+    at = place.delta(delta, _largest_delta(place, plans)) if state.entries else delta or 1e-5
     cohorts = cohort_spending(state, ceilings.dataset, at)
     purposes = purpose_spending(state, ceilings.purposes, at)
     patients = patients_of(state, ceilings.patient, at)
@@ -228,7 +231,8 @@ def project(ctx: click.Context, plan: str, home: Path | None, site_file: Path | 
         click.echo(f"Plan {asked.name}, SHA-256 {asked.sha256()}")
         for line in projection_lines(found, all_must_pay=asked.privacy.mechanism == "update_dp"):
             click.echo(f"- {line}")
-        click.echo("\nThe budgets hold it." if fits else "\nThe budgets do not hold it: it would be refused.")
+        if found.to_pay:
+            click.echo("\nThe budgets hold it." if fits else "\nThe budgets do not hold it: it would be refused.")
     ctx.exit(0 if fits else 2)
 
 
@@ -240,13 +244,14 @@ def release(plan: str, home: Path | None, site_file: Path | None, as_json: bool,
     """Free what PLAN has reserved and was not charged for, if its run was given up. The ledger records it.
 
     Without this it is freed when another plan reserves, once PLAN was idle for the policy's `privacy.reserved_days`.
-    PLAN is its SHA-256, or the first characters. Nothing that was charged comes back. A run that goes on reserves anew,
-    as far as the budgets then hold it.
+    PLAN is its SHA-256, or the first characters, or a file as for `project`. Nothing that was charged comes back. A run
+    that goes on reserves anew, as far as the budgets then hold it.
 
     \b
     Example:
       eucaim-fl site ledger release 3f2a91c0 --home /srv/eucaim-fl
     """
+    from eucaim_fl.cli.plan_argument import read_plan_argument
     from eucaim_fl.site.ledger import Ledger
     from eucaim_fl.site.ledger_look import whole_plan
     from eucaim_fl.site.ledger_state import read_state
@@ -254,7 +259,7 @@ def release(plan: str, home: Path | None, site_file: Path | None, as_json: bool,
 
     place = located(home, site_file)
     state = read_state(place.folder)
-    chosen = whole_plan(state, plan)
+    chosen = whole_plan(state, read_plan_argument(plan, None).sha256() if Path(plan).is_file() else plan)
     held = [one for one in state.held if one.what.plan == chosen]
     steps = sum(one.mechanism.steps for one in held)
     if held and not yes:
@@ -268,7 +273,8 @@ def release(plan: str, home: Path | None, site_file: Path | None, as_json: bool,
     if as_json:
         click.echo(json.dumps({"plan": chosen, "released_steps": steps}))
     else:
-        click.echo(f"Released: {count(steps, 'step')}." if held else "This plan has reserved nothing.")
+        nothing = "This plan has nothing reserved; what was charged stays."
+        click.echo(f"Released: {count(steps, 'step')}." if held else nothing)
 
 
 @command.command("page")
@@ -315,18 +321,19 @@ def _audit_folder(place: LedgerPlace, named: Path | None) -> Path | None:
     return place.home.audit_folder
 
 
-def _plan_delta(place: LedgerPlace, plan: str | None) -> float | None:
-    """The delta of a plan that the home keeps; None if none is asked for, or it is not kept."""
+def _largest_delta(place: LedgerPlace, plans: Iterable[str]) -> float | None:
+    """The largest delta of the plans (SHA-256) that the home keeps; None if it keeps none of them."""
     from eucaim_fl.errors import PlanError
     from eucaim_fl.site.approvals import find_plan
 
-    if plan is None or place.home is None:
+    if place.home is None:
         return None
-    try:
-        kept: FederationPlan = find_plan(place.home, plan)
-    except PlanError:
-        return None
-    return kept.privacy.delta
+    found: list[float] = []
+    for plan in plans:
+        with contextlib.suppress(PlanError):
+            kept: FederationPlan = find_plan(place.home, plan)
+            found += [] if kept.privacy.delta is None else [kept.privacy.delta]
+    return max(found, default=None)
 
 
 def _not_there(path: Path) -> None:

@@ -57,7 +57,7 @@ def explain_plan(ctx: click.Context, plan: str, home: Path | None, policy_file: 
     from eucaim_fl.site.policy import load_policy
     from eucaim_fl.site.policy_decision import decide
 
-    place = SiteHome(home) if home is not None and policy_file is None else None
+    place = SiteHome(home).require_site_file() if home is not None and policy_file is None else None
     asked = read_plan_argument(plan, place)
     if place is not None:
         policy_file = place.policy_file
@@ -163,12 +163,15 @@ def _decided(last: Line | None) -> str:
     return f"{last.outcome} at {last.time[:19].replace('T', ' ')} UTC{why}"
 
 
-def _open(decision: Decision) -> dict[str, str]:
+def _open(plan: FederationPlan, decision: Decision) -> dict[str, str]:
     """What only run time can tell, of the clauses that do not refuse anyway."""
+    from eucaim_fl.privacy.promise import site_is_charged
     from eucaim_fl.site.policy_decision import RUN_TIME
+    from eucaim_fl.site.policy_privacy import OPEN_WITH_NOISE
 
     refused = {clause.key for clause in decision.refused}
-    return {key: what for key, what in RUN_TIME.items() if key not in refused}
+    known = {**RUN_TIME, **({"privacy": OPEN_WITH_NOISE} if site_is_charged(plan.privacy) else {})}
+    return {key: what for key, what in known.items() if key not in refused}
 
 
 def _as_json(plan: FederationPlan, policy_sha256: str, decision: Decision) -> dict[str, Any]:
@@ -182,7 +185,7 @@ def _as_json(plan: FederationPlan, policy_sha256: str, decision: Decision) -> di
         "refused": [clause.key for clause in decision.refused],
         "waiting": [clause.key for clause in decision.waiting],
         "clauses": [dataclasses.asdict(clause) for clause in decision.clauses],
-        "open_until_run_time": _open(decision),
+        "open_until_run_time": _open(plan, decision),
         "asks": explain(plan),
     }
 
@@ -198,7 +201,7 @@ def _print(plan: FederationPlan, decision: Decision, last: str | None) -> None:
         word = clause.verdict if clause.verdict == "allows" else clause.verdict.upper()
         _say(f"  {word:<8} {_line(clause.line)}  {clause.key}: {clause.says}. The plan: {clause.asks}.")
     _say("\nOpen until run time:")
-    for key, what in _open(decision).items():
+    for key, what in _open(plan, decision).items():
         _say(f"- {key}: {what}")
     if last is not None:
         _say(f"\nLast decided here: {last}.")

@@ -24,7 +24,7 @@ from eucaim_fl.federation.exchange import Question, ask
 from eucaim_fl.federation.messages import Reply, read_report, to_record
 from eucaim_fl.federation.progress import Listener
 from eucaim_fl.federation.result import best_round
-from eucaim_fl.federation.shortfall import below_quorum, budgets_end_it, with_spent_budget
+from eucaim_fl.federation.shortfall import below_quorum, budgets_end_it, never_enough, with_spent_budget
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec, Participation, RoundRecord, SiteMetrics
 from eucaim_fl.site.gate import update_norm
@@ -223,10 +223,9 @@ class Coordinator:
                 raise _BudgetsSpentError
             waiting_since = waiting_since or time.monotonic()
             left = rules.quorum_wait_s - (time.monotonic() - waiting_since)
-            if left <= 0:
-                raise below_quorum(
-                    current.number, rules.quorum, self._participation(current), self._journal.folder.name
-                )
+            participation = self._participation(current)
+            if left <= 0 or never_enough(participation, rules.quorum):
+                raise below_quorum(current.number, rules.quorum, participation, self._journal.folder.name)
             self._tell("waiting_for_quorum", current.number, have, rules.quorum)
             self._rest(min(left, _LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(current.attempts, 10)))
 

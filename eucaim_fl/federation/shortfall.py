@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from eucaim_fl.errors import ApprovalPendingError, PrivacyBudgetError, QuorumError
+from eucaim_fl.errors import ApprovalPendingError, PrivacyBudgetError, PrivateTrainingError, QuorumError
 from eucaim_fl.records import Participation
 
-__all__ = ["below_quorum", "budgets_end_it", "with_spent_budget"]
+__all__ = ["below_quorum", "budgets_end_it", "never_enough", "with_spent_budget"]
 
 
 def below_quorum(number: int, quorum: int, participation: Sequence[Participation], run: str) -> QuorumError:
@@ -24,8 +24,22 @@ def below_quorum(number: int, quorum: int, participation: Sequence[Participation
             f"People at {', '.join(waits)} have to approve the plan first; then: eucaim-fl train resume={run} "
             "(a new run waits for them as long as federation.quorum_wait_s says)"
         )
+    never = [p.site for p in missing if p.code == PrivateTrainingError.code]
+    if never and never_enough(participation, quorum):
+        fix = (
+            f"At {', '.join(never)} the plan can't be private as it stands, and waiting or resuming changes nothing: "
+            "start again with another recipe, for instance with a smaller privacy.delta."
+        )
     have = len(participation) - len(missing)
     return QuorumError(f"Round {number} has {have} of the {quorum} sites that it needs. {told}", fix=fix)
+
+
+def never_enough(participation: Sequence[Participation], quorum: int) -> bool:
+    """Whether so many sites can't train privately as the plan asks that no waiting brings the quorum.
+
+    participation: of all the plan's sites; one that is absent may still come.
+    """
+    return sum(p.code != PrivateTrainingError.code for p in participation) < quorum
 
 
 def with_spent_budget(states: Mapping[str, Participation]) -> tuple[str, ...]:

@@ -12,7 +12,10 @@ from eucaim_fl.errors import AuditError
 from eucaim_fl.site.audit_base import COLUMNS, PLAN, AuditFiles, altered, guarded, opened, record_of
 from eucaim_fl.site.audit_chain import SCHEMA, AuditRecord, Head, LogIdentity
 
-__all__ = ["AuditReader", "Sent", "utc_text"]
+__all__ = ["NOT_BEGUN", "AuditReader", "Sent", "utc_text"]
+
+NOT_BEGUN = "It is made when the site's client starts for the first time."
+"""What is said where there is no log."""
 
 _BATCH = 500
 _WITHOUT_TRAINING = ("hello", "final")
@@ -49,7 +52,7 @@ class AuditReader:
         if not self._files.base.is_file():
             raise AuditError(
                 "There is no audit log here.",
-                fix="It is made when the site's client starts for the first time.",
+                fix=NOT_BEGUN,
                 local_detail=str(folder),
             )
 

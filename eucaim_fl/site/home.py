@@ -72,10 +72,19 @@ class SiteHome:
     def require(self) -> SiteHome:
         """This home, if `site init` made it. Raises ServiceStateError if it is not set up."""
         for path in (self.site_file, self.policy_file, self.federation_file, self.node_key, self.site_key):
-            if not path.is_file():
-                raise ServiceStateError(
-                    "This is not the home of a site: a file is missing.",
-                    fix="Run `eucaim-fl site init --invite FILE --home FOLDER`, or name another folder with --home.",
-                    local_detail=str(path),
-                )
+            _require(path)
         return self
+
+    def require_site_file(self) -> SiteHome:
+        """This home, if it has a site file; for commands that need no keys. Raises ServiceStateError if it has none."""
+        _require(self.site_file)
+        return self
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise ServiceStateError(
+            "This is not the home of a site: a file is missing.",
+            fix="Run `eucaim-fl site init --invite FILE --home FOLDER`, or name another folder with --home.",
+            local_detail=str(path),
+        )

@@ -94,8 +94,9 @@ class LedgerPlace:
         found = chosen if chosen is not None else stated if stated is not None else plan_delta
         if found is None:
             raise ConfigError(
-                "There is no delta at which epsilon could be told.",
-                fix="The policy sets none (privacy.delta): name one with --delta, such as --delta 1e-5.",
+                "There is no delta at which epsilon could be told: the policy sets none (privacy.delta), and the "
+                "ledger does not keep that of a plan.",
+                fix="Name one with --delta, such as --delta 1e-5.",
             )
         if not 0 < found < 1:
             raise ConfigError("A delta lies between 0 and 1.", fix="Give one such as --delta 1e-5.")
@@ -105,14 +106,15 @@ class LedgerPlace:
 def locate_ledger(home: Path | None, site_file: Path | None) -> LedgerPlace:
     """The ledger of a home, or of a site file without one.
 
-    Raises ConfigError if neither or both are named; SiteFileError or PolicyError if one can't be used.
+    Raises ConfigError if neither or both are named; ServiceStateError if the folder is no home; SiteFileError or
+    PolicyError if one can't be used.
     """
     if (home is None) == (site_file is None):
         raise ConfigError(
             "Name the site's home or a site file.", fix="Give --home FOLDER, or --site FILE for a site without a home."
         )
     place = None if home is None else SiteHome(home)
-    path = place.site_file if place is not None else Path(site_file or "")
+    path = place.require_site_file().site_file if place is not None else Path(site_file or "")
     site = load_site_file(path)
     policy_file = site.policy_path(path)
     return LedgerPlace(site, None if policy_file is None else load_policy(policy_file).policy, place)
@@ -198,6 +200,7 @@ def page_of(place: LedgerPlace, plan: FederationPlan, delta: float | None) -> Pa
         budgets=tuple(budget_rows(cohorts, mine, patients)),
         at_limit=patients.at_limit,
         sent=sent_lines(place, identity),
+        home=place.home is not None,
         exposure=exposure_of(place, identity),
         faults=ledger_faults(place, _known_heads(place)),
         head_count=state.head.count,

@@ -51,7 +51,8 @@ class Projection:
 
     charged: rounds of training that were charged already. known: patients whom the ledger knows; leaving: how many of
     them could not pay for the training that is still to come; plans: of how many such plans enough of them could pay
-    for the training. None without a budget of patients.
+    for the training. None without a budget of patients. to_pay: whether anything of it is not yet charged; a plan that
+    costs nothing has nothing to pay either.
     """
 
     costs: tuple[Cost, ...]
@@ -61,13 +62,16 @@ class Projection:
     known: int
     leaving: int | None
     plans: int | None
+    to_pay: bool = True
 
     def fits(self, at_least: int, *, all_must_pay: bool) -> bool:
         """Whether the budgets hold what is still to come, by what is known here.
 
         at_least: patients that the site needs; where the ledger knows no more, others are taken to have spent nothing.
-        all_must_pay: an update tells of all patients, so none may be unable to pay.
+        all_must_pay: an update tells of all patients, so none may be unable to pay. What was paid for fits.
         """
+        if not self.to_pay:
+            return True
         leaving = self.leaving or 0
         enough = not leaving if all_must_pay else self.known - leaving >= min(at_least, self.known)
         return enough and all(check.holds for check in self.checks)
@@ -120,7 +124,8 @@ def project(
             _check("a patient whom the ledger does not know", ceilings.patient, state.everybody, to_come, training)
         )
     leaving, plans = _of_patients(state, ceilings.patient, to_come, training, at_least)
-    return Projection(costs, plan.privacy.delta or 0.0, rounds, tuple(checks), state.patients, leaving, plans)
+    to_pay = any(one.steps for one in rest)
+    return Projection(costs, plan.privacy.delta or 0.0, rounds, tuple(checks), state.patients, leaving, plans, to_pay)
 
 
 def _paid(state: State, plan: str, of: str) -> frozenset[int]:

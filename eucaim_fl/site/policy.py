@@ -30,6 +30,7 @@ from pydantic import (
 
 from eucaim_fl.config import SITE_NAME, Config, Purpose
 from eucaim_fl.errors import PolicyError
+from eucaim_fl.parsing import IN_RANGE, short_numbers
 from eucaim_fl.permits import DATASET_NAME
 from eucaim_fl.registry import suggestion
 from eucaim_fl.signing import PUBLIC_KEY
@@ -328,8 +329,10 @@ def _not_valid(failure: ValidationError, lines: Mapping[str, int], path: Path) -
             fixes.append(suggestion(place[-1], _names(sections.get(section, Policy))))
         elif item["type"] == "missing":
             safe.append(f"{where}({known} is missing)")
+            fixes += ["Add the line: schema: eucaim-fl-policy/1"] if place == ["schema"] else []
         else:
             safe.append(f"{where}({known})")
+            fixes += [IN_RANGE] if item["type"].startswith(("greater_than", "less_than")) else []
         local.append(f"{where}{'.'.join(place)}: {_told(item)}")
     return PolicyError(
         f"The policy is not valid: {', '.join(dict.fromkeys(safe))}.",
@@ -339,7 +342,7 @@ def _not_valid(failure: ValidationError, lines: Mapping[str, int], path: Path) -
 
 
 def _told(item: Any) -> str:
-    message = item["msg"].removeprefix("Value error, ")
+    message = short_numbers(item["msg"].removeprefix("Value error, "))
     given = item["input"]
     shown = repr(given) if isinstance(given, str | int | float | None) else ""
     got = f" (got {shown})" if item["type"] != "missing" and 0 < len(shown) <= 60 else ""

@@ -5,16 +5,20 @@ from __future__ import annotations
 from eucaim_fl.config import Purpose
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.budget import Budget
-from eucaim_fl.privacy.promise import promise, site_is_charged
+from eucaim_fl.privacy.promise import epsilon_words, promise, site_is_charged
 from eucaim_fl.site.ledger import Limits
 from eucaim_fl.site.policy import PrivacyPolicy
 
-__all__ = ["FORESEEABLE", "NO_LIMITS", "foreseeable", "limits_of", "privacy_answer"]
+__all__ = ["FORESEEABLE", "NO_LIMITS", "OPEN_WITH_NOISE", "foreseeable", "limits_of", "privacy_answer"]
 
 NO_LIMITS = Limits(plan=None, patient=None, dataset=None, purpose=None)
 """Where no policy speaks: what is spent is written down all the same."""
 
-
+OPEN_WITH_NOISE = (
+    "whether the ledger's budgets still hold it by then (`site ledger project` says it for now), and whether delta is "
+    "below 1/patients here"
+)
+"""What only run time tells of a plan for which this site adds noise, and is charged."""
 FORESEEABLE = (
     "The plan's noise follows from a seed that the coordinator knows (privacy.secure is false), so it would protect "
     "nobody, and the data of this site are confidential."
@@ -48,7 +52,7 @@ def privacy_answer(
     promised = promise(plan)
     if promised is None:
         return policy.mechanism == "none", "no noise is added: the plan promises no differential privacy", ()
-    asks = f"{plan.privacy.mechanism} with epsilon {promised.epsilon:.4g} and delta {promised.delta:g}"
+    asks = f"{plan.privacy.mechanism} with epsilon {epsilon_words(promised.epsilon)} and delta {promised.delta:g}"
     if not site_is_charged(plan.privacy):
         asks += "; the server adds the noise, and sees the update without"
     if not plan.privacy.secure:

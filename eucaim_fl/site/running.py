@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 from eucaim_fl.durable import exclusive
-from eucaim_fl.errors import RunFolderBusyError, ServiceStateError
+from eucaim_fl.errors import EucaimError, RunFolderBusyError, ServiceStateError
 from eucaim_fl.site.home import SiteHome
+from eucaim_fl.sitefile import load_site_file
 
-__all__ = ["client_pid", "is_running", "stop_client"]
+__all__ = ["client_pid", "ever_started", "is_running", "stop_client"]
 
 _PAUSE_S = 0.1
 
@@ -26,6 +27,26 @@ def is_running(home: SiteHome) -> bool:
             return False
     except RunFolderBusyError:
         return True
+
+
+def ever_started(home: SiteHome) -> bool:
+    """Whether anything tells that a client of this home ever ran; False only of a home as `site init` left it.
+
+    Any file in the home's state counts, and any in the privacy ledger; where that lies is read from the site file. What
+    can't be looked at counts as a trace too: a log that was removed must not pass for one that was never begun.
+    """
+    try:
+        records = load_site_file(home.require().site_file).records_folder()
+        return any(_holds_files(folder) for folder in (home.folder / "state", records / "ledger"))
+    except (EucaimError, OSError):
+        return True
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether there is anything but folders. What the system raises is not caught."""
+    if not folder.exists():
+        return False
+    return not folder.is_dir() or any(_holds_files(entry) for entry in folder.iterdir())
 
 
 def client_pid(home: SiteHome) -> int | None:

@@ -42,7 +42,7 @@ def check_delta(plan: FederationPlan, patients: int) -> None:
     if delta is not None and delta * patients >= 1:
         raise PrivateTrainingError(
             "The plan's delta is not below 1/patients at this site, so it would promise its patients nothing.",
-            fix="Lower privacy.delta.",
+            fix="Start again with a smaller privacy.delta.",
             local_detail=f"{patients} training patients, delta {delta:g}",
         )
 

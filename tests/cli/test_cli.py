@@ -139,6 +139,12 @@ class TestPlanShow:
         assert (code, plan.sites) == (0, ("a", "b", "c", "d"))
         assert plan.sha256() in here("plan", "show", "experiment=demo")[1]
 
+    def test_a_large_delta_is_warned_of(self, here):
+        words = ("plan", "show", "experiment=demo", "privacy=update_dp")
+        told = here(*words, "privacy.delta=0.3")[1]
+        assert "Warning: delta 0.3 protects only sites of fewer than 4 training patients" in told
+        assert "Warning" not in here(*words)[1]
+
     def test_overrides_reach_the_plan(self, here):
         _, told, _ = here("plan", "show", "--json", "experiment=demo", "method=fedprox", "rounds=3", "seed=7")
         plan = read_plan(told.strip())

@@ -41,6 +41,7 @@ class TestHelp:
         assert result.exit_code == 0
         assert "Examples" in result.output
         assert "Exit 2" in result.output
+        assert "on two cores two or three minutes" in " ".join(result.output.split())
 
 
 @pytest.mark.integration

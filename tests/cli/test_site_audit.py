@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from eucaim_fl.cli.site_audit import command
-from eucaim_fl.errors import AuditError, ConfigError, KeyFileError
+from eucaim_fl.errors import AuditError, ConfigError, KeyFileError, ServiceStateError
 from eucaim_fl.signing import PrivateKey, fingerprint
 from eucaim_fl.site.audit import AuditLog, Head
 from eucaim_fl.site.home import SiteHome
@@ -75,7 +75,7 @@ class TestShow:
         paid = {"epsilon": 2.3104, "delta": 1e-5, "ledger_count": 7, "ledger": "e" * 64}
         log.append("sent", {"plan": PLAN, "kind": "round", "round": 4, "bytes": 5, **paid})
         output = run("show", "--home", home.folder, "--last", 1).output
-        assert "privacy spent: epsilon 2.31 at delta 1e-05" in " ".join(output.split())
+        assert "privacy spent: epsilon 2.32 at delta 1e-05" in " ".join(output.split())
         assert "privacy ledger at record 7" in " ".join(output.split())
         (told,) = json.loads(run("show", "--home", home.folder, "--last", 1, "--json").output)
         assert {key: told["left"][key] for key in paid} == paid
@@ -121,6 +121,38 @@ class TestVerify:
         assert "Record 2 is missing." in result.output
         found = json.loads(run("verify", "--home", home.folder, "--json").output)
         assert (found["intact"], "Record 2 is missing." in found["faults"]) == (False, True)
+
+    def test_a_home_whose_client_never_ran_has_nothing_to_find(self, home: SiteHome, tmp_path: Path) -> None:
+        shutil.rmtree(home.folder / "state")
+        home.site_file.write_text(
+            f"name: north\ncohort: {{layout: nifti_csv, folder: x}}\ncache: {{folder: {tmp_path / 'cache'}}}\n"
+        )
+        for path in (home.policy_file, home.federation_file, home.node_key):
+            path.touch()
+        result = run("verify", "--home", home.folder)
+        assert (result.exit_code, result.output) == (
+            0,
+            "There is no audit log here. It is made when the site's client starts for the first time.\n",
+        )
+        assert json.loads(run("verify", "--home", home.folder, "--json").output)["begun"] is False
+        (tmp_path / "heads.json").write_text(
+            json.dumps({"site": "north", "heads": [{"count": 1, "hash": "a" * 64, "at": "2026-03-01T12:00:00Z"}]})
+        )
+        told = run("verify", "--home", home.folder, "--heads", tmp_path / "heads.json")
+        assert (told.exit_code, "NOT intact" in told.output) == (2, True), "the coordinator knows of a log"
+        with pytest.raises(ServiceStateError, match="not the home of a site"):
+            run("verify", "--home", tmp_path / "nowhere")
+
+    def test_a_log_that_was_removed_is_an_alarm(self, home: SiteHome) -> None:
+        shutil.rmtree(home.audit_folder)
+        home.plans_folder.mkdir(parents=True)
+        (home.plans_folder / f"{PLAN}.json").touch()
+        home.site_file.write_text("name: north\ncohort: {layout: nifti_csv, folder: x}\n")
+        for path in (home.policy_file, home.federation_file, home.node_key):
+            path.touch()
+        result = run("verify", "--home", home.folder)
+        assert result.exit_code == 2
+        assert "database is missing." in result.output
 
     def test_heads_that_the_log_lacks(self, home: SiteHome, tmp_path: Path) -> None:
         result = run("verify", "--home", home.folder, "--heads", kept(home, tmp_path / "heads.json", hash="0" * 64))

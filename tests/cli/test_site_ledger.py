@@ -19,10 +19,11 @@ from click.testing import CliRunner, Result
 
 from eucaim_fl.cli.plan_argument import read_plan_argument
 from eucaim_fl.cli.site_ledger import command
-from eucaim_fl.errors import ConfigError, LedgerError, PlanError
+from eucaim_fl.errors import ConfigError, LedgerError, PlanError, ServiceStateError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism, epsilon
 from eucaim_fl.privacy.budget import Budget
+from eucaim_fl.privacy.promise import epsilon_words
 from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit import AuditLog
 from eucaim_fl.site.home import HOME_VARIABLE, SiteHome
@@ -150,6 +151,14 @@ class TestShow:
         output = run(place, "show", "--site", place.home.site_file, "--delta", "1e-5").output
         assert "The policy sets no budget of a patient." in output
         assert "Epsilon at delta 1e-05." in run(place, "show", "--plan", place.sha).output, "the plan's own"
+        assert "Epsilon at delta 1e-05." in run(place, "show").output, "the largest of the plans that are kept"
+        (place.home.plans_folder / f"{place.sha}.json").unlink()
+        with pytest.raises(ConfigError, match="--delta 1e-5"):
+            run(place, "show")
+
+    def test_a_home_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(ServiceStateError, match="not the home of a site"):
+            CliRunner().invoke(command, ["show", "--home", str(tmp_path / "nowhere")], catch_exceptions=False)
 
 
 class TestVerify:
@@ -227,7 +236,7 @@ class TestProject:
         result = run(place, "project", place.sha[:8])
         assert result.exit_code == 0, result.output
         assert f"Plan tiny, SHA-256 {place.sha}" in result.output
-        assert "a training patient pays epsilon 1.99 at delta 1e-05: 4 rounds of noise 4" in result.output
+        assert "a training patient pays epsilon 2 at delta 1e-05: 4 rounds of noise 4" in result.output
         assert "fits: the cohort: 0 now" in result.output
         assert "The budgets hold it." in result.output
 
@@ -237,7 +246,7 @@ class TestProject:
         file.write_text(json.dumps(place.plan.model_dump(mode="json"), indent=2))
         result = run(place, "project", file)
         assert result.exit_code == 2
-        assert "DOES NOT FIT: this plan: 0 now, 1.99 with the plan, limit 1" in result.output
+        assert "DOES NOT FIT: this plan: 0 now, 2 with the plan, limit 1" in result.output
         told = json.loads(run(place, "project", file, "--json").output)
         assert (told["fits"], told["plan_sha256"], told["costs"][0]["times"]) == (False, place.sha, 4)
 
@@ -247,6 +256,14 @@ class TestProject:
         assert "Already charged of it: 2 rounds." in output
         assert "Nobody of 12 patients" in output
         assert (ledger.head().count, len(ledger.reservations())) == (3, 1)
+
+    def test_of_a_plan_that_is_done_nothing_is_left_to_pay(self, place: Place) -> None:
+        place.policy({**DP, "patient_epsilon": 1})
+        place.train(1, 2, 3, 4)
+        result = run(place, "project", place.sha)
+        assert result.exit_code == 0
+        assert result.output.endswith("Already charged of it: 4 rounds. Nothing of it is left to pay.\n")
+        assert json.loads(run(place, "project", place.sha, "--json").output)["fits"] is True
 
     @pytest.mark.parametrize(("days", "counted"), [(2, True), (1, False)])
     def test_what_another_plan_left_idle_for_too_long_is_not_counted(
@@ -279,7 +296,12 @@ class TestRelease:
         assert (ledger.reservations(), [r.kind for r in ledger.entries()][-1]) == ((), "released")
         told = json.loads(run(place, "release", place.sha[:8], "--yes", "--json").output)
         assert told == {"plan": place.sha, "released_steps": 0}
-        assert "has reserved nothing" in run(place, "release", place.sha).output
+        nothing = "This plan has nothing reserved; what was charged stays.\n"
+        assert run(place, "release", place.sha).output == nothing
+        file = place.home.plans_folder / f"{place.sha}.json"
+        assert run(place, "release", file).output == nothing, "a plan is named by its file too"
+        with pytest.raises(ConfigError, match="knows no such plan"):
+            run(place, "release", "00")
 
 
 class TestPage:
@@ -326,7 +348,7 @@ class TestReplace:
         assert json.loads(run(place, "replace", "--yes", "--json").stdout)["plans"] == 1
         output = run(place, "project", place.sha).output
         counts = Budget(3, DELTA).used([ONCE.times(2)])
-        assert f"a patient whom the ledger does not know: {counts:.3g} now" in output
+        assert f"a patient whom the ledger does not know: {epsilon_words(counts)} now" in output
 
     def test_a_copy_that_is_found_while_the_question_is_open_stays(
         self, place: Place, monkeypatch: pytest.MonkeyPatch

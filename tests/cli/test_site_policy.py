@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from eucaim_fl.cli.site_policy import command
 from eucaim_fl.config import ClassificationConfig
-from eucaim_fl.errors import ConfigError, PlanError, PolicyError
+from eucaim_fl.errors import ConfigError, PlanError, PolicyError, ServiceStateError
 from eucaim_fl.plan import FederationPlan, make_plan
 from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit import AuditLog
@@ -81,6 +81,17 @@ class TestExplain:
         assert "Purpose: segmentation of lesion" in result.output
         assert "Allowed." in result.output
         assert "Open until run time" in result.output
+
+    def test_of_noise_the_budgets_and_delta_stay_open(self, tmp_path, recipe, plan_file, policy_file):
+        assert "- privacy:" not in run("explain", plan_file, "--policy", policy_file()).output
+        noise = {"mechanism": "update_dp", "noise_multiplier": 8.0, "delta": 1e-5, "clipping_norm": 1.0}
+        file = tmp_path / "noised.json"
+        file.write_text(make_plan(recipe(["a.yaml"], privacy=noise), ("a", "b")).canonical_json())
+        words = ("explain", file, "--policy", policy_file(privacy={"mechanism": "dp", "epsilon": 9, "delta": 1e-5}))
+        output = run(*words).output
+        assert "- privacy: whether the ledger's budgets still hold it by then" in output
+        assert "delta is below 1/patients here" in output
+        assert "privacy" in json.loads(run(*words, "--json").output)["open_until_run_time"]
 
     def test_a_refusal_ends_with_2_and_names_the_line(self, plan_file, policy_file):
         result = run("explain", plan_file, "--policy", policy_file(rounds=1))
@@ -206,6 +217,10 @@ class TestExplainAtHome:
         assert "Waits for plans.day (line " in output
         log.append("decision", {"plan": "2" * 64, "verdict": "allow"})
         assert "Refused by plans.total (line " in run("explain", plan.sha256(), "--home", home.folder).output
+
+    def test_a_home_that_is_not_there(self, tmp_path, plan_file):
+        problem = run("explain", plan_file, "--home", tmp_path / "nowhere").exception
+        assert isinstance(problem, ServiceStateError)
 
     def test_a_hash_that_nobody_asked_for_is_refused(self, home):
         result = run("explain", "0" * 64, "--home", home.folder)

@@ -584,6 +584,20 @@ class TestQuorum:
         _, end = run(fakes, plan, journal, state, handler)
         assert end.weights["w"].tolist() == [4.0] * 3
 
+    def test_sites_that_can_never_train_privately_are_asked_once(self, fakes, make_federation):
+        plan, journal, state = make_federation("ab", rounds=1, federation={"quorum": 2, "quorum_wait_s": 600.0})
+        inner, asked = fakes.honest(plan), []
+
+        def handler(site, message):
+            if site == "b" and message.metadata.message_type == "train":
+                asked.append(site)
+                return Message(refusal_content("EFL403", "The plan's delta is too large.", "b"), reply_to=message)
+            return inner(site, message)
+
+        with pytest.raises(QuorumError, match=r"b: error EFL403 .*start again with another recipe"):
+            run(fakes, plan, journal, state, handler)
+        assert asked == ["b"]
+
     def test_a_site_that_comes_back_in_time_completes_the_round(self, fakes, make_federation):
         plan, journal, state = make_federation("ab", rounds=1, federation={"quorum": 2, "quorum_wait_s": 5.0})
         inner = fakes.honest(plan)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from eucaim_fl.federation.shortfall import below_quorum, budgets_end_it, with_spent_budget
+from eucaim_fl.federation.shortfall import below_quorum, budgets_end_it, never_enough, with_spent_budget
 from eucaim_fl.records import Participation
 
 HERE = Participation("a", "took_part")
 SPENT = Participation("b", "error", "EFL401", "The site's privacy budget does not hold this round.")
 ASLEEP = Participation("c", "error", "EFL311", "A person at the site has to decide first: approval.")
+
+NEVER = Participation("d", "error", "EFL403", "The plan's delta is not below 1/patients at this site.")
+AWAY = Participation("e", "absent")
 
 
 class TestBelowQuorum:
@@ -16,6 +19,20 @@ class TestBelowQuorum:
         assert problem.message.startswith("Round 4 has 1 of the 3 sites that it needs. b: error EFL401 The site's")
         assert "People at c have to approve" in problem.fix
         assert "resume=run-1" in problem.fix
+
+    def test_what_no_waiting_changes_is_not_to_be_resumed(self):
+        fix = below_quorum(1, 3, [HERE, ASLEEP, NEVER], "run-1").fix
+        assert fix.startswith("At d the plan can't be private as it stands")
+        assert "a smaller privacy.delta" in fix
+        assert "resume=" not in fix
+        assert "completed rounds are kept" in below_quorum(1, 2, [HERE, AWAY, NEVER], "run-1").fix, "e may come"
+
+
+class TestNeverEnough:
+    def test_who_may_yet_answer_is_waited_for(self):
+        assert never_enough([HERE, AWAY, NEVER], 3)
+        assert not never_enough([HERE, AWAY, NEVER], 2)
+        assert not never_enough([SPENT, ASLEEP], 2), "that can change, or is told by another"
 
 
 class TestSpentBudgets:

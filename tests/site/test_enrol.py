@@ -22,6 +22,7 @@ from eucaim_fl.signing import PrivateKey, fingerprint, node_key_line
 from eucaim_fl.site.enrol import NO_COHORT, CohortChoice, make_home, open_invitation, read_joined, to_compare
 from eucaim_fl.site.home import SiteHome
 from eucaim_fl.site.policy import load_policy
+from eucaim_fl.site.running import ever_started
 from eucaim_fl.sitefile import load_site_file
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -119,6 +120,7 @@ class TestTheHome:
         home = SiteHome(tmp_path / "home")
         wanted = make(invited())
         assert home.require() is home
+        assert not ever_started(home)
         assert wanted == home.folder / "north.request.json"
         assert [mode(p) for p in (home.folder, home.node_key.parent)] == [0o700, 0o700]
         assert [mode(p) for p in (home.node_key, home.site_key, home.federation_file, wanted)] == [0o600] * 4

@@ -98,6 +98,14 @@ class TestLoading:
         assert "'purposes'" in caught.value.fix
         assert "puposes" in caught.value.local_detail
 
+    def test_what_to_do_stands_with_a_missing_schema_and_a_number_out_of_its_range(self, write):
+        with pytest.raises(PolicyError, match="schema is missing") as caught:
+            load_policy(write(SMALL.replace("schema: eucaim-fl-policy/1\n", "")))
+        assert caught.value.fix == "Add the line: schema: eucaim-fl-policy/1"
+        with pytest.raises(PolicyError, match=r"\(work.minutes\)") as caught:
+            load_policy(write(f"{SMALL}work: {{minutes: 0}}\n"))
+        assert caught.value.fix == "Give a value within the range."
+
     def test_a_number_that_is_not_finite_is_refused(self, write):
         with pytest.raises(PolicyError, match=r"line 15 \(update.largest_norm\)"):
             load_policy(write(f"{SMALL}update:\n  largest_norm: .inf\n"))

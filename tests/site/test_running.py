@@ -14,7 +14,7 @@ import pytest
 from eucaim_fl.durable import exclusive
 from eucaim_fl.errors import JournalError, ServiceStateError
 from eucaim_fl.site.home import SiteHome
-from eucaim_fl.site.running import client_pid, is_running, stop_client
+from eucaim_fl.site.running import client_pid, ever_started, is_running, stop_client
 
 CLIENT = """
 import fcntl, os, signal, sys, time
@@ -52,6 +52,49 @@ def client(home: SiteHome) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+class TestWhetherItEverRan:
+    @pytest.fixture
+    def fresh(self, tmp_path: Path) -> SiteHome:
+        """A home as `site init` leaves it."""
+        home = SiteHome(tmp_path / "home")
+        home.site_key.parent.mkdir(parents=True)
+        for path in (home.policy_file, home.federation_file, home.node_key, home.site_key):
+            path.touch()
+        cohort = "cohort: {layout: nifti_csv, folder: x}"
+        home.site_file.write_text(f"name: a\n{cohort}\ncache: {{folder: {tmp_path / 'cache'}}}\n")
+        return home
+
+    def test_a_home_that_was_only_made(self, fresh: SiteHome) -> None:
+        assert not ever_started(fresh)
+        fresh.audit_folder.mkdir(parents=True)
+        assert not ever_started(fresh), "a folder alone is no trace"
+
+    @pytest.mark.parametrize("name", ["nonces.json", "plans/0.json", "worker.log", "status.json", "client.log"])
+    def test_whatever_a_client_leaves_is_a_trace(self, fresh: SiteHome, name: str) -> None:
+        path = fresh.folder / "state" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+        assert ever_started(fresh)
+
+    def test_so_is_a_ledger(self, fresh: SiteHome, tmp_path: Path) -> None:
+        ledger = tmp_path / "cache.records" / "ledger"
+        ledger.mkdir(parents=True)
+        (ledger / "ledger.key").touch()
+        assert ever_started(fresh)
+
+    @pytest.mark.parametrize("name", ["site.yaml", "federation.json", "keys/site_key.pem"])
+    def test_where_a_part_is_gone_nobody_can_say_that_it_never_ran(self, fresh: SiteHome, name: str) -> None:
+        (fresh.folder / name).unlink()
+        assert ever_started(fresh)
+        with pytest.raises(ServiceStateError, match="not the home of a site"):
+            fresh.require()
+        if name == "site.yaml":
+            with pytest.raises(ServiceStateError, match="not the home of a site"):
+                fresh.require_site_file()
+        else:
+            assert fresh.require_site_file() is fresh
 
 
 class TestWhetherItRuns:

@@ -87,7 +87,9 @@ class TestCheckDelta:
     def test_a_delta_that_would_allow_giving_a_patient_away_is_refused(
         self, plan_of: Plans, delta: float, patients: int
     ) -> None:
-        with pytest.raises(PrivateTrainingError, match=r"not below 1/patients.*Lower privacy\.delta") as caught:
+        with pytest.raises(
+            PrivateTrainingError, match=r"not below 1/patients.*with a smaller privacy\.delta"
+        ) as caught:
             check_delta(plan_of(delta=delta), patients)
         assert str(patients) not in str(caught.value)
         assert str(patients) in caught.value.local_detail
