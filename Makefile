@@ -28,7 +28,7 @@ demo-federation: $(STAMP)  ## Start a coordinator and three hospitals on this ma
 	@$(BIN)/python experiments/demo_federation.py
 
 test: $(STAMP)  ## Run the test suite.
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n 4 --dist loadfile -m 'not slow'
 
 slow: $(STAMP)  ## Run the benchmarks and demonstrations from end to end, as tests: that they work, not how fast.
 	$(BIN)/python -m pytest -m slow

@@ -112,6 +112,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hospitals of too few patients to train, for a demo that never comes so far."""
+    root = tmp_path_factory.mktemp("few")
+    write_demo(root / "demo", patients=3)
+    return root
+
+
 def start(folder: Path, data: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), "--folder", str(folder), *words],
@@ -163,9 +171,9 @@ class TestScript:
         assert str(folder / "homes") not in told  # as a person would type it there
         assert processes_of(folder) == []
 
-    def test_stopped_while_it_starts_it_leaves_no_process(self, tmp_path: Path, data: Path) -> None:
+    def test_stopped_while_it_starts_it_leaves_no_process(self, tmp_path: Path, few: Path) -> None:
         folder = tmp_path / "demo"
-        process = start(folder, data)
+        process = start(folder, few)
         read_until(process, "site start --home homes/c")
         ended(process, signal.SIGTERM, folder)
 
