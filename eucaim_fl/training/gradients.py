@@ -40,11 +40,11 @@ def mode_for(network: nn.Module, plan: FederationPlan) -> GradientMode:
     """How this plan's gradients are computed: what it asks for, or for `auto` ghost, or loop where ghost can't.
 
     Measured on one thread of a CPU with the logical batch in memory, against the same step without privacy and
-    without noise (`experiments/benchmarks/dp_cost.py`): ghost takes 1.1 to 1.9 times as long and at most 1.4 times the
+    without noise (`experiments/benchmarks/dp_cost.py`): ghost takes 1.1 to 1.6 times as long and at most 1.3 times the
     memory on a small CNN, a DenseNet121, a 3-D UNet and a 3-D SegResNet, and is the only way below 2 and 1.5 on all
-    four. Hooks and functorch keep a gradient a patient: 2.7 and 3.4 times the memory on the DenseNet121. Loop takes
+    four. Hooks and functorch keep a gradient a patient: 2.7 and 3.3 times the memory on the DenseNet121. Loop takes
     half of the memory and 2 to 6 times as long, for PyTorch has slow convolutions for a batch of one. Opacus' own hooks
-    and ghost clipping take 2.3 and 2.7 times as long on the DenseNet121. No GPU was measured.
+    and ghost clipping take 2.3 and 2.8 times as long on the DenseNet121. No GPU was measured.
     Raises PrivateTrainingError if the network can't be trained in the mode that the plan asks for.
     """
     asked = plan.privacy.gradients
