@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
 from eucaim_fl.arrays import Arrays
+from eucaim_fl.cohorts import preparation
 from eucaim_fl.config import TaskConfig
 from eucaim_fl.plan import FederationPlan, make_plan
 from eucaim_fl.site.ledger import Ledger, LedgerReader
 from eucaim_fl.site.node import SiteNode, initial_arrays
 from tests.conftest import tiny_recipe, write_hospital
 
-__all__ = ["GAUSSIAN", "SAMPLED", "UPDATE", "Place"]
+__all__ = ["GAUSSIAN", "SAMPLED", "UPDATE", "Place", "length", "prepared_here", "weights"]
 
 SAMPLED: dict[str, Any] = {
     "mechanism": "patient_dp",
@@ -110,6 +114,15 @@ class Place:
         """Round, split of figures, and number of patients of each charge, in their order."""
         entries = [e.body for e in self.reader().entries() if e.kind == "committed"]
         return [(body["round"], body["part"], body["count"]) for body in entries if body["use"] == use]
+
+
+@contextmanager
+def prepared_here(root: Path) -> Iterator[Place]:
+    """A place whose images are prepared in this process, so that many tests need no others."""
+    real = preparation.map_isolated
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "map_isolated", lambda *args, **options: real(*args, **{**options, "workers": 0}))
+        yield Place(root)
 
 
 def weights(plan: FederationPlan) -> Arrays:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +14,6 @@ import torch
 from torch import nn
 
 from eucaim_fl.arrays import arrays_sha256
-from eucaim_fl.cohorts import isolation, preparation
 from eucaim_fl.errors import LedgerError, NotFiniteError, PolicyRefusalError, PrivacyBudgetError, PrivateTrainingError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism
@@ -30,7 +28,7 @@ from eucaim_fl.training import private_loop
 from eucaim_fl.training.loop import TrainingOutcome
 from eucaim_fl.training.patients import PatientLoader
 from eucaim_fl.training.randomness import Randomness
-from tests.site.confidential import GAUSSIAN, SAMPLED, UPDATE, Place, length, weights
+from tests.site.confidential import GAUSSIAN, SAMPLED, UPDATE, Place, length, prepared_here, weights
 
 pytestmark = pytest.mark.integration
 
@@ -42,11 +40,8 @@ LITTLE_NOISE = Mechanism(0.3, 1.0, 1)
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with pytest.MonkeyPatch.context() as patch:
-        real = isolation.map_isolated
-        alone = functools.partial(lambda work, items, **options: real(work, items, **{**options, "workers": 0}))
-        patch.setattr(preparation, "map_isolated", alone)
-        yield Place(tmp_path_factory.mktemp("hospital"))
+    with prepared_here(tmp_path_factory.mktemp("hospital")) as place:
+        yield place
 
 
 @pytest.fixture

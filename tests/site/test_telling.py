@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 
-from eucaim_fl.cohorts import isolation, preparation
 from eucaim_fl.cohorts.cohort import Cohort
 from eucaim_fl.errors import CohortError, JournalError
 from eucaim_fl.plan import FederationPlan
@@ -26,7 +24,7 @@ from eucaim_fl.site.report import MetricsRecord
 from eucaim_fl.site.telling import Telling
 from eucaim_fl.sitefile import ReleaseConfig
 from eucaim_fl.training.loop import TrainingOutcome
-from tests.site.confidential import GAUSSIAN, SAMPLED, UPDATE, Place, weights
+from tests.site.confidential import GAUSSIAN, SAMPLED, UPDATE, Place, prepared_here, weights
 
 pytestmark = pytest.mark.integration
 
@@ -37,11 +35,8 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with pytest.MonkeyPatch.context() as patch:
-        real = isolation.map_isolated
-        alone = functools.partial(lambda work, items, **options: real(work, items, **{**options, "workers": 0}))
-        patch.setattr(preparation, "map_isolated", alone)
-        yield Place(tmp_path_factory.mktemp("hospital"))
+    with prepared_here(tmp_path_factory.mktemp("hospital")) as place:
+        yield place
 
 
 @pytest.fixture
