@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,17 @@ def tiny_recipe(root: Path, site_files: list[Path], **changes: Any) -> Experimen
             {**values[key], **value} if isinstance(value, dict) and isinstance(values.get(key), dict) else value
         )
     return ExperimentConfig.model_validate(values)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch with one thread, as at sites; threads that wait for each other take longer than small layers do."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

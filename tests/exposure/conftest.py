@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from eucaim_fl.config import ClassificationConfig
 from eucaim_fl.exposure.alone import HeldCase
@@ -32,11 +31,8 @@ QUIET = {"flip": 0.0, "scale_intensity": 0.0, "shift_intensity": 0.0}
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _always_one_thread(one_thread: None) -> None:
+    """As at sites."""
 
 
 @pytest.fixture
