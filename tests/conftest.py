@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gc
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -179,7 +181,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """A process of many that run the whole suite will need MONAI; it loads it as the product's processes do.
 
     And as there, libraries' own threads are held at one a process: the processes share the machine's cores.
+    What is imported stays: to look through it for garbage, again and again, is two fifths of the time to collect tests.
     """
+    gc.disable()
     if hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         load("monai.networks.nets", "monai.inferers", "monai.losses", "monai.transforms", "monai.data")
@@ -193,6 +197,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     heavy = {group_of(item.nodeid) for item in items if item.get_closest_marker("federated")}
     rank = {group: number for number, group in enumerate([*TOGETHER, *sorted(heavy - set(TOGETHER))])}
     items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is looked for from here on, but not in what was imported; and the libraries' loggers are like all others.
+
+    pytest puts its own handler, six times a test, on each logger that does not hand on to the root: PyTorch has fifty.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in ("torch", "monai"):
+            logger.propagate = True
 
 
 @pytest.hookimpl(trylast=True)

@@ -14,6 +14,8 @@ from eucaim_fl.federation.home import Settings, create
 from eucaim_fl.permits import Permit, issue
 from eucaim_fl.signing import PrivateKey, fingerprint, new_node_key, verify
 
+pytestmark = pytest.mark.integration
+
 NOW = datetime.now(UTC)
 
 

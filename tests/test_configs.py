@@ -14,6 +14,8 @@ from eucaim_fl.models import ARGUMENTS
 from eucaim_fl.resources import experiment_files
 from eucaim_fl.sitefile import load_site_file
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 GROUPS = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir())

@@ -16,6 +16,8 @@ import pytest
 
 from eucaim_fl import errors
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "eucaim_fl").rglob("*.py"))
 LARGEST_MODULE_LINES = 400

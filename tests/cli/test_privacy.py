@@ -18,6 +18,8 @@ from eucaim_fl.errors import RecipeError, SiteFileError
 from eucaim_fl.exposure import examination
 from eucaim_fl.exposure.alone import noiseless
 
+pytestmark = pytest.mark.integration
+
 TINY = (
     "experiment=demo",
     "model.args.channels=[4,8]",

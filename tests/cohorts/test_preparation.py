@@ -16,6 +16,8 @@ from eucaim_fl.cohorts.manifest import Case
 from eucaim_fl.cohorts.preparation import case_from_json, case_to_json, make_entry, prepare_all, recall_all
 from eucaim_fl.errors import CohortError, DataError, LabelError, SeriesError, UnreadableFileError, WorkerError
 
+pytestmark = pytest.mark.integration
+
 GRADE = {"name": "classification", "target": "grade", "classes": ("low", "high")}
 
 

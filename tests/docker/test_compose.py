@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker/compose.yaml"
 COMPOSE = yaml.safe_load(FILE.read_text())

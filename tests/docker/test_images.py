@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from docker.utils.build import exclude_paths
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 BOTH = pytest.mark.parametrize("name", ["site", "coordinator"])
 FETCHES = re.compile(r"\b(curl|wget|git clone|ssh|scp)\b|https?://(?!download\.pytorch\.org/whl/)")

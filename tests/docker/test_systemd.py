@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 FOLDER = Path(__file__).parents[2] / "docker/systemd"
 UNITS = sorted(path.name for path in FOLDER.glob("*.service"))
 EACH = pytest.mark.parametrize("name", UNITS)

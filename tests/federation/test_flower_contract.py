@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "eucaim_fl"
 PRIVATE = PACKAGE / "federation" / "flower_private.py"

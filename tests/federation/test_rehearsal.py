@@ -20,6 +20,8 @@ from eucaim_fl.federation.rehearsal import POLICY, Rehearsal, free_ports
 from eucaim_fl.site.policy import load_policy
 from tests.federation.deployed import LOOSE, has_nginx, wait_for
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def rehearsed(tmp_path: Path, hospital: Any) -> Rehearsal:

@@ -18,6 +18,8 @@ from eucaim_fl.plan import FederationPlan, make_plan
 from eucaim_fl.tracking import provenance
 from eucaim_fl.tracking.provenance import collect
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def plan() -> FederationPlan:

@@ -19,6 +19,8 @@ from eucaim_fl.cohorts.intake.report import ImportReport
 from eucaim_fl.errors import ImportFailedError, InterruptedRunError, JournalError
 from eucaim_fl.sitefile import SiteFile
 
+pytestmark = pytest.mark.integration
+
 
 def bring(folder: Path) -> Callable[..., None]:
     return partial(import_folder, folder, tell=lambda done, total: None)
