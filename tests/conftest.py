@@ -199,6 +199,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(rank)))
 
 
+def pytest_unconfigure() -> None:
+    """Libraries count at the end what is left of theirs."""
+    gc.unfreeze()
+
+
 def pytest_collection_finish() -> None:
     """Garbage is looked for from here on, but not in what was imported; and the libraries' loggers are like all others.
 

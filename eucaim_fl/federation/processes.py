@@ -21,7 +21,7 @@ from eucaim_fl.errors import WorkerError
 
 __all__ = ["call", "context", "cool_down", "end_calls", "start_process", "tie_to_parent", "warm_up"]
 
-_PRELOAD = ["eucaim_fl.federation.preload", "eucaim_fl.federation.client_app", "eucaim_fl.federation.worker"]
+_PRELOAD = ["eucaim_fl.federation.preload"]
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
