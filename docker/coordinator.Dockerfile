@@ -55,6 +55,7 @@ ENV PATH=/opt/eucaim-fl/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin \
     FLWR_TELEMETRY_ENABLED=0 \
     FLWR_DISABLE_UPDATE_CHECK=1 \
     MLFLOW_DISABLE_TELEMETRY=true \
+    MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
     DO_NOT_TRACK=1 \
     GIT_PYTHON_REFRESH=quiet \
     PYTHONDONTWRITEBYTECODE=1 \

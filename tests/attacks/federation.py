@@ -234,7 +234,7 @@ class Hand:
                 break
             if time.monotonic() > until:
                 return None
-            time.sleep(0.1)
+            time.sleep(0.25)
         if found.messages_list[0].HasField("error"):  # the SuperLink's own word: the site is away
             return None
         packed = fetch(found.message_object_trees[0], self._part, 50 * 2**20)

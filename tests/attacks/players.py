@@ -64,13 +64,15 @@ class Player:
         self.answered: list[tuple[InstructionSeal, RecordDict]] = []
         self._counts = attacked.counts
 
-    def next(self, wait_s: float = 30.0, nonce: str = "") -> tuple[Incoming, InstructionSeal, RecordDict]:
+    def next(
+        self, wait_s: float = 30.0, nonce: str = "", pause_s: float = 1.5
+    ) -> tuple[Incoming, InstructionSeal, RecordDict]:
         """The next instruction (of a number): as it came, its seal, its content. Probes are left unanswered."""
         until = time.monotonic() + wait_s
         while time.monotonic() < until:
             incoming = self.fleet.receive()
             if incoming is None:
-                time.sleep(1.5)
+                time.sleep(pause_s)
                 continue
             seal, packed = self.opened(incoming)
             if seal.kind != "probe" and nonce in ("", seal.nonce):
@@ -307,7 +309,7 @@ def play(player: Player, attacks: list[str], stop: threading.Event) -> None:
     """Answer until stopped: greetings and the last question honestly, rounds by the script."""
     while not stop.is_set():
         try:
-            incoming, seal, packed = player.next(1.0)
+            incoming, seal, packed = player.next(1.0, pause_s=2.5)
         except LinkError:
             continue
         attack = attacks[seal.round - 1] if seal.kind == "round" and seal.round <= len(attacks) else ""

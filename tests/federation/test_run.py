@@ -36,9 +36,11 @@ def go(config, folder=None, *listeners, **options):
     return execute(folder, config, resolved.site_files, *listeners, **options)[0], folder
 
 
-@pytest.fixture
-def four(hospital):
-    return [hospital(name) for name in "abcd"]
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """The site files of four hospitals, prepared once; each test has its runs in a folder of its own."""
+    folder = tmp_path_factory.mktemp("four")
+    return [write_hospital(folder, name) for name in "abcd"]
 
 
 @pytest.fixture(scope="module")
@@ -214,13 +216,13 @@ class TestFiles:
         assert json.loads((folder / "result.json").read_text()) == result
         assert not list((folder / "spool").glob("*/*"))
 
-    def test_what_the_coordinator_keeps_names_no_patient_and_no_path_of_a_site(self, four, recipe, tmp_path):
+    def test_what_the_coordinator_keeps_names_no_patient_and_no_path_of_a_site(self, four, recipe):
         _, folder = go(recipe(four, rounds=1))
         for path in folder.rglob("*"):
             if path.is_file() and path.name not in ("sites.log", "recipe.yaml"):
                 content = path.read_bytes()
                 assert not re.search(rb"PATIENT-\d", content), path.name
-                assert str(tmp_path / "data").encode() not in content, path.name
+                assert str(four[0].parent / "data").encode() not in content, path.name
 
     def test_old_rounds_keep_their_record_but_not_their_arrays(self, four, recipe):
         _, folder = go(recipe(four[:1], rounds=5))
