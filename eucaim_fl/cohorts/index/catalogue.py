@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +21,8 @@ from eucaim_fl.cohorts.index.store import Store, connect, keyed, literal, quoted
 from eucaim_fl.errors import CohortError
 
 if TYPE_CHECKING:
+    import duckdb
+
     from eucaim_fl.sitefile import SiteFile
 
 __all__ = ["Index", "IndexCounts", "open_index"]
@@ -53,14 +56,22 @@ class Index:
         self._key = key
         self._series, self._files = Blocks(series, SERIES_NAMES), Blocks(files, FILE_NAMES)
         self._folders = Blocks(files, ())
-        self._connection = connect(folder)
-        for name, path in {"files": files, "series": series}.items():
-            self._connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({literal(path)})")
+        self._folder, self._tables = folder, {"files": files, "series": series}
+
+    @cached_property
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        """Made with the first query: who walks through folders, as every plan does, needs none."""
+        connection = connect(self._folder)
+        for name, path in self._tables.items():
+            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({literal(path)})")
+        return connection
 
     def close(self) -> None:
         """Let go of the files."""
-        for one in (self._series, self._files, self._folders, self._connection):
+        for one in (self._series, self._files, self._folders):
             one.close()
+        if "_connection" in self.__dict__:
+            self._connection.close()
 
     def __enter__(self) -> Self:
         return self

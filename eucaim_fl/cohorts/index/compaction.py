@@ -16,7 +16,6 @@ from eucaim_fl.cohorts.index.store import (
     SERIES_COLUMNS,
     Pointer,
     Store,
-    connect,
     literal,
     quoted,
     write_rows,
@@ -46,10 +45,10 @@ class Compaction:
         self._store, self._folder, self._before, self._scope, self._tell = store, folder, before, scope, tell
         self._number = before.number + 1
 
-    def run(self) -> dict[str, int]:
+    def run(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
         """Write, publish, clean up; returns the counts of the report."""
         store = self._store
-        with connect(store.folder) as connection, store.fresh_version(self._number):
+        with store.fresh_version(self._number):
             self._views(connection)
             if (unchanged := self._unchanged(connection)) is not None:
                 store.clean({self._before.number})
@@ -90,20 +89,18 @@ class Compaction:
         """The counts if the version before still holds, else None."""
         if not self._before.made_with or any((self._folder / "parts").glob("*.parquet")):
             return None
-        listed = _count(connection, "SELECT count(*) FROM listing")
         old = "old" if self._scope is None else "(SELECT * FROM old SEMI JOIN scope USING (folder))"
         alike = "l.path = k.path AND l.code = k.code AND l.reason = k.reason AND l.identifiers = k.identifiers"
-        known = f"SELECT count(*) FROM listing l SEMI JOIN old k ON {_same('l', 'k')} AND (l.kind = '' OR ({alike}))"
-        if not listed == _count(connection, f"SELECT count(*) FROM {old}") == _count(connection, known):
+        ((listed, in_scope, known, files, unreadable, series),) = connection.execute(
+            f"""SELECT (SELECT count(*) FROM listing), (SELECT count(*) FROM {old}),
+            (SELECT count(*) FROM listing l SEMI JOIN old k ON {_same("l", "k")} AND (l.kind = '' OR ({alike}))),
+            (SELECT count(*) FROM old), (SELECT count(*) FROM old WHERE code <> ''),
+            (SELECT count(*) FROM old_series)"""
+        ).fetchall()
+        if not listed == in_scope == known:
             return None
         none = dict.fromkeys(("new", "changed", "moved", "deleted"), 0)
-        return {
-            "files": _count(connection, "SELECT count(*) FROM old"),
-            **none,
-            "unchanged": listed,
-            "unreadable": _count(connection, "SELECT count(*) FROM old WHERE code <> ''"),
-            "series": _count(connection, "SELECT count(*) FROM old_series"),
-        }
+        return {"files": files, **none, "unchanged": listed, "unreadable": unreadable, "series": series}
 
     def _write_files(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         columns = quoted(FILE_COLUMNS)

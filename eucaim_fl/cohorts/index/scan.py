@@ -23,6 +23,8 @@ from eucaim_fl.durable import exclusive
 from eucaim_fl.errors import CohortError, JournalError, RunFolderBusyError
 
 if TYPE_CHECKING:
+    import duckdb
+
     from eucaim_fl.sitefile import SiteFile
 
 __all__ = ["IndexReport", "settings_of", "update_index"]
@@ -136,9 +138,10 @@ class _Scan:
         resumed = len(list((folder / "parts").glob("*.parquet")))
         self._list(folder)
         known = store.tables(before.number)[0] if before.made_with else folder / "empty.parquet"
-        self._read(folder, known)
         compaction = Compaction(store, folder, before, self._scope, lambda done: self._tell("grouping", done, 0))
-        counts = compaction.run()
+        with connect(store.folder) as connection:
+            self._read(folder, known, connection)
+            counts = compaction.run(connection)
         shutil.rmtree(folder, ignore_errors=True)
         return IndexReport(**counts, seconds=round(time.monotonic() - self._started, 3), resumed=resumed)
 
@@ -198,9 +201,9 @@ class _Scan:
 
     # --- reading ----------------------------------------------------------------------------------------------
 
-    def _read(self, folder: Path, known: Path) -> None:
+    def _read(self, folder: Path, known: Path, connection: duckdb.DuckDBPyConnection) -> None:
         """Read what is to be read and not known yet, into parts."""
-        total = self._choose(folder, known)
+        total = self._choose(folder, known, connection)
         if not total:
             return
         site = self._site
@@ -222,7 +225,7 @@ class _Scan:
                 self._tell("reading", done, total)
         parts.flush()
 
-    def _choose(self, folder: Path, known: Path) -> int:
+    def _choose(self, folder: Path, known: Path, connection: duckdb.DuckDBPyConnection) -> int:
         """Write what is to be read to `todo.parquet`, in the order of folders; returns how many files that are."""
         import pyarrow.parquet as pq
 
@@ -231,14 +234,13 @@ class _Scan:
             sources.append(known)
         known_already, todo = ", ".join(map(literal, sources)), folder / "todo.parquet"
         listing = ", ".join(map(literal, sorted((folder / "listing").glob("*.parquet"))))
-        with connect(self._store.folder) as connection:
-            connection.execute(
-                f"""COPY (
-                    SELECT * FROM read_parquet([{listing}])
-                    ANTI JOIN (SELECT {_SIGNATURE} FROM read_parquet([{known_already}])) USING ({_SIGNATURE})
-                    WHERE kind = '' ORDER BY folder, path
-                ) TO {literal(todo)} (FORMAT parquet)"""  # noqa: S608 - columns and paths of ours
-            )
+        connection.execute(
+            f"""COPY (
+                SELECT * FROM read_parquet([{listing}])
+                ANTI JOIN (SELECT {_SIGNATURE} FROM read_parquet([{known_already}])) USING ({_SIGNATURE})
+                WHERE kind = '' ORDER BY folder, path
+            ) TO {literal(todo)} (FORMAT parquet)"""  # noqa: S608 - columns and paths of ours
+        )
         todo.chmod(0o600)
         return int(pq.ParquetFile(todo).metadata.num_rows)
 
