@@ -33,7 +33,7 @@ test: $(STAMP)  ## Run the test suite.
 slow: $(STAMP)  ## Run the benchmarks and demonstrations from end to end, as tests: that they work, not how fast.
 	$(BIN)/python -m pytest -m slow
 
-unit: $(STAMP)  ## Run the tests of single parts: no processes, whole cohorts, archive or real data.
+unit: $(STAMP)  ## Run the tests of single parts: no whole cohort, run or repository, no archive, no real data.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not (slow or federated or integration or pacs or realdata)'
 
 lint: $(STAMP)  ## Run the linters and the type checker.

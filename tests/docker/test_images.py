@@ -155,6 +155,10 @@ class TestWhoRuns:
         assert environment["DO_NOT_TRACK"] == "1"
         assert name == "site" or environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
+    def test_mlflow_keeps_no_queue_of_jobs(self, images, name) -> None:
+        """Fifteen workers that nobody gives work to."""
+        assert name == "site" or images[name].environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
     def test_commands_are_lists_of_words_and_end_on_sigterm(self, images, name) -> None:
         final = images[name].final
         assert images[name].command[:3] == ["eucaim-fl", *final.words("CMD")[:2]]
