@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 
 from eucaim_fl.errors import JournalError
 
-__all__ = ["Array", "ArrayFile", "Arrays", "arrays_sha256", "encode_arrays"]
+__all__ = ["GUIDE", "Array", "ArrayFile", "Arrays", "arrays_sha256", "encode_arrays", "without_guide"]
 
 Array: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = dict[str, Array]
+
+GUIDE = "guide:"
+"""Begins the names of arrays that travel beside the weights, to the sites only: what a method tells them of all others'
+training. No network's array has a colon in its name."""
 
 _TO_SAFETENSORS = {
     "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32",
@@ -36,6 +40,15 @@ def arrays_sha256(arrays: Mapping[str, Array]) -> str:
         digest.update(len(head).to_bytes(8, "little") + head)
         digest.update(array.tobytes() if array.ndim == 0 else array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def without_guide(arrays: Mapping[str, Array]) -> Arrays:
+    """The model's own arrays among those that travel to a site.
+
+    >>> sorted(without_guide({"w": np.zeros(1), "guide:w": np.ones(1)}))
+    ['w']
+    """
+    return {name: array for name, array in arrays.items() if not name.startswith(GUIDE)}
 
 
 def encode_arrays(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> list[bytes | memoryview]:

@@ -19,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, JsonValue
 
+from eucaim_fl.arrays import ArrayFile, Arrays, arrays_sha256
 from eucaim_fl.config import ExperimentConfig, FederationConfig, PermitFiles, parse
-from eucaim_fl.errors import PermitError, RecipeError
+from eucaim_fl.errors import JournalError, PermitError, RecipeError
 from eucaim_fl.federation.home import known_homes
 from eucaim_fl.models.arguments import check_input_size, check_model
 from eucaim_fl.models.private import check_private
@@ -33,6 +34,7 @@ from eucaim_fl.signing import PrivateKey, fingerprint, load_document
 from eucaim_fl.sitefile import load_site_file
 from eucaim_fl.strategies.aggregation import check_rule
 from eucaim_fl.strategies.server_optimizer import check_optimizer
+from eucaim_fl.strategies.weighting import check_weighting
 
 __all__ = ["Recipe", "compose", "resolve", "sweep"]
 
@@ -55,9 +57,9 @@ def resolve(config: ExperimentConfig) -> Recipe:
     With the engine `superlink`, the recipe's site files are not looked at: the sites are those that the federation has
     admitted (or `federation.sites` of them), whose own files lie with them.
     Raises RecipeError (unknown network, wrong argument, impossible rule, too few sites, a network that mixes patients
-    under patient_dp), SiteFileError (a site file that is missing or wrong), PrivacyError (no noise reaches the target
-    epsilon), PermitError or KeyFileError (the permit or its holder's key can't be used, or they do not belong
-    together).
+    under patient_dp, weights to start from that can't be read), SiteFileError (a site file that is missing or wrong),
+    PrivacyError (no noise reaches the target epsilon), PermitError or KeyFileError (the permit or its holder's key
+    can't be used, or they do not belong together).
     """
     files = {} if config.federation.engine == "superlink" else _own_site_files(config)
     names = tuple(files) or _admitted(config.federation)
@@ -68,7 +70,8 @@ def resolve(config: ExperimentConfig) -> Recipe:
         check_private(complete, config.task)
     permit, key = _permit_and_key(config.permit)
     private = settled(config.privacy, config.training, config.rounds)
-    plan = make_plan(config.model_copy(update={"privacy": private}), names, permit)
+    begins_with = None if config.start is None else arrays_sha256(_start(config.start))
+    plan = make_plan(config.model_copy(update={"privacy": private}), names, permit, begins_with)
     size = plan.training.patch_voxels or plan.data.size_voxels[: plan.task.spatial_dims]
     if None in size:
         raise RecipeError(
@@ -77,8 +80,21 @@ def resolve(config: ExperimentConfig) -> Recipe:
         )
     check_input_size(plan.model, plan.task, tuple(int(n) for n in size if n is not None))
     check_rule(plan.method.rule, plan.participation.quorum)
+    check_weighting(plan.method.weighting)
     check_optimizer(plan.method.server_optimizer)
     return Recipe(config, plan, dict(sorted(files.items())), "" if key is None else sign_plan(plan, key))
+
+
+def _start(file: Path) -> Arrays:
+    """The weights that a recipe begins with. Raises RecipeError if they can't be read."""
+    try:
+        return ArrayFile(file).load()
+    except JournalError as problem:
+        raise RecipeError(
+            "The weights that the recipe starts from can't be read.",
+            fix="Give start=FILE, e.g. models/last.safetensors of an earlier run's folder.",
+            local_detail=problem.local_detail,
+        ) from None
 
 
 def _permit_and_key(files: PermitFiles) -> tuple[Mapping[str, JsonValue] | None, PrivateKey | None]:

@@ -15,13 +15,40 @@ from pydantic import (
     model_validator,
 )
 
+from eucaim_fl.method_config import (
+    MethodConfig,
+    ObjectiveConfig,
+    PersonalConfig,
+    RuleConfig,
+    ServerOptimizerConfig,
+    WeightingConfig,
+)
 from eucaim_fl.parsing import SITE_NAME, Config, parse
 from eucaim_fl.privacy_config import PrivacyConfig
+from eucaim_fl.task_config import (
+    TASKS,
+    ClassificationConfig,
+    MultilabelConfig,
+    SegmentationConfig,
+    SurvivalConfig,
+    TaskConfig,
+    TaskName,
+)
+from eucaim_fl.training_config import (
+    AugmentationConfig,
+    BalanceConfig,
+    LocalOptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 
 __all__ = [
     "PURPOSES",
     "SITE_NAME",
+    "TASKS",
     "AugmentationConfig",
+    "BalanceConfig",
+    "BenchmarkConfig",
     "ClassificationConfig",
     "Config",
     "DataConfig",
@@ -31,52 +58,30 @@ __all__ = [
     "LocalOptimizerConfig",
     "MethodConfig",
     "ModelConfig",
+    "MultilabelConfig",
     "ObjectiveConfig",
     "PermitFiles",
+    "PersonalConfig",
     "PrivacyConfig",
     "Purpose",
     "RuleConfig",
+    "ScheduleConfig",
     "SegmentationConfig",
     "SeriesRule",
     "ServerOptimizerConfig",
     "SplitConfig",
+    "StoppingConfig",
+    "SurvivalConfig",
     "TaskConfig",
+    "TaskName",
     "TrackingConfig",
     "TrainingConfig",
+    "WeightingConfig",
     "parse",
 ]
 
 Name = Annotated[str, Field(pattern=SITE_NAME)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-class SegmentationConfig(Config):
-    """Every voxel gets one class: background, or one of `labels` (in this order 1, 2, …)."""
-
-    name: Literal["segmentation"] = "segmentation"
-    spatial_dims: Literal[2, 3] = 3
-    labels: tuple[Name, ...] = Field(min_length=1, max_length=32)
-
-
-class ClassificationConfig(Config):
-    """Every patient's image gets one of `classes`, read from the clinical column `target`.
-
-    For two classes the second one is the positive class.
-    """
-
-    name: Literal["classification"] = "classification"
-    spatial_dims: Literal[2, 3] = 2
-    target: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
-    classes: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(min_length=2, max_length=64)
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes must differ from each other")
-        return self
-
-
-TaskConfig = Annotated[SegmentationConfig | ClassificationConfig, Field(discriminator="name")]
 
 
 class ModelConfig(Config):
@@ -164,9 +169,13 @@ class DataConfig(Config):
     labels_on_other_grid: `refuse` sets a patient aside whose label does not lie on the image's own voxels; `resample`
     brings it there by its stated position (nearest neighbour).
 
-    colour: each image gives three channels, red, green and blue; it must be a colour NIfTI. Otherwise colours become
-    their luminance.
+    colour: each image gives three channels, red, green and blue; it must be a colour NIfTI, or a DICOM image
+    of three samples a pixel and 8 bits each, such as a photograph. Otherwise colours become their luminance. An image
+    that states no place (photographs) lies as on a screen: columns to the left (L), rows to posterior (P), 1 mm.
     modality: DICOM modality to take (CT, MR, …); None takes any. NIfTI has none and always fits.
+    standardise: what each channel is brought to after `intensity`: `none` leaves it; `site` takes off the mean of the
+    site's own training patients and divides by their standard deviation; `federation` does so with those of all sites
+    together, which are asked for once, before the first round.
     orientation: axis codes of the array, e.g. RAS: first index grows to the patient's right, and so on.
     spacing_mm: voxel size along those three axes; null keeps the image's own along that axis.
     size_voxels: crop or pad (around the centre) to this size; null keeps the image's own along that axis.
@@ -184,6 +193,7 @@ class DataConfig(Config):
         Annotated[int, Field(ge=1, le=1024)] | None,
     ] = (None, None, None)
     intensity: IntensityConfig = IntensityConfig()
+    standardise: Literal["none", "site", "federation"] = "none"
     split: SplitConfig = SplitConfig()
 
     @model_validator(mode="after")
@@ -200,90 +210,6 @@ class DataConfig(Config):
     def number_of_channels(self) -> int:
         """Channels of the network's input."""
         return 3 if self.colour else max(1, len(self.channels))
-
-
-class LocalOptimizerConfig(Config):
-    """The optimizer of local training, made anew each round."""
-
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: PositiveFloat = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegativeFloat = 0.0
-
-
-class AugmentationConfig(Config):
-    """Random changes of training images; probabilities per image."""
-
-    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
-    rotate90: Annotated[float, Field(ge=0, le=1)] = 0.0
-    scale_intensity: NonNegativeFloat = 0.0
-    shift_intensity: NonNegativeFloat = 0.0
-    noise_std: NonNegativeFloat = 0.0
-
-
-class TrainingConfig(Config):
-    """Local training within one round: exactly one of `local_steps` (optimizer steps) and `local_epochs`.
-
-    patch_voxels: training patch, first axis first (two values for a 2-D network); None takes whole images.
-    foreground_share: share of patches (or slices) centred on a labelled voxel.
-    gradient_clip: largest L2 norm of a step's gradient; None does not clip.
-    """
-
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
-    local_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    local_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    loss: Literal["dice_ce", "dice", "cross_entropy"] | None = None
-    optimizer: LocalOptimizerConfig = LocalOptimizerConfig()
-    augmentation: AugmentationConfig = AugmentationConfig()
-    patch_voxels: tuple[Annotated[int, Field(ge=4, le=512)], ...] | None = None
-    foreground_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    gradient_clip: PositiveFloat | None = None
-    inference_batch: Annotated[int, Field(ge=1, le=1024)] = 8
-    inference_overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if (self.local_steps is None) == (self.local_epochs is None):
-            raise ValueError("set exactly one of training.local_steps and training.local_epochs")
-        return self
-
-
-class RuleConfig(Config):
-    """How the sites' updates become one. Weights are numbers of training patients.
-
-    trim: share cut at each end (trimmed_mean). suspects: how many sites may be wrong (krum, multi_krum).
-    keep: how many sites multi_krum averages; None keeps all but the suspects.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")] = "weighted_mean"
-    trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
-    suspects: NonNegativeInt = 1
-    keep: PositiveInt | None = None
-
-
-class ServerOptimizerConfig(Config):
-    """What the server does with the common update. `lr` 1 and `plain` is federated averaging."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")] = "plain"
-    lr: PositiveFloat = 1.0
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    tau: PositiveFloat = 1e-3
-
-
-class ObjectiveConfig(Config):
-    """What is added to the local loss. proximal: mu/2 · ‖w − w_global‖² (FedProx)."""
-
-    name: Literal["none", "proximal"] = "none"
-    mu: NonNegativeFloat = 0.01
-
-
-class MethodConfig(Config):
-    """A method is three independent choices: aggregation rule × server optimizer × local objective."""
-
-    rule: RuleConfig = RuleConfig()
-    server_optimizer: ServerOptimizerConfig = ServerOptimizerConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
 
 
 Purpose = Literal[
@@ -343,8 +269,48 @@ class TrackingConfig(Config):
     register_as: str | None = None
 
 
+class StoppingConfig(Config):
+    """When the rounds end before their number is reached, and which model is the result.
+
+    validate_every: sites measure the arriving model on their validation patients in the first round, then every so many
+    rounds, and in the last exchange.
+    patience: the rounds end when the pooled validation metric was not bettered in so many measurements in a row; None
+    makes all rounds.
+    keep: the model of the last exchange: that of the `last` round, or the `best` by the pooled validation metric.
+    """
+
+    validate_every: PositiveInt = 1
+    patience: PositiveInt | None = None
+    keep: Literal["last", "best"] = "last"
+
+    def validates(self, number: int) -> bool:
+        """Whether the sites measure the model that arrives in that round; rounds count from 1."""
+        return (number - 1) % self.validate_every == 0
+
+
+class BenchmarkConfig(Config):
+    """What `eucaim-fl benchmark` trains beside the models of one site alone and of all data in one place.
+
+    seeds: each is a run of everything. rows: name → overrides of the recipe, as on the command line, and two words of
+    the benchmark's own: `trained=` (federation, local, pooled, flower) and `poison=KIND:SITE` (see
+    `eucaim_fl.benchmark.rows`). reduced: overrides of the small form (`--reduced`). expect: orderings that the table
+    must show, e.g. `fedavg > local_mean` (see `eucaim_fl.benchmark.expectations`).
+    """
+
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1, max_length=100)
+    rows: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")], tuple[str, ...]] = Field(
+        default_factory=dict, max_length=64
+    )
+    reduced: tuple[str, ...] = Field(default=(), max_length=64)
+    expect: tuple[Annotated[str, Field(max_length=200)], ...] = Field(default=(), max_length=64)
+
+
 class ExperimentConfig(Config):
-    """A whole recipe as Hydra composes it; the plan is the part of it that sites see."""
+    """A whole recipe as Hydra composes it; the plan is the part of it that sites see.
+
+    start: a file of weights (safetensors, of a run's `models` folder) that the first round begins with; None begins
+    with random ones, which follow from the seed.
+    """
 
     name: Name
     title: str = Field(default="", max_length=200)
@@ -361,6 +327,9 @@ class ExperimentConfig(Config):
     method: MethodConfig = MethodConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     federation: FederationConfig = FederationConfig()
+    stopping: StoppingConfig = StoppingConfig()
+    start: Path | None = None
+    benchmark: BenchmarkConfig = BenchmarkConfig()
     tracking: TrackingConfig = TrackingConfig()
     runs_dir: Path = Path("runs")
 

@@ -24,11 +24,13 @@ from eucaim_fl.config import (
     ModelConfig,
     PrivacyConfig,
     Purpose,
+    StoppingConfig,
     TaskConfig,
     TrainingConfig,
     parse,
 )
 from eucaim_fl.errors import PlanError
+from eucaim_fl.method_rules import check_conditioning, check_method, check_task
 
 __all__ = [
     "LARGEST_MODEL_BYTES",
@@ -62,6 +64,8 @@ class FederationPlan(Config):
     """Everything that decides a run's result, apart from the cohorts; and by what right it is asked for.
 
     permit: the data permit as its issuer signed it (see `eucaim_fl.permits`); None asks without one.
+    start_sha256: digest of the weights that the first round begins with (see `arrays_sha256`); None begins with random
+    ones, which follow from the seed.
     """
 
     schema_version: Literal[1] = 1
@@ -79,6 +83,8 @@ class FederationPlan(Config):
     method: MethodConfig
     privacy: PrivacyConfig
     participation: ParticipationRules
+    stopping: StoppingConfig
+    start_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -110,9 +116,34 @@ class FederationPlan(Config):
             raise ValueError("training.gradient_clip: with patient_dp every patient's gradient is clipped instead")
         if privacy.mechanism == "central_dp" and self.method.rule.name != "weighted_mean":
             raise ValueError("method.rule: central_dp adds noise to the sites' mean; choose weighted_mean")
-        if self.task.name == "classification" and self.training.loss in ("dice", "dice_ce"):
-            raise ValueError("training.loss: Dice is for segmentation; use cross_entropy")
+        check_task(self.task.name, self.training, privacy)
+        if self.stopping.keep == "best" and self.method.personal.arrays != "none":
+            raise ValueError("stopping.keep: the sites keep their own arrays of the last round only; set it to last")
+        check_method(self.method, self.training, privacy.mechanism)
+        check_conditioning(self.task.name, self.data, self.training, privacy.mechanism)
         return self
+
+    def needs_statistics(self) -> bool:
+        """Whether the sites are asked for sums over their training patients before the first round."""
+        return self.asked_channels() > 0 or self.asked_classes() > 0
+
+    def asked_channels(self) -> int:
+        """Channels of whose values the sites are asked for moments; 0 where they are not."""
+        return self.data.number_of_channels() if self.data.standardise == "federation" else 0
+
+    def asked_classes(self) -> int:
+        """Classes whose patients the sites are asked to count; 0 where they are not."""
+        if self.task.name != "classification" or not self.training.balance.counts_federation():
+            return 0
+        return len(self.task.classes)
+
+    def measured_rounds(self) -> tuple[int, ...]:
+        """Exchanges in which the model that arrives is measured on validation patients; the last is `rounds + 1`."""
+        return (*filter(self.stopping.validates, range(1, self.rounds + 1)), self.rounds + 1)
+
+    def leaves_arrays(self) -> bool:
+        """Whether some of the network's arrays stay at the sites, so that what travels is no whole model."""
+        return self.method.personal.arrays != "none" or self.data.standardise == "site"
 
     def canonical_json(self) -> str:
         """The text that is hashed and sent."""
@@ -138,11 +169,14 @@ def _compatible() -> str:
 
 
 def make_plan(
-    config: ExperimentConfig, site_names: tuple[str, ...], permit: Mapping[str, JsonValue] | None = None
+    config: ExperimentConfig,
+    site_names: tuple[str, ...],
+    permit: Mapping[str, JsonValue] | None = None,
+    start_sha256: str | None = None,
 ) -> FederationPlan:
     """The plan of a recipe over named sites (put in canonical order).
 
-    permit: the signed document, where one is needed.
+    permit: the signed document, where one is needed. start_sha256: of the weights in the recipe's `start`.
     Raises RecipeError if values contradict each other.
     """
     federation = config.federation
@@ -154,6 +188,7 @@ def make_plan(
         "seed": config.seed,
         "rounds": config.rounds,
         "sites": tuple(sorted(site_names)),
+        "start_sha256": start_sha256,
         "participation": {
             "quorum": federation.quorum,
             "round_deadline_s": federation.round_deadline_s,
@@ -161,7 +196,7 @@ def make_plan(
             "largest_norm_ratio": federation.largest_norm_ratio,
         },
     }
-    for part in ("task", "model", "data", "training", "method", "privacy"):
+    for part in ("task", "model", "data", "training", "method", "privacy", "stopping"):
         values[part] = getattr(config, part).model_dump()
     return parse(FederationPlan, values, "The recipe")
 

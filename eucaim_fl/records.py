@@ -6,9 +6,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["ArraySpec", "Participation", "RoundRecord", "SiteMetrics", "SplitName"]
+__all__ = [
+    "CLASS_SHARES",
+    "INPUT_MEAN",
+    "INPUT_STD",
+    "ArraySpec",
+    "ModelName",
+    "Participation",
+    "RoundRecord",
+    "SiteMetrics",
+    "SplitName",
+]
+
+INPUT_MEAN, INPUT_STD, CLASS_SHARES = "input_mean", "input_std", "class_shares"
+"""Names of the arrays that a model has from sums over training patients; see `eucaim_fl.models.conditioned`."""
 
 SplitName = Literal["train", "validation", "test"]
+ModelName = Literal["common", "personal", "local", "blended"]
+"""Whose model was measured: the common one, the site's personal one, one that never saw the federation, or the mean of
+the last with the first of these that the site has as its own."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +43,7 @@ class SiteMetrics:
 
     patients: number of distinct patients. values: metric name → value of the site (mean over patients, or a rank
     statistic). sums: sufficient statistics that add up over sites, name → list of numbers (see `validation.metrics`).
-    A site that withholds a split's metrics sends neither and says why in `withheld`.
+    A site that withholds a split's metrics sends neither and says why in `withheld`. model: whose model it was.
     """
 
     split: SplitName
@@ -35,6 +51,7 @@ class SiteMetrics:
     values: Mapping[str, float] = field(default_factory=dict)
     sums: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     withheld: str = ""
+    model: ModelName = "common"
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,8 @@ class RoundRecord:
 
     arriving_sha256: weights that were sent out. metrics: site → split → what it measured on those weights.
     train_loss: site → mean training loss of the round. aggregated_from: sites in canonical order. final: nobody
-    trained; a run whose sites have spent their privacy budget ends before its last round.
+    trained; a run whose sites have spent their privacy budget, or whose model gets no better, ends before its last
+    round. chosen: site → the model that it chose by its own validation patients; only of the last exchange.
     """
 
     round: int
@@ -80,6 +98,7 @@ class RoundRecord:
     aggregation_seconds: float = 0.0
     attempts: int = 1
     final: bool = False
+    chosen: Mapping[str, str] = field(default_factory=dict)
 
     def is_final(self, rounds: int) -> bool:
         """Whether it is the last exchange of a plan of that many rounds, in which nobody trains."""

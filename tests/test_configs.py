@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from eucaim_fl.compose import compose, resolve
-from eucaim_fl.config import PrivacyConfig
+from eucaim_fl.config import MethodConfig, PrivacyConfig
 from eucaim_fl.models import ARGUMENTS
 from eucaim_fl.resources import experiment_files
 from eucaim_fl.sitefile import load_site_file
@@ -32,8 +36,15 @@ FITTING = {
     "segmentation_3d": ["model=unet", "data=mr_prostate_3d"],
     "classification_2d": ["model=small_cnn", "data=ct_2d"],
     "classification_3d": ["model=small_cnn", "data=ct_3d"],
+    "multilabel_2d": ["model=small_cnn", "data=ct_2d"],
+    "multilabel_3d": ["model=small_cnn", "data=ct_3d"],
+    "survival_2d": ["model=small_cnn", "data=ct_2d"],
+    "survival_3d": ["model=small_cnn", "data=ct_3d"],
 }
 """What goes with a task."""
+SGD = "training.optimizer.name=sgd"
+NEEDED = {"fednova": [SGD], "qfedavg": [SGD], "scaffold": [SGD, "training.optimizer.momentum=0.0"]}
+"""What a method asks of local training."""
 
 
 def combinations() -> Iterator[list[str]]:
@@ -43,13 +54,38 @@ def combinations() -> Iterator[list[str]]:
     free = {group: names for group, names in CHOICES.items() if group not in ("task", "data")}
     for number in range(max(map(len, free.values()))):
         chosen = {group: names[number % len(names)] for group, names in free.items()}
-        rule = yaml.safe_load((CONFIGS / "method" / f"{chosen['method']}.yaml").read_text())["rule"]["name"]
-        if chosen["privacy"] == "central_dp" and rule != "weighted_mean":  # noise goes with the mean only
-            chosen["privacy"] = "none"
+        written = yaml.safe_load((CONFIGS / "method" / f"{chosen['method']}.yaml").read_text())
+        method = MethodConfig.model_validate(written)
         network = yaml.safe_load((CONFIGS / "model" / f"{chosen['model']}.yaml").read_text())["name"]
+        mixes_patients = network == "attention_unet" and chosen["privacy"] == "patient_dp"
+        if mixes_patients or not goes_with_noise(method, chosen["privacy"]):
+            chosen["privacy"] = "none"
         task = f"{ARGUMENTS[network].task}_2d"
         size = "data.size_voxels=[96,96,null]"  # can be halved five times, which is enough for every network
-        yield [f"task={task}", *(f"{group}={name}" for group, name in chosen.items()), size]
+        needed = NEEDED.get(chosen["method"], [])
+        yield [f"task={task}", *(f"{group}={name}" for group, name in chosen.items()), size, *needed]
+
+
+def goes_with_noise(method: MethodConfig, mechanism: str) -> bool:
+    """Whether a method says nothing, and keeps nothing, that a privacy mechanism does not cover."""
+    weightings = ("patients",) if mechanism == "central_dp" else ("patients", "equal", "normalised")
+    return (
+        (method.rule.name == "weighted_mean" or mechanism != "central_dp")
+        and method.weighting.name in weightings
+        and method.objective.name in ("none", "proximal")
+        and method.personal.candidates() == ("common",)
+    )
+
+
+def with_overrides(written: dict[str, Any], group: str, overrides: list[str]) -> dict[str, Any]:
+    """A group's file with those values that the command line sets, as `group.key=value` or `group.key.key=value`."""
+    changed = copy.deepcopy(written)
+    for override in overrides:
+        path, _, value = override.partition("=")
+        if path.startswith(f"{group}."):
+            *groups, last = path.split(".")[1:]
+            reduce(getitem, groups, changed)[last] = yaml.safe_load(value)
+    return changed
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +112,8 @@ class TestConfigs:
             written = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
             if group == "privacy":  # each mechanism refuses what belongs to another, so its file sets its own only
                 written = PrivacyConfig.model_validate(written).model_dump(mode="json")
-            ours = {"quorum", "size_voxels"} & written.keys()
+            written = with_overrides(written, group, overrides)
+            ours = {"quorum"} & written.keys()
             assert {**composed, **dict.fromkeys(ours)} == {**written, **dict.fromkeys(ours)}
 
     @pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -101,7 +138,7 @@ class TestExperiments:
     def test_every_recipe_starts_with_the_command_that_runs_it(self, path: Path) -> None:
         assert f"eucaim-fl train experiment={path.stem}" in path.read_text().splitlines()[0]
 
-    @pytest.mark.parametrize("method", ["fedprox", "fedadam", "median"])
+    @pytest.mark.parametrize("method", ["fedprox", "fedadam", "median", "geometric_median", "feddyn", "ditto"])
     def test_the_demo_runs_with_other_methods(self, method: str) -> None:
         recipe = resolve(compose(["experiment=demo", f"method={method}"]))
         written = yaml.safe_load((CONFIGS / "method" / f"{method}.yaml").read_text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ RECIPE: dict[str, Any] = {
     "model": {"name": "unet"},
     "training": {"local_steps": 3},
 }
-GOLDEN = "404a8720a39ef36e04904f4d0409fd0516e15800d8d590b490383b283c52f688"
+GOLDEN = "0a2668e264b2798c62dc400081b23f4e14c8451f06e2e480e6dcc53c00d79740"
 
 
 def plan_of(**changes: Any) -> FederationPlan:
@@ -85,6 +85,23 @@ OTHER_TEXT: dict[tuple[Any, ...], object] = {
     ("training", "loss"): "dice",
     ("training", "patch_voxels"): [8, 8],
     ("training", "optimizer", "name"): "adam",
+    ("training", "schedule", "kind"): "cosine",
+    ("training", "precision"): "bfloat16",
+    ("training", "balance", "loss"): "weights",
+    ("training", "balance", "shares"): "federation",
+    ("training", "balance", "sampling"): "classes",
+    ("training", "balance", "expect"): "federation",
+    ("method", "weighting", "name"): "equal",
+    ("method", "personal", "arrays"): "head",
+    ("method", "personal", "ditto"): 0.1,
+    ("method", "personal", "local"): True,
+    ("method", "personal", "choose"): True,
+    ("method", "personal", "blend"): True,
+    ("training", "optimizer", "kept"): True,
+    ("data", "standardise"): "site",
+    ("stopping", "patience"): 3,
+    ("stopping", "keep"): "best",
+    ("start_sha256",): "0" * 64,
     **{("data", "spacing_mm", axis): 3.0 for axis in range(3)},
     **{("data", "size_voxels", axis): 3 for axis in range(3)},
 }
@@ -96,7 +113,52 @@ FIXED = {
     ("task", "name"),  # would ask for other keys
     ("training", "local_epochs"),  # either steps or epochs
 }
+CLASSES = {"name": "classification", "spatial_dims": 2, "target": "t", "classes": ["0", "1"]}
+
+
+def of_classes(**balance: str) -> str:
+    return plan_of(
+        task=CLASSES, model={"name": "small_cnn"}, training={"local_steps": 3, "balance": balance}
+    ).canonical_json()
+
+
+WITHOUT_NOISE = {
+    ("training", "gradient_clip"): TEXT,
+    ("training", "precision"): TEXT,
+    ("training", "balance", "sampling"): of_classes(),
+    ("training", "balance"): of_classes(loss="logits"),
+    ("data", "standardise"): TEXT,
+    ("method", "personal", "choose"): plan_of(method={"personal": {"local": True}}).canonical_json(),
+    ("method", "personal", "blend"): plan_of(method={"personal": {"local": True}}).canonical_json(),
+    ("training", "optimizer", "kept"): TEXT,
+    ("method", "personal"): TEXT,
+}
+"""What noise does not go together with, and what means something with another key only."""
 PLACES = [(place, value) for place, value in leaves(json.loads(PRIVATE_TEXT)) if place not in FIXED]
+
+
+class TestWhatIsAsked:
+    CLASSES: ClassVar[dict[str, Any]] = {
+        "name": "classification", "target": "malignant", "classes": ["no", "yes", "perhaps"],
+    }  # fmt: skip
+
+    def test_statistics_are_asked_for_only_where_those_of_all_sites_are_needed(self) -> None:
+        assert not plan_of().needs_statistics()
+        assert not plan_of(data={"standardise": "site"}).needs_statistics()
+        own = {"local_steps": 3, "balance": {"loss": "weights"}}
+        assert not plan_of(task=self.CLASSES, training=own).needs_statistics()
+
+    def test_moments_of_each_channel_and_counts_of_each_class(self) -> None:
+        images = plan_of(data={"standardise": "federation", "colour": True})
+        assert (images.asked_channels(), images.asked_classes(), images.needs_statistics()) == (3, 0, True)
+        training = {"local_steps": 3, "balance": {"loss": "weights", "shares": "federation"}}
+        counted = plan_of(task=self.CLASSES, training=training)
+        assert (counted.asked_channels(), counted.asked_classes(), counted.needs_statistics()) == (0, 3, True)
+
+    def test_the_model_is_measured_in_the_first_round_every_so_many_and_at_the_end(self) -> None:
+        assert plan_of(rounds=3).measured_rounds() == (1, 2, 3, 4)
+        assert plan_of(rounds=5, stopping={"validate_every": 2}).measured_rounds() == (1, 3, 5, 6)
+        assert plan_of(rounds=5, stopping={"validate_every": 9}).measured_rounds() == (1, 6)
 
 
 class TestTheHash:
@@ -113,7 +175,7 @@ class TestTheHash:
             other: object = value / 2 if value else 0.25
         else:
             other = OTHER_TEXT[place] if place in OTHER_TEXT else int(str(value)) + 1
-        text = TEXT if place == ("training", "gradient_clip") else PRIVATE_TEXT
+        text = next((base for first, base in WITHOUT_NOISE.items() if place[: len(first)] == first), PRIVATE_TEXT)
         assert read_plan(canonical(put(place, other, text))).sha256() != read_plan(text).sha256()
 
     def test_what_decides_no_result_is_not_in_it(self) -> None:
