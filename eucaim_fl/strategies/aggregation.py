@@ -19,13 +19,16 @@ from eucaim_fl.arrays import Array
 from eucaim_fl.config import RuleConfig
 from eucaim_fl.errors import RecipeError, ReplyError
 from eucaim_fl.registry import lookup
+from eucaim_fl.strategies.geometric_median import geometric_coefficients
 from eucaim_fl.strategies.krum import check_krum, krum_choice, krum_scores, squared_distances
+from eucaim_fl.strategies.weighting import Weighed
 
 __all__ = [
     "RULES",
     "Rule",
     "Source",
     "aggregate",
+    "aggregate_weighed",
     "check_rule",
     "median",
     "trimmed_mean",
@@ -166,12 +169,14 @@ class Rule:
     """A row of `RULES`: first, sites may be chosen (whose weights then no longer count), then they are combined.
 
     combine: the element-wise rule for given settings. whole: it needs all sites' values at once. choose: indices of
-    the sites to go on with, ascending. check: raises RecipeError if settings can't work with that many sites.
+    the sites to go on with, ascending. share: how much each site counts, instead of its weight. check: raises
+    RecipeError if settings can't work with that many sites.
     """
 
     combine: Callable[[RuleConfig], _Combine]
     whole: bool = False
     choose: Callable[[RuleConfig, Sequence[Source]], tuple[int, ...]] | None = None
+    share: Callable[[RuleConfig, Sequence[Source]], FloatArray] | None = None
     check: Callable[[RuleConfig, int], object] = lambda config, sites: None
 
 
@@ -205,8 +210,13 @@ RULES: dict[str, Rule] = {
         choose=lambda config, sources: _choose(config, sources, config.keep),
         check=_check_multi_krum,
     ),
+    "geometric_median": Rule(
+        lambda config: _mean_of,
+        share=lambda config, sources: geometric_coefficients(squared_distances(sources), config.iterations),
+    ),
 }
-"""Aggregation rules by name. Krum and Multi-Krum (the plain mean of the chosen) ignore weights, as `median` does."""
+"""Aggregation rules by name. Krum, Multi-Krum (the plain mean of the chosen) and the geometric median ignore weights,
+as `median` does."""
 
 
 def _combine_tiles(combine: _Combine, stack: list[Array], weights: FloatArray, target: Array) -> None:
@@ -216,15 +226,20 @@ def _combine_tiles(combine: _Combine, stack: list[Array], weights: FloatArray, t
 
 
 def _combined(
-    rule: Rule, config: RuleConfig, sources: Sequence[Source], weights: FloatArray, chunk: int
+    config: RuleConfig, sources: Sequence[Source], weights_of: Callable[[str], FloatArray], chunk: int
 ) -> Iterator[tuple[str, Array]]:
+    rule = RULES[config.name]
+    own: FloatArray | None = None  # the rule's own weights, instead of those that were given
     if rule.choose is not None:
         sources = [sources[site] for site in rule.choose(config, sources)]
-        weights = np.ones(len(sources))
+        own = np.ones(len(sources))
+    elif rule.share is not None:
+        own = rule.share(config, sources)
     combine = rule.combine(config)
     if rule.whole:
         chunk = min(chunk, _STACK_BYTES // (8 * len(sources)))
     for name in sorted(sources[0].names):
+        weights = weights_of(name) if own is None else own
         dtype, shape = sources[0].dtype(name), sources[0].shape(name)
         out = np.empty(math.prod(shape), dtype=dtype)
         for start, count in _pieces(shape, max(1, chunk)):
@@ -264,6 +279,45 @@ def aggregate(
     All checks are made at the call, before the first array is asked for.
     Raises RecipeError for what `check_rule` refuses; ReplyError if updates or weights don't fit together.
     """
+    checked = _checked(config, sources, weights)
+    return _combined(config, sources, lambda name: checked, chunk)
+
+
+def aggregate_weighed(
+    config: RuleConfig,
+    sources: Sequence[Source],
+    weighed: Weighed,
+    trainable: Callable[[str], bool],
+    chunk: int = 1 << 18,
+) -> Iterator[tuple[str, Array]]:
+    """The common update under a weighting: `aggregate` with its weights, times its scale where an array is trained.
+
+    sources, chunk: as in `aggregate`. trainable: False for buffers; these, integers and booleans are weighed by
+    `weighed.buffers` and not scaled. With `patients` this is `aggregate` with numbers of patients, to the bit.
+    Raises RecipeError and ReplyError as `aggregate` does.
+    """
+    for_trained = _checked(config, sources, weighed.weights)
+    for_others = for_trained if weighed.buffers is None else _checked(config, sources, weighed.buffers)
+
+    def trained(name: str) -> bool:
+        return sources[0].dtype(name).kind == "f" and trainable(name)
+
+    common = _combined(config, sources, lambda name: for_trained if trained(name) else for_others, chunk)
+    if weighed.scale == 1.0:
+        return common
+    return ((name, _scaled(array, weighed.scale, chunk) if trained(name) else array) for name, array in common)
+
+
+def _scaled(array: Array, scale: float, chunk: int) -> Array:
+    out = np.empty(array.size, dtype=array.dtype)
+    for start, count in _pieces(array.shape, max(1, chunk)):
+        piece = slice(start, start + count)
+        out[piece] = np.multiply(array.reshape(-1)[piece], scale, dtype=np.float64)
+    return out.reshape(array.shape)
+
+
+def _checked(config: RuleConfig, sources: Sequence[Source], weights: Sequence[float]) -> FloatArray:
+    """Weights as an array, where rule, updates and weights go together."""
     check_rule(config, len(sources))
     if len(weights) != len(sources) or not all(0 <= w <= 2.0**53 for w in weights) or not any(weights):
         raise ReplyError("The weights of the updates must be finite, not negative and not all zero, one for each.")
@@ -274,4 +328,4 @@ def aggregate(
         for name in names:
             if source.shape(name) != sources[0].shape(name) or source.dtype(name) != sources[0].dtype(name):
                 raise ReplyError(f"Two updates differ in shape or dtype of '{name}'.")
-    return _combined(RULES[config.name], config, sources, np.asarray(weights, dtype=np.float64), chunk)
+    return np.asarray(weights, dtype=np.float64)

@@ -21,11 +21,13 @@ from eucaim_fl.strategies.aggregation import (
     RULES,
     Source,
     aggregate,
+    aggregate_weighed,
     check_rule,
     median,
     trimmed_mean,
     weighted_mean,
 )
+from eucaim_fl.strategies.weighting import Weighed
 
 CONFIGS = {name: RuleConfig(name=name, trim=0.2, suspects=1) for name in RULES}
 
@@ -266,6 +268,73 @@ class TestKrum:
     def test_multi_krum_keeps_as_many_as_it_is_told(self) -> None:
         found = whole(rule("multi_krum", suspects=1, keep=2), sites(0.0, 1.0, 1.5, 3.0, 900.0), [1] * 5)
         assert found["w"].tolist() == [1.25]
+
+
+class TestGeometricMedian:
+    def test_one_wild_site_of_four_changes_little_whatever_patients_it_claims(self) -> None:
+        found = whole(rule("geometric_median"), sites(1.0, 2.0, 3.0, 1e9), [1, 1, 1, 1e6])
+        assert 2.0 <= found["w"][0] <= 3.0
+
+    def test_all_arrays_together_are_one_point(self) -> None:
+        # a right-angled triangle over two arrays: no site is in the middle of both, and the counter follows
+        sources = [
+            Memory(a=np.array([0.0]), b=np.array([0.0]), n=np.array(0)),
+            Memory(a=np.array([1.0]), b=np.array([0.0]), n=np.array(10)),
+            Memory(a=np.array([0.0]), b=np.array([1.0]), n=np.array(10)),
+        ]
+        found = whole(rule("geometric_median", iterations=1000), sources, [1, 1, 1])
+        assert [found["a"][0], found["b"][0]] == pytest.approx([(3 - 3**0.5) / 6] * 2, abs=1e-6)
+        assert found["n"] == 4  # 10 · 2 · 0.21
+
+    def test_the_plan_bounds_the_steps_towards_it(self) -> None:
+        once = whole(rule("geometric_median", iterations=1), sites(0.0, 1.0, 8.0), [1, 1, 1])
+        assert once["w"][0] == pytest.approx((1 / 2 + 8 / 5) / (1 / 3 + 1 / 2 + 1 / 5))
+
+    @given(order=st.permutations(range(5)))
+    def test_the_order_of_sites_does_not_matter(self, order: list[int]) -> None:
+        sources = sites(0.0, 1.0, 3.0, 7.0, 15.0)
+        shuffled = whole(rule("geometric_median"), [sources[i] for i in order], [1] * 5)
+        assert shuffled["w"] == pytest.approx(whole(rule("geometric_median"), sources, [1] * 5)["w"], rel=1e-5)
+
+
+class TestAggregateWeighed:
+    def test_what_is_trained_is_scaled_and_the_rest_has_weights_of_its_own(self) -> None:
+        sources = [
+            Memory(w=np.array([4.0], np.float32), mean=np.array([4.0]), n=np.array(4)),
+            Memory(w=np.array([8.0], np.float32), mean=np.array([8.0]), n=np.array(8)),
+        ]
+        weighed = Weighed((1.0, 1.0), scale=0.5, buffers=(1.0, 3.0))
+        found = dict(aggregate_weighed(rule("weighted_mean"), sources, weighed, lambda name: name != "mean"))
+        assert found["w"].tolist() == [3.0]
+        assert found["w"].dtype == np.float32
+        assert found["mean"].tolist() == [7.0]
+        assert found["n"] == 7
+
+    @settings(max_examples=30)
+    @given(federation=federations(), chunk=st.integers(1, 8), scale=st.sampled_from([1.0, 0.3]))
+    def test_by_patients_it_is_aggregate_to_the_bit_and_the_chunk_changes_none(
+        self, federation: tuple[list[Memory], list[float]], chunk: int, scale: float
+    ) -> None:
+        sources, weights = federation
+
+        def found(size: int) -> dict[str, bytes]:
+            weighed = Weighed(tuple(weights), scale)
+            return bits(dict(aggregate_weighed(rule("weighted_mean"), sources, weighed, lambda name: True, size)))
+
+        assert found(chunk) == found(1 << 18)
+        if scale == 1.0:
+            assert found(chunk) == bits(whole(rule("weighted_mean"), sources, weights))
+
+    def test_a_robust_rule_keeps_to_itself(self) -> None:
+        sources, weighed = sites(1.0, 2.0, 900.0), Weighed((1.0, 1.0, 1e6), buffers=(1e6, 1.0, 1.0))
+        assert dict(aggregate_weighed(rule("median"), sources, weighed, lambda name: True))["w"].tolist() == [2.0]
+
+    def test_what_aggregate_refuses_is_refused_at_the_call(self) -> None:
+        for weighed in (Weighed((1.0,)), Weighed((1.0, 1.0), buffers=(0.0, 0.0))):
+            with pytest.raises(ReplyError, match="weights"):
+                aggregate_weighed(rule("weighted_mean"), sites(1.0, 2.0), weighed, lambda name: True)
+        with pytest.raises(RecipeError, match="at least 5 sites"):
+            aggregate_weighed(rule("krum"), sites(1.0, 2.0), Weighed((1.0, 1.0)), lambda name: True)
 
 
 class TestImpossibleSettings:
