@@ -48,6 +48,7 @@ from eucaim_fl.strategies.server_optimizer import apply
 from eucaim_fl.tasks import for_task
 from eucaim_fl.training.augmentation import augmenter
 from eucaim_fl.training.loop import train_round
+from eucaim_fl.training.objective import pull_for
 from eucaim_fl.validation.metrics import auc
 
 __all__ = ["DATA", "Cell", "cells", "federated", "main", "scores", "table"]
@@ -114,7 +115,8 @@ def federated(plan: FederationPlan, sites: Mapping[str, tuple[int, LocalTraining
 
 def _plain(plan: FederationPlan, site: str, cases: Sequence[PreparedCase]) -> LocalTraining:
     def train(network: nn.Module, number: int) -> None:
-        train_round(network, cases, plan, derive_seed(plan.seed, "training", site, number))
+        pull = pull_for(plan.method.objective, get_arrays(network), {}, {})
+        train_round(network, cases, plan, derive_seed(plan.seed, "training", site, number), rounds=(number,), pull=pull)
 
     return train
 

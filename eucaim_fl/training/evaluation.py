@@ -11,17 +11,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from eucaim_fl.cohorts.cohort import PreparedCase
+from eucaim_fl.config import TaskConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import SiteMetrics, SplitName
 from eucaim_fl.tasks import for_task
+from eucaim_fl.validation.concordance import survival_summary
 from eucaim_fl.validation.metrics import dice, hd95_mm
-from eucaim_fl.validation.pooling import classification_summary, segmentation_summary
+from eucaim_fl.validation.pooling import classification_summary, multilabel_summary, segmentation_summary
 
 __all__ = ["PatientResults", "evaluate", "patient_results", "previews"]
 
 PatientResults = dict[str, Any]
-"""Patient → results: for segmentation {"dice": …, "hd95_mm": …}; for classification
-{"probabilities": (classes,), "truth": class}. These stay at the site."""
+"""Patient → results: for segmentation {"dice": …, "hd95_mm": …}; for classification {"probabilities": (classes,),
+"truth": class}; for a multi-label task {"probabilities": (targets,), "truth": (targets,)}, NaN where it is not known;
+for survival {"log_risk": …, "time": …, "event": …}. These stay at the site."""
 
 
 def _segmentation_of(case: PreparedCase, classes: NDArray[np.uint8], labels: tuple[str, ...]) -> dict[str, float]:
@@ -57,19 +60,28 @@ def patient_results(network: nn.Module, cases: Sequence[PreparedCase], plan: Fed
     network.eval()
     task = for_task(plan.task)
     collected: dict[str, list[Any]] = defaultdict(list)
-    truths: dict[str, int] = {}
+    last: dict[str, PreparedCase] = {}
     for case, prediction in zip(cases, task.predictions(network, cases, plan), strict=True):
         if plan.task.name == "segmentation":
             collected[case.patient].append(_segmentation_of(case, prediction, plan.task.labels))
         else:
             collected[case.patient].append(prediction)
-            truths[case.patient] = int(case.target if case.target is not None else -1)
+            last[case.patient] = case
     if plan.task.name == "segmentation":
         return {patient: _mean_of(results) for patient, results in collected.items()}
     return {
-        patient: {"probabilities": np.mean(rows, axis=0), "truth": truths[patient]}
-        for patient, rows in collected.items()
+        patient: _of_patient(np.mean(rows, axis=0), last[patient], plan.task) for patient, rows in collected.items()
     }
+
+
+def _of_patient(predicted: NDArray[np.float64], case: PreparedCase, task: TaskConfig) -> dict[str, Any]:
+    """What was predicted of a patient's images, beside what is so."""
+    if task.name == "survival":
+        time, event = case.targets
+        return {"log_risk": float(predicted[0]), "time": time, "event": event > 0}
+    if task.name == "multilabel":
+        return {"probabilities": predicted, "truth": np.array(case.targets, dtype=np.float64)}
+    return {"probabilities": predicted, "truth": int(case.target if case.target is not None else -1)}
 
 
 def evaluate(
@@ -81,11 +93,16 @@ def evaluate(
     histograms: bool = False,
 ) -> SiteMetrics:
     """Summary of a model over one split's patients; see `validation.pooling` for what it holds."""
-    results = patient_results(network, cases, plan)
-    if plan.task.name == "segmentation":
-        return segmentation_summary(split, list(results.values()))
-    probabilities = np.stack([r["probabilities"] for r in results.values()])
-    truth = np.array([r["truth"] for r in results.values()])
+    results = list(patient_results(network, cases, plan).values())
+    task = plan.task
+    if task.name == "segmentation":
+        return segmentation_summary(split, results)
+    if task.name == "survival":
+        risk, time, event = (np.array([one[name] for one in results]) for name in ("log_risk", "time", "event"))
+        return survival_summary(split, risk, time, event)
+    probabilities, truth = (np.stack([one[name] for one in results]) for name in ("probabilities", "truth"))
+    if task.name == "multilabel":
+        return multilabel_summary(split, probabilities, truth, task.targets, histograms=histograms)
     return classification_summary(split, probabilities, truth, histograms=histograms)
 
 

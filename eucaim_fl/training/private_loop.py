@@ -10,6 +10,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from eucaim_fl.errors import NotFiniteError
+from eucaim_fl.models.networks import get_arrays
 from eucaim_fl.models.private import made_private
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism
@@ -17,9 +18,10 @@ from eucaim_fl.privacy.stages import grid
 from eucaim_fl.tasks import for_task
 from eucaim_fl.training.gradients import clipped_sum, mode_for
 from eucaim_fl.training.loop import made_in_time, optimizer_for
-from eucaim_fl.training.objective import penalty_for
+from eucaim_fl.training.objective import applied, pull_for
 from eucaim_fl.training.patients import PatientLoader
 from eucaim_fl.training.randomness import Randomness
+from eucaim_fl.training.schedule import factor
 
 __all__ = ["train_privately"]
 
@@ -106,14 +108,22 @@ def _see_finite(parameters: Sequence[Tensor], step: int) -> None:
 
 
 def train_privately(
-    network: nn.Module, loader: PatientLoader, plan: FederationPlan, public_patients: int, randomness: Randomness
+    network: nn.Module,
+    loader: PatientLoader,
+    plan: FederationPlan,
+    public_patients: int,
+    randomness: Randomness,
+    *,
+    number: int = 1,
 ) -> int:
     """Train `network` in place for one round on the charged patients of `loader`; returns the number of steps.
 
     A step's gradient is (Σ clipped gradients of the sampled patients + noise · C · N(0, 1)) / (rate · public_patients),
-    with noise, rate and steps of the mechanism that was charged for and C the plan's clipping norm; then comes the
-    objective's penalty, which sees no data, and the plan's optimizer, afresh each round. A step without patients is
-    noise alone. No loss is computed to be told, and nothing that was not noised stays on the network.
+    with noise, rate and steps of the mechanism that was charged for and C the plan's clipping norm; then comes the pull
+    of the plan's objective, which sees no data (proximal; the others keep a state at the site, and no plan has them
+    with noise), and the plan's optimizer, afresh each round. A step without patients is noise alone. No loss is
+    computed to be told, and nothing that was not noised stays on the network. Everything is float32, on a GPU too.
+    number: of the round, by which the schedule sets the learning rate.
     public_patients: a number of training patients that may be known, at least 1; it scales steps, not privacy.
     randomness: secure where the plan says so; anything else is a defect (RuntimeError).
     Raises PrivateTrainingError if the network can't be trained so; NotFiniteError if it becomes NaN or infinite.
@@ -129,10 +139,13 @@ def train_privately(
     measure, mode = for_task(plan.task).loss(plan.training), mode_for(network, plan)
     parameters = [p for p in network.parameters() if p.requires_grad]
     wrapped = optimizer_for(plan.training.optimizer, parameters)
+    for group in wrapped.param_groups:
+        group["lr"] *= factor(plan.training.schedule, number, plan.rounds)
     optimizer = _PatientOptimizer(wrapped, loader.mechanism, norm, public_patients, randomness)
-    if plan.method.objective.name != "none":
-        penalty, anchors = penalty_for(plan.method.objective), [p.detach().clone() for p in parameters]
-        optimizer.attach_step_hook(lambda _: penalty(parameters, anchors))
+    pull = pull_for(plan.method.objective, get_arrays(network), {}, {})
+    if pull is not None:
+        add = applied(pull, {name: p for name, p in network.named_parameters() if p.requires_grad})
+        optimizer.attach_step_hook(lambda _: add())
     network.train()
     steps = 0
     try:

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 import torch
 from monai.data.meta_obj import get_track_meta, set_track_meta
+from monai.transforms.compose import Compose
+from monai.transforms.intensity.dictionary import RandGaussianNoised, RandScaleIntensityd, RandShiftIntensityd
+from monai.transforms.spatial.dictionary import RandFlipd, RandRotate90d
 
 from eucaim_fl.config import AugmentationConfig
+from eucaim_fl.seeding import derive_seed
 from eucaim_fl.training.augmentation import augmenter
 
 NOTHING = {"flip": 0.0, "rotate90": 0.0, "scale_intensity": 0.0, "shift_intensity": 0.0, "noise_std": 0.0}
@@ -27,7 +31,51 @@ def example(spatial_dims: int = 2) -> tuple[np.ndarray, np.ndarray]:
     return image, (image > 5).astype(np.uint8)
 
 
+def monai_chain(config: AugmentationConfig, spatial_dims: int, seed: int) -> Callable[[Any], Any]:
+    """The same changes by MONAI's own transforms."""
+    both, image = ["image", "label"], ["image"]
+    steps: list[Any] = []
+    if config.flip > 0:
+        steps += [
+            RandFlipd(keys=both, prob=config.flip, spatial_axis=axis, allow_missing_keys=True)
+            for axis in range(spatial_dims)
+        ]
+    if config.rotate90 > 0:
+        steps.append(RandRotate90d(keys=both, prob=config.rotate90, spatial_axes=(0, 1), allow_missing_keys=True))
+    if config.scale_intensity > 0:
+        steps.append(RandScaleIntensityd(keys=image, factors=config.scale_intensity, prob=1.0))
+    if config.shift_intensity > 0:
+        steps.append(RandShiftIntensityd(keys=image, offsets=config.shift_intensity, prob=1.0))
+    if config.noise_std > 0:
+        steps.append(RandGaussianNoised(keys=image, prob=0.5, mean=0.0, std=config.noise_std))
+    chain = Compose(steps)
+    chain.set_random_state(seed=derive_seed(seed, "augmentation") % 2**32)
+
+    def change(given: Any) -> Any:
+        out = chain({"image": given[0], "label": given[1]} if given[1].ndim else {"image": given[0]})
+        return np.asarray(out["image"]), np.asarray(out["label"]) if given[1].ndim else given[1]
+
+    return change
+
+
 class TestAugmenter:
+    @pytest.mark.parametrize("spatial_dims", [2, 3])
+    @pytest.mark.parametrize("only", [None, "flip", "rotate90", "scale_intensity", "shift_intensity", "noise_std"])
+    @pytest.mark.parametrize("labelled", [True, False])
+    def test_its_bits_are_those_of_monais_transforms(self, spatial_dims: int, only: str | None, labelled: bool) -> None:
+        values = EVERYTHING if only is None else {**NOTHING, only: 0.5}
+        config, draw = AugmentationConfig.model_validate(values), np.random.default_rng(0)
+        own, theirs = augmenter(config, spatial_dims, 7), monai_chain(config, spatial_dims, 7)
+        for _ in range(20):
+            shape = (5, 5, 3)[:spatial_dims]
+            label = draw.integers(0, 3, (1, *shape)).astype(np.uint8) if labelled else np.array(1)
+            given = draw.normal(0, 100, (3, *shape)).astype(np.float32), label
+            for found, expected in zip(own(given), theirs(given), strict=True):
+                assert found.dtype == expected.dtype
+                assert found.shape == expected.shape
+                assert found.flags.c_contiguous
+                assert found.tobytes() == expected.tobytes()
+
     def test_nothing_asked_nothing_changed(self) -> None:
         given = example()
         assert make()(given) is given

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from eucaim_fl.arrays import Arrays, arrays_sha256
 from eucaim_fl.cohorts.cohort import PreparedCase
 from eucaim_fl.config import ClassificationConfig, SegmentationConfig
-from eucaim_fl.errors import NotFiniteError
+from eucaim_fl.errors import JournalError, NotFiniteError, PlanError
 from eucaim_fl.models.networks import build, get_arrays, set_arrays
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.training import loop
-from eucaim_fl.training.loop import batches, steps_of_a_round, train_round
+from eucaim_fl.training.loop import autocast_type, batches, learning_rates, steps_of_a_round, train_round
+from eucaim_fl.training.objective import Pull, pull_for
 
 Plans = Callable[..., FederationPlan]
 Cases = Callable[..., PreparedCase]
@@ -29,6 +30,7 @@ VOLUMES = SegmentationConfig(spatial_dims=3, labels=("lesion",))
 CLASSES_2D = ClassificationConfig(spatial_dims=2, target="malignant", classes=("no", "yes"))
 CLASSES_3D = ClassificationConfig(spatial_dims=3, target="malignant", classes=("no", "yes"))
 SMALL_CNN = {"name": "small_cnn", "args": {"channels": [8, 16], "strides": [2, 2]}}
+LINEAR = {"schedule": {"kind": "linear", "warmup_rounds": 1}, "local_steps": 2}
 QUIET = {"flip": 0.0, "scale_intensity": 0.0, "shift_intensity": 0.0}
 
 
@@ -69,8 +71,13 @@ def network_of(plan: FederationPlan, seed: int = 0) -> nn.Module:
 
 def trained(plan: FederationPlan, cases: Sequence[PreparedCase], seed: int) -> Arrays:
     network = network_of(plan)
-    train_round(network, cases, plan, seed)
+    train_round(network, cases, plan, seed, pull=pull_of(network, plan))
     return get_arrays(network)
+
+
+def pull_of(network: nn.Module, plan: FederationPlan) -> Pull | None:
+    """That of a plan's first round, with the weights that the network holds."""
+    return pull_for(plan.method.objective, get_arrays(network), {}, {})
 
 
 class TestStepsOfARound:
@@ -256,13 +263,18 @@ class TestTrainRound:
         network = network_of(plan)
         frozen = next(network.parameters()).requires_grad_(False)
         before = frozen.clone()
-        train_round(network, cases, plan, 0)
+        train_round(network, cases, plan, 0, pull=pull_of(network, plan))
         assert torch.equal(frozen, before)
 
     def test_a_diverging_loss_ends_the_round(self, plan_for: Plans, cases: list[PreparedCase]) -> None:
         plan = plan_for(training={"optimizer": {"name": "sgd", "lr": 1e30}})
         with pytest.raises(NotFiniteError, match=r"not finite at local step 2.*Lower training\.optimizer\.lr"):
             train_round(network_of(plan), cases, plan, 0)
+
+    def test_what_another_optimizer_remembers_is_refused(self, plan_for: Plans, cases: list[PreparedCase]) -> None:
+        plan = plan_for(training={"optimizer": {"name": "sgd", "lr": 0.1, "kept": True}})
+        with pytest.raises(JournalError, match="another network or optimizer"):
+            train_round(network_of(plan), cases, plan, 0, moments={"exp_avg.w": np.zeros(1, np.float32)})
 
     def test_an_image_that_is_not_finite_ends_the_round(self, plan_for: Plans, prepared_case: Cases) -> None:
         case = prepared_case(np.full((16, 16, 8), np.nan), np.zeros((16, 16, 8)))
@@ -271,19 +283,174 @@ class TestTrainRound:
 
     def test_the_loss_has_the_penalty_in_it(self, plan_for: Plans, numbered: list[PreparedCase]) -> None:
         sgd = {"optimizer": {"name": "sgd", "lr": 1.0, "momentum": 0.0}, "local_steps": 2}
-        plan = plan_for(CLASSES_2D, training=sgd, method={"objective": {"name": "proximal", "mu": 1.0}})
+        plan = plan_for(CLASSES_2D, training=sgd)
         # the first step moves both weights by 1/2, so the second pays 1/2 · (1/4 + 1/4)
-        outcome = train_round(Runaway(), numbered[:1], plan, 0)
-        assert outcome.loss == pytest.approx(np.log(2) + 0.25 / 2)
+        pull = Pull(1.0, {"weight": np.zeros(2, np.float32)}, {})
+        assert train_round(Runaway(), numbered[:1], plan, 0, pull=pull).loss == pytest.approx(np.log(2) + 0.25 / 2)
+        untold = replace(pull, told=False)
+        assert train_round(Runaway(), numbered[:1], plan, 0, pull=untold).loss == pytest.approx(np.log(2))
 
     def test_a_penalty_that_is_not_finite_ends_the_round(self, plan_for: Plans, numbered: list[PreparedCase]) -> None:
-        plan = plan_for(
-            CLASSES_2D,
-            training={"optimizer": {"name": "sgd", "lr": 100.0}},
-            method={"objective": {"name": "proximal", "mu": 1e-3}},
-        )
+        plan = plan_for(CLASSES_2D, training={"optimizer": {"name": "sgd", "lr": 100.0}})
+        pull = Pull(1e-3, {"weight": np.zeros(2, np.float32)}, {})
         with pytest.raises(NotFiniteError, match="not finite at local step 2"):
-            train_round(Runaway(1e19), numbered[:1], plan, 0)
+            train_round(Runaway(1e19), numbered[:1], plan, 0, pull=pull)
+
+    def test_a_correction_moves_every_step(self, plan_for: Plans, numbered: list[PreparedCase]) -> None:
+        sgd = {"optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.0}, "local_steps": 3}
+        plan, network = plan_for(CLASSES_2D, training=sgd), Runaway(0.0)
+        outcome = train_round(network, numbered, plan, 0, pull=Pull(0.0, {}, {"weight": np.float32([1.0, -2.0])}))
+        assert network.weight.tolist() == [-1.5, 3.0]
+        assert outcome.lr_sum == 1.5
+
+    def test_the_plans_own_objective_is_not_looked_at(self, plan_for: Plans, cases: list[PreparedCase]) -> None:
+        def bits(**changes: Any) -> str:
+            plan = plan_for(**changes)
+            network = network_of(plan)
+            train_round(network, cases, plan, 0)
+            return arrays_sha256(get_arrays(network))
+
+        assert bits(method={"objective": {"name": "proximal", "mu": 1.0}}) == bits()
+
+    def test_a_pull_of_another_shape_is_refused(self, plan_for: Plans, numbered: list[PreparedCase]) -> None:
+        with pytest.raises(PlanError, match="another shape than array weight"):
+            train_round(Runaway(), numbered, plan_for(CLASSES_2D), 0, pull=Pull(1.0, {"weight": np.zeros(3)}, {}))
+
+
+class TestRounds:
+    """Learning rates that follow from the rounds, and several rounds in one go."""
+
+    def moved(self, plan: FederationPlan, cases: list[PreparedCase], rounds: Sequence[int]) -> tuple[float, float]:
+        """How far a gradient of −1 takes a weight, and the sum of learning rates that is told."""
+        network = Runaway(0.0)
+        pull = Pull(0.0, {}, {"weight": np.float32([-1.0, 0.0])})
+        outcome = train_round(network, cases, plan, 0, rounds=rounds, pull=pull)
+        assert outcome.steps == len(rounds) * 2
+        return float(network.weight[0].detach()), outcome.lr_sum
+
+    def test_every_step_has_the_rate_of_its_round(self, plan_for: Plans) -> None:
+        plan = plan_for(rounds=3, training={**LINEAR, "optimizer": {"lr": 0.2}})
+        assert learning_rates(plan, 10, [3, 1, 2]) == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.2, 0.2])
+
+    def test_epochs_give_as_many_rates_as_they_have_steps(self, plan_for: Plans) -> None:
+        plan = plan_for(training={"local_steps": None, "local_epochs": 3, "batch_size": 4})
+        assert learning_rates(plan, 5, [1, 2]) == [0.1] * 8
+
+    def test_steps_follow_the_rates(self, plan_for: Plans, numbered: list[PreparedCase]) -> None:
+        sgd = {**LINEAR, "optimizer": {"name": "sgd", "lr": 1.0, "momentum": 0.0}}
+        plan = plan_for(CLASSES_2D, rounds=3, training=sgd)
+        for rounds, total in (([1], 1.0), ([2], 2.0), ([3], 1.0), (range(1, 4), 4.0)):
+            assert self.moved(plan, numbered, rounds) == (pytest.approx(total), pytest.approx(total))
+
+    def test_several_rounds_are_one_long_one(self, plan_for: Plans, cases: list[PreparedCase]) -> None:
+        """With the optimizer's state and the turns of the cases going on, to the bit."""
+        short, long = (
+            plan_for(rounds=4, training={"local_steps": n, "optimizer": {"name": "adam", "lr": 0.01}}) for n in (3, 12)
+        )
+        one, other = network_of(short), network_of(long)
+        first = train_round(one, cases, short, 0, rounds=range(1, 5))
+        assert train_round(other, cases, long, 0) == first
+        assert arrays_sha256(get_arrays(one)) == arrays_sha256(get_arrays(other))
+
+    def test_no_round_is_refused(self, plan_for: Plans, numbered: list[PreparedCase]) -> None:
+        with pytest.raises(ValueError, match="no round to train"):
+            train_round(Runaway(), numbered, plan_for(CLASSES_2D), 0, rounds=())
+
+    def test_rounds_count_from_1(self, plan_for: Plans, numbered: list[PreparedCase]) -> None:
+        with pytest.raises(ValueError, match="rounds count from 1"):
+            learning_rates(plan_for(CLASSES_2D), 5, [0])
+        with pytest.raises(ValueError, match="rounds count from 1"):
+            train_round(Runaway(), numbered, plan_for(CLASSES_2D), 0, rounds=[0])
+
+
+class TestBalancedRounds:
+    unequal = (0, 0, 0, 0, 0, 0, 0, 1)
+
+    @pytest.fixture
+    def skewed(self, prepared_case: Cases) -> list[PreparedCase]:
+        return [prepared_case(np.full((4, 4, 2), n), None, f"p{n}", t) for n, t in enumerate(self.unequal)]
+
+    def plan(self, plan_for: Plans, steps: int = 4, **balance: Any) -> FederationPlan:
+        training = {"batch_size": 4, "local_steps": steps, "augmentation": QUIET, "balance": balance}
+        return plan_for(CLASSES_2D, training=training)
+
+    def test_sampling_by_classes_draws_them_equally_often(self, plan_for: Plans, skewed: list[PreparedCase]) -> None:
+        plan = self.plan(plan_for, sampling="classes")
+        assert [int(targets.sum()) for _, targets in batches(skewed, plan, 0, 4)] == [2, 2, 2, 2]
+
+    @pytest.mark.parametrize("sampling", ["patients", "classes"])
+    @pytest.mark.parametrize("steps", [1, 2, 3, 4])
+    def test_the_patients_told_are_those_drawn(
+        self, plan_for: Plans, skewed: list[PreparedCase], sampling: str, steps: int
+    ) -> None:
+        plan = self.plan(plan_for, steps, sampling=sampling)
+        drawn = {int(v) for images, _ in batches(skewed, plan, 3, steps) for v in images[:, 0, 0, 0]}
+        assert train_round(Runaway(), skewed, plan, 3).patients == len(drawn)
+
+    @pytest.mark.parametrize("balance", [{"loss": "weights"}, {"loss": "logits"}, {"sampling": "classes"}])
+    def test_each_way_evens_the_classes_out(
+        self, plan_for: Plans, skewed: list[PreparedCase], balance: dict[str, Any]
+    ) -> None:
+        """A network that sees nothing learns the share of its classes: one eighth, or with balance one half."""
+
+        def learnt(**asked: Any) -> float:
+            network = Runaway()
+            training = {
+                "batch_size": 8, "local_steps": 60, "balance": asked, "optimizer": {"name": "sgd", "lr": 0.5},
+            }  # fmt: skip
+            train_round(network, skewed, plan_for(CLASSES_2D, training=training), 0)
+            return float(network.weight.detach().softmax(0)[1])
+
+        assert learnt(**balance) == pytest.approx(0.5, abs=0.02)
+
+    def test_shares_that_the_network_lacks_are_said(self, plan_for: Plans, skewed: list[PreparedCase]) -> None:
+        with pytest.raises(PlanError, match="the model does not hold them"):
+            train_round(Runaway(), skewed, self.plan(plan_for, loss="weights", shares="federation"), 0)
+
+
+class TestPrecision:
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+    def test_a_processor_calculates_in_float32(self, precision: Any) -> None:
+        assert autocast_type(precision, "cpu") is None
+
+    def test_a_gpu_calculates_in_what_the_plan_says(self) -> None:
+        found = [autocast_type(precision, "cuda") for precision in ("float32", "bfloat16", "float16")]
+        assert found == [None, torch.bfloat16, torch.float16]
+
+    def test_on_a_processor_a_plan_for_a_gpu_gives_the_same_bits(
+        self, plan_for: Plans, cases: list[PreparedCase]
+    ) -> None:
+        half = plan_for(training={"precision": "float16"})
+        assert arrays_sha256(trained(half, cases, 0)) == arrays_sha256(trained(plan_for(), cases, 0))
+
+    @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+    def test_less_precise_training_is_near_and_its_weights_are_float32(
+        self, plan_for: Plans, cases: list[PreparedCase], monkeypatch: pytest.MonkeyPatch, kind: torch.dtype
+    ) -> None:
+        """PyTorch can calculate so on a processor too, though no plan does."""
+        plan = plan_for(CLASSES_2D, model=SMALL_CNN, training={"gradient_clip": 1.0})
+        exact = trained(plan, cases, 0)
+        seen: list[torch.dtype] = []
+        monkeypatch.setattr(loop, "autocast_type", lambda precision, device: kind)
+        network = network_of(plan)
+        network.register_forward_hook(lambda _module, _given, out: seen.append(out.dtype))
+        outcome = train_round(network, cases, plan, 0)
+        near = get_arrays(network)
+        assert set(seen) == {kind}
+        assert np.isfinite(outcome.loss)
+        assert {name: a.dtype for name, a in near.items()} == {name: a.dtype for name, a in exact.items()}
+        moved = [np.abs(near[n] - exact[n]).max() for n in exact if exact[n].dtype == np.float32]
+        assert 0 < max(moved) < 0.05
+
+    def test_a_step_whose_gradients_overflow_changes_nothing_and_counts(
+        self, plan_for: Plans, numbered: list[PreparedCase], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(loop, "autocast_type", lambda precision, device: torch.float16)
+        sgd = {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0}, "local_steps": 1, "batch_size": 1}
+        network = Runaway(3e38)
+        outcome = train_round(network, numbered[:1], plan_for(CLASSES_2D, training=sgd), 0)
+        assert network.weight.tolist() == [0.0, 0.0]
+        assert (outcome.steps, outcome.lr_sum) == (1, 0.1)
 
 
 class TestAhead:

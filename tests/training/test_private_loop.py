@@ -394,6 +394,24 @@ class TestPenalty:
         assert 0 < float(data.norm()) <= 2 * 2.0 / PUBLIC * (1 + 1e-3)
 
 
+class TestSchedule:
+    def test_a_round_has_its_own_learning_rate(self, plan_of: Plans, images: Any) -> None:
+        """Of plain SGD, and one step that has nothing but noise: half the rate, half the way."""
+        cases = images(a=1)
+        plan = plan_of({"schedule": {"kind": "linear"}}).model_copy(update={"rounds": 2})
+
+        def moved(number: int) -> Tensor:
+            network, randomness = linear(), Randomness.seeded(0)
+            loader = PatientLoader(cases, plan, randomness)
+            loader.charge(lambda _patients, _mechanism: frozenset())
+            before = weights(network)
+            train_privately(network, loader, plan, PUBLIC, randomness, number=number)
+            return weights(network) - before
+
+        torch.testing.assert_close(moved(2), moved(1) / 2, atol=1e-6, rtol=1e-5)
+        assert float(moved(1).norm()) > 0
+
+
 class TestTraces:
     def test_no_gradient_stays_on_the_network(self, plan_of: Plans, images: Any) -> None:
         network = linear()
