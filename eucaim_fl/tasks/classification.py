@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -13,16 +12,22 @@ from torch import Tensor, nn
 from eucaim_fl.cohorts.cohort import PreparedCase
 from eucaim_fl.config import TrainingConfig
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.tasks.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, picture
-from eucaim_fl.tasks.sampling import crop, patch_start
+from eucaim_fl.tasks.whole_images import framed, image_example, image_rows
 
 __all__ = ["loss", "predict", "predictions", "preview", "training_example"]
 
 
-def loss(training: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """Cross entropy: logits (B, classes) and class indices (B,) → one number."""
-    cross_entropy = nn.CrossEntropyLoss()
-    return lambda logits, classes: cross_entropy(logits, classes.long())
+def loss(training: TrainingConfig, weights: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross entropy: logits (B, classes) and class indices (B,) → one number, the mean over the batch.
+
+    weights: (classes,); each example's loss is multiplied by its class's. The mean is over the examples, not over their
+    weights, which would take the weights away again from batches of one class.
+    """
+    if weights is None:
+        cross_entropy = nn.CrossEntropyLoss()
+        return lambda logits, classes: cross_entropy(logits, classes.long())
+    each = nn.CrossEntropyLoss(reduction="none")
+    return lambda logits, classes: (each(logits, classes.long()) * weights[classes.long()]).mean()
 
 
 def training_example(
@@ -31,59 +36,14 @@ def training_example(
     """One image (C, *spatial) and its class (); a 2-D network gets a random slice along the third axis."""
     if case.target is None:
         raise ValueError("a case without class was selected for training")
-    image: NDArray[Any] = case.image()
-    if plan.task.spatial_dims == 2:
-        image = image[..., int(rng.integers(image.shape[-1]))]
-    size = plan.training.patch_voxels
-    if size is not None:
-        shape = image.shape[1:]
-        image = crop(image, patch_start([int(rng.integers(n)) for n in shape], size, shape), size)
-    return np.array(image, dtype=np.float32), np.array(case.target, dtype=np.int64)
-
-
-def _inputs(case: PreparedCase, plan: FederationPlan) -> NDArray[np.float32]:
-    """What the network sees of a case: (slices, C, *spatial) for a 2-D network, else (1, C, *spatial)."""
-    image = case.image()
-    inputs = np.moveaxis(image, 3, 0) if plan.task.spatial_dims == 2 else image[None]
-    size = plan.training.patch_voxels
-    if size is None:
-        return inputs
-    shape = inputs.shape[2:]
-    return crop(inputs, patch_start([n // 2 for n in shape], size, shape), size)
-
-
-@torch.no_grad()
-def _probabilities(
-    network: nn.Module, group: Sequence[NDArray[np.float32]], largest: int
-) -> Iterator[NDArray[np.float64]]:
-    """Probabilities (classes,) of each case of a group with inputs of one shape."""
-    inputs = torch.from_numpy(np.concatenate(group).astype(np.float32)).to(next(network.parameters()).device)
-    logits = torch.cat([network(batch) for batch in torch.split(inputs, largest)])
-    rows = torch.softmax(logits.double(), dim=1).cpu().numpy()
-    first = 0
-    for one in group:
-        yield rows[first : first + len(one)].mean(axis=0)
-        first += len(one)
+    return image_example(case, plan, rng), np.array(case.target, dtype=np.int64)
 
 
 def predictions(
     network: nn.Module, cases: Iterable[PreparedCase], plan: FederationPlan
 ) -> Iterator[NDArray[np.float64]]:
-    """Probabilities (classes,) of each whole case, in order; for a 2-D network the mean over all slices.
-
-    A plan with patches is predicted on the central patch. Small cases share a batch of at most
-    `training.inference_batch` images: one image at a time takes up to five times as long.
-    """
-    largest, group = plan.training.inference_batch, list[NDArray[np.float32]]()
-    for case in cases:
-        inputs = _inputs(case, plan)
-        full = sum(len(one) for one in group) + len(inputs) > largest
-        if group and (full or inputs.shape[1:] != group[0].shape[1:]):
-            yield from _probabilities(network, group, largest)
-            group = []
-        group.append(inputs)
-    if group:
-        yield from _probabilities(network, group, largest)
+    """Probabilities (classes,) of each whole case, in order; see `image_rows`."""
+    return image_rows(network, cases, plan, lambda logits: torch.softmax(logits, dim=1))
 
 
 def predict(network: nn.Module, case: PreparedCase, plan: FederationPlan) -> NDArray[np.float64]:
@@ -96,6 +56,4 @@ def preview(case: PreparedCase, prediction: NDArray[np.float64]) -> NDArray[np.u
 
     The frame is blue if the likeliest class is right, else orange.
     """
-    image = np.asarray(case.image())[0]
-    right = int(np.argmax(prediction)) == case.target
-    return picture(image[..., image.shape[2] // 2], frame=TRUTH_COLOUR if right else PREDICTION_COLOUR)
+    return framed(case, right=int(np.argmax(prediction)) == case.target)

@@ -11,7 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from eucaim_fl.errors import DataError
 
-__all__ = ["Interval", "Statistic", "mean", "paired_bootstrap", "patient_bootstrap"]
+__all__ = [
+    "Interval",
+    "Statistic",
+    "mean",
+    "paired_bootstrap",
+    "patient_bootstrap",
+    "percentile_limits",
+    "resample_counts",
+]
 
 FloatArray: TypeAlias = NDArray[np.float64]
 Statistic: TypeAlias = Callable[[FloatArray], FloatArray]
@@ -115,3 +123,37 @@ def paired_bootstrap(
     return patient_bootstrap(
         np.stack([first, second], axis=1), statistic=difference, samples=samples, level=level, rng=rng, strata=strata
     )
+
+
+def resample_counts(strata: Sequence[Hashable], samples: int, rng: np.random.Generator) -> FloatArray:
+    """How often each patient is drawn in each resample, shape (samples, patients): one draw for many statistics.
+
+    Drawn as in `patient_bootstrap`: with replacement within every stratum, as many as it has. What is computed from the
+    same counts for two models is paired by patient.
+    Raises DataError if there is no patient, or samples is not positive.
+
+    >>> resample_counts(["a", "a", "b"], 2, np.random.default_rng(0)).sum(axis=1)
+    array([3., 3.])
+    """
+    if not len(strata) or samples < 1:
+        raise DataError("A bootstrap needs patients and at least one sample.")
+    counts = np.zeros((samples, len(strata)))
+    members: dict[Hashable, list[int]] = {}
+    for patient, label in enumerate(strata):
+        members.setdefault(label, []).append(patient)
+    for group in members.values():
+        counts[:, group] = rng.multinomial(len(group), np.full(len(group), 1 / len(group)), size=samples)
+    return counts
+
+
+def percentile_limits(statistics: FloatArray, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of a statistic's resamples; those in which it is NaN are left out, (NaN, NaN) if all are.
+
+    >>> [round(limit, 6) for limit in percentile_limits(np.arange(41.0))]
+    [1.0, 39.0]
+    """
+    defined = statistics[~np.isnan(statistics)]
+    if not len(defined):
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from eucaim_fl.errors import DataError
 
-__all__ = ["auc", "balanced_accuracy", "brier", "brier_per_patient", "confusion", "dice", "hd95_mm"]
+__all__ = [
+    "auc",
+    "balanced_accuracy",
+    "brier",
+    "brier_per_patient",
+    "calibration_error",
+    "calibration_line",
+    "confusion",
+    "dice",
+    "hd95_mm",
+]
 
 BoolArray: TypeAlias = NDArray[np.bool_]
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -143,6 +153,75 @@ def brier(probabilities: FloatArray, truth: IntArray) -> float:
     """
     errors = brier_per_patient(probabilities, truth)
     return math.fsum(errors) / len(errors) if len(errors) else math.nan
+
+
+def calibration_error(probabilities: FloatArray, truth: IntArray, bins: int = 10) -> float:
+    """Expected calibration error: Σ_b n_b/n · |observed share in b − mean predicted probability in b|.
+
+    Two classes: the probability of the second class and its share. K > 2 classes: the likeliest class's probability,
+    and the share of patients in whom it is right. Bins hold equally many patients (as equally as n allows), in order of
+    the probability; the order of patients changes nothing.
+    probabilities: shape (n,) or (n, K); truth: shape (n,), 0 … K−1. Returns a value in [0, 1]; NaN without patients.
+    The value is too large for few patients: each bin's noise counts as an error.
+    Raises DataError if shapes don't fit, a value is no probability, or bins is not positive.
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3; bins of equal mass as in Nixon et al.
+    2019, Measuring Calibration in Deep Learning.
+
+    >>> round(calibration_error(np.array([0.2, 0.4, 0.6, 0.8]), np.array([0, 1, 0, 1]), bins=2), 6)
+    0.2
+    """
+    brier_per_patient(probabilities, truth)  # refuses what is no probability
+    columns, classes = _scores(probabilities)
+    if bins < 1:
+        raise DataError("Calibration needs at least one bin.")
+    if not len(columns):
+        return math.nan
+    if classes == 2:
+        confidence, right = columns[:, 1], np.asarray(truth, dtype=np.float64)
+    else:
+        confidence = columns.max(axis=1)
+        right = (columns.argmax(axis=1) == truth).astype(np.float64)
+    order = np.lexsort((right, confidence))
+    gaps = [abs(math.fsum(right[part]) - math.fsum(confidence[part])) for part in np.array_split(order, bins)]
+    return math.fsum(gaps) / len(order)
+
+
+def calibration_line(probabilities: FloatArray, truth: IntArray) -> tuple[float, float]:
+    """Calibration slope b of logit P(y = 1) = a + b · logit p, and intercept a where b is held at 1.
+
+    Slope 1 and intercept 0 is perfect; a slope below 1: predictions are too extreme; an intercept below 0: too high.
+    Two classes only. probabilities: shape (n,) or (n, 2), taken as at least 10⁻⁶ away from 0 and 1; truth: shape (n,).
+    Returns (NaN, NaN) unless both classes occur; a slope that no finite number fits best is NaN.
+    Raises DataError if shapes don't fit, a value is no probability, or there are more than two classes.
+    Source: Cox 1958, Two Further Applications of a Model for Binary Regression; Van Calster et al. 2019.
+    """
+    brier_per_patient(probabilities, truth)
+    columns, classes = _scores(probabilities)
+    if classes != 2:
+        raise DataError("A calibration line is for two classes.")
+    seen = np.asarray(truth, dtype=np.float64)
+    if not 0 < seen.sum() < len(seen):
+        return math.nan, math.nan
+    clipped = np.clip(columns[:, 1], 1e-6, 1 - 1e-6)
+    logits = np.log(clipped / (1 - clipped))
+    ones = np.ones_like(logits)
+    slope = _logistic(np.stack([ones, logits], axis=1), np.zeros_like(logits), seen)[1]
+    return float(slope), float(_logistic(ones[:, None], logits, seen)[0])
+
+
+def _logistic(design: FloatArray, offset: FloatArray, truth: FloatArray) -> FloatArray:
+    """Coefficients of greatest likelihood by Newton's method with steps of at most 2; NaN if it finds none."""
+    beta = np.zeros(design.shape[1])
+    for _ in range(100):
+        mean = 0.5 * (1 + np.tanh((offset + design @ beta) / 2))
+        curvature = design.T @ (design * (mean * (1 - mean))[:, None])
+        if np.linalg.cond(curvature) > 1e12:
+            break
+        step = np.clip(np.linalg.solve(curvature, design.T @ (truth - mean)), -2, 2)
+        beta = beta + step
+        if abs(step).max() < 1e-9:
+            return np.asarray(beta)
+    return np.full(design.shape[1], math.nan)
 
 
 def _masks(pred: BoolArray, truth: BoolArray) -> tuple[BoolArray, BoolArray]:

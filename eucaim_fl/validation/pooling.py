@@ -7,6 +7,9 @@ Sufficient statistics that add up over sites (`SiteMetrics.sums`):
     scores_<k>_negative, scores_<k>_positive
                                             101 counts of p(class k), rounded to hundredths, among patients not of, and
                                             of, class k; two classes: k = 1 only. Sent only if the site allows it.
+    concordance                             patients without and with the event; pairs (see `validation.concordance`)
+
+A multi-label task has those of two classes for each label, with its name behind them (see `validation.labels`).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,6 +26,8 @@ from numpy.typing import NDArray
 from eucaim_fl.errors import DataError, ReplyError
 from eucaim_fl.records import SiteMetrics, SplitName
 from eucaim_fl.registry import lookup
+from eucaim_fl.validation.concordance import c_index, check_concordance, pooled_c_index
+from eucaim_fl.validation.labels import MACRO, by_label, joined, label_name, means_over_labels
 from eucaim_fl.validation.metrics import auc, balanced_accuracy, brier_per_patient, confusion
 
 __all__ = [
@@ -31,6 +37,7 @@ __all__ = [
     "classification_summary",
     "count_values",
     "histogram_auc",
+    "multilabel_summary",
     "pool",
     "segmentation_summary",
 ]
@@ -42,10 +49,12 @@ Goal: TypeAlias = tuple[str, Literal["max", "min"]]
 _GOALS: dict[str, tuple[Goal, ...]] = {
     "segmentation": (("dice", "max"),),
     "classification": (("auc", "max"), ("brier", "min")),
+    "multilabel": (("auc", "max"), ("brier", "min")),
+    "survival": (("c_index", "max"), ("c_index_site_mean", "max")),
 }
 _HISTOGRAM = re.compile(r"scores_(\d{1,2})_(negative|positive)")
 _LARGEST = 2.0**53  # beyond it sums are not exact, and further on they overflow
-_DERIVED = frozenset({"patients", "auc", "auc_site_mean", "balanced_accuracy"})
+_DERIVED = frozenset({"patients", "auc", "auc_site_mean", "balanced_accuracy", "c_index", "c_index_site_mean"})
 
 
 def segmentation_summary(split: SplitName, results: Sequence[Mapping[str, float]]) -> SiteMetrics:
@@ -98,6 +107,32 @@ def classification_summary(
     return SiteMetrics(split, len(errors), {k: v for k, v in values.items() if not math.isnan(v)}, sums)
 
 
+def multilabel_summary(
+    split: SplitName,
+    probabilities: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    targets: Sequence[str],
+    *,
+    histograms: bool,
+) -> SiteMetrics:
+    """What a site sends about a multi-label task: the summary of each label over the patients of whom it is known.
+
+    probabilities: shape (n, T), of yes. truth: shape (n, T), 0, 1 or NaN. targets: names of the T labels. A probability
+    of ½ is a no. Labels that are known of nobody are left out.
+    Raises DataError as `classification_summary` does, and if shapes don't fit.
+    """
+    if probabilities.shape != truth.shape or probabilities.shape[1:] != (len(targets),):
+        raise DataError("Probabilities and truth must have one column for each target.")
+    labels = {}
+    for column, target in enumerate(targets):
+        known = ~np.isnan(truth[:, column])
+        yes = probabilities[known, column]
+        both, classes = np.stack([1 - yes, yes], axis=1), truth[known, column].astype(np.int64)
+        if known.any():
+            labels[target] = classification_summary(split, both, classes, histograms=histograms)
+    return joined(SiteMetrics(split, 0), labels)
+
+
 def histogram_auc(negative: Sequence[float], positive: Sequence[float]) -> tuple[float, float]:
     """AUC from two histograms over the same ascending bins, and the largest error that binning can have made.
 
@@ -132,8 +167,11 @@ def check_metrics(metrics: SiteMetrics, classes: int | None = None) -> None:
         raise ReplyError("A number of patients is negative or absurdly large.")
     if not all(abs(value) <= _LARGEST for value in metrics.values.values()):
         raise ReplyError("A metric is not finite.")
-    if not 0 <= metrics.values.get("auc", 0.5) <= 1:
-        raise ReplyError("An AUC lies outside 0 to 1.")
+    if not all(0 <= metrics.values.get(name, 0.5) <= 1 for name in ("auc", "c_index")):
+        raise ReplyError("An AUC or a c-index lies outside 0 to 1.")
+    if labels := by_label(metrics):
+        _check_labels(metrics, labels)
+        return
     for key, numbers in metrics.sums.items():
         if key in _DERIVED:
             raise ReplyError(f"'{key}' is no sum that a site sends.")
@@ -150,18 +188,23 @@ def check_metrics(metrics: SiteMetrics, classes: int | None = None) -> None:
             pair = key.rsplit("_", 1)[0]
             both = [metrics.sums.get(f"{pair}_{side}", ()) for side in ("negative", "positive")]
             _check_counts(key, (*both[0], *both[1]), metrics.patients)
+        elif key == "concordance":
+            check_concordance(numbers, metrics.patients)
         else:
             _check_moments(key, numbers, metrics.patients)
 
 
 def count_values(sums: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
-    """Balanced accuracy of confusion counts and AUC of score histograms, as far as there are some and they define it.
+    """Balanced accuracy of confusion counts, AUC of score histograms and c-index of pairs, as far as there are some
+    and they define it.
 
     >>> count_values({"confusion": (8.0, 2.0, 5.0, 5.0), "dice": (3.0, 1.5, 0.75)})
     {'balanced_accuracy': 0.65}
     """
     matrices = [sums["confusion"]] if "confusion" in sums else []
-    return _pooled_balanced_accuracy(matrices) | _histogram_areas([sums])
+    index = c_index(sums["concordance"][2:]) if "concordance" in sums else math.nan
+    found = {} if math.isnan(index) else {"c_index": index}
+    return _pooled_balanced_accuracy(matrices) | _histogram_areas([sums]) | found
 
 
 def pool(metrics: Sequence[SiteMetrics]) -> dict[str, float]:
@@ -169,7 +212,9 @@ def pool(metrics: Sequence[SiteMetrics]) -> dict[str, float]:
 
     Means (Dice, HD95, Brier) are those of the pooled patients, and so is balanced accuracy from the added confusion
     matrices. `auc` comes from the added score histograms (see `histogram_auc` for its error) if every site with
-    patients sent them; otherwise `auc_site_mean`, the sites' own AUCs weighted by patients, stands instead.
+    patients sent them; otherwise `auc_site_mean`, the sites' own AUCs weighted by patients, stands instead. A c-index
+    is that of the added pairs (see `pooled_c_index`). Labels are pooled one by one; what has no label's name is the
+    plain mean over them.
     `patients` is their number. What is not defined (nobody has it, a class is missing) is left out. The order of
     sites changes no bit.
     Raises ReplyError for what `check_metrics` refuses, or if splits or numbers of classes differ.
@@ -180,22 +225,40 @@ def pool(metrics: Sequence[SiteMetrics]) -> dict[str, float]:
         raise ReplyError("Metrics of different splits can't be pooled.")
     sites = [entry for entry in metrics if not entry.withheld and entry.patients > 0]
     pooled = {"patients": float(sum(entry.patients for entry in sites))}
+    if any(labelled := [by_label(entry) for entry in sites]):
+        return pooled | _pooled_labels(labelled)
     for key in sorted({key for entry in sites for key in entry.sums}):
-        if key == "confusion" or key.startswith("scores_"):
+        if key in ("confusion", "concordance") or key.startswith("scores_"):
             continue
         moments = [entry.sums[key] for entry in sites if key in entry.sums]
         if patients := math.fsum(n for n, _, _ in moments):
             pooled[key] = math.fsum(total for _, total, _ in moments) / patients
     pooled.update(_pooled_balanced_accuracy([e.sums["confusion"] for e in sites if "confusion" in e.sums]))
     pooled.update(_pooled_auc(sites))
+    pooled.update(pooled_c_index(sites))
     return pooled
+
+
+def _pooled_labels(sites: Sequence[Mapping[str, SiteMetrics]]) -> dict[str, float]:
+    """The pooled values of each label, and their means. An AUC is of added histograms for all labels, or for none."""
+    every = [one for labels in sites for one in labels.values()]
+    exact = all(any(key.startswith("scores_") for key in one.sums) for one in every)
+    found: dict[str, dict[str, float]] = {}
+    for label in sorted({label for labels in sites for label in labels}):
+        own = [labels[label] for labels in sites if label in labels]
+        if not exact:
+            own = [replace(one, sums={k: v for k, v in one.sums.items() if k in (*MACRO, "confusion")}) for one in own]
+        found[label] = {name: value for name, value in pool(own).items() if name != "patients"}
+    named = {label_name(name, label): value for label, values in found.items() for name, value in values.items()}
+    return means_over_labels(list(found.values())) | named
 
 
 def better(task_name: str, available: Collection[str] | None = None) -> Goal:
     """The metric that chooses the best model of a task, and whether more or less of it is better.
 
     available: metrics that every candidate has; the first goal among them is taken, the last one if there is none.
-    None takes the first goal: Dice for a segmentation; for a classification AUC, with the Brier score to fall back on.
+    None takes the first goal: Dice for a segmentation; for classes and labels AUC (of labels the mean), with the Brier
+    score to fall back on; the c-index for survival.
     Raises RecipeError for an unknown task.
 
     >>> better("classification", {"auc_site_mean", "brier"})
@@ -209,6 +272,16 @@ def _moments(key: str, values: list[float]) -> tuple[float, ...]:
     if not all(math.isfinite(value) for value in values):
         raise DataError(f"A patient's value of '{key}' is not finite.")
     return float(len(values)), math.fsum(values), math.fsum(value * value for value in values)
+
+
+def _check_labels(metrics: SiteMetrics, labels: Mapping[str, SiteMetrics]) -> None:
+    names = {label_name(name, label) for label, one in labels.items() for name in one.sums}
+    if set(metrics.sums) - names:
+        raise ReplyError("A record of labels holds sums of none.")
+    for one in labels.values():
+        if not 1 <= one.patients <= metrics.patients:
+            raise ReplyError(f"A label is known for {one.patients} of {metrics.patients} patients.")
+        check_metrics(one, classes=2)
 
 
 def _check_counts(key: str, numbers: Sequence[float], patients: int) -> None:

@@ -15,7 +15,8 @@ from eucaim_fl.config import SegmentationConfig
 from eucaim_fl.pages import filled
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.plan_text import explain
-from eucaim_fl.records import Participation, RoundRecord
+from eucaim_fl.records import Participation, RoundRecord, SiteMetrics
+from eucaim_fl.validation.choice import CHOSEN
 from eucaim_fl.validation.figures import SITE_COLOURS, Curve, curves_svg, png_data_uri
 from eucaim_fl.validation.wording import (
     STATUS_LETTERS,
@@ -23,11 +24,13 @@ from eucaim_fl.validation.wording import (
     count,
     metric_name,
     metric_value,
+    model_words,
     privacy_words,
     provenance_rows,
     ranges,
     show_bytes,
     show_seconds,
+    task_words,
     withheld_words,
 )
 
@@ -36,8 +39,8 @@ __all__ = ["PREDICTION_RGB", "TRUTH_RGB", "render"]
 TRUTH_RGB, PREDICTION_RGB = (86, 180, 233), (255, 150, 30)
 """Outline colours of the pictures, as `tasks.pictures` draws them (which would import torch)."""
 
-_HEADLINE = ("dice", "auc", "auc_site_mean", "balanced_accuracy", "brier")
-_UNIT_RANGE = ("dice", "auc", "balanced_accuracy")
+_HEADLINE = ("dice", "auc", "auc_site_mean", "c_index", "c_index_site_mean", "balanced_accuracy", "brier")
+_UNIT_RANGE = ("dice", "auc", "balanced_accuracy", "c_index")
 _MOST_CHARTS = 5
 _SPLITS = ("test", "validation")
 
@@ -61,6 +64,21 @@ class _Table:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class _Models:
+    """metric: of the table. columns: models. rows: site, cells of text, whether it is a value, whether it was chosen.
+
+    feet: pooled by model. theirs: pooled over each site's own choice, in words. silent: sites that chose none.
+    """
+
+    metric: str
+    columns: list[str]
+    rows: list[tuple[str, list[tuple[str, bool, bool]]]]
+    feet: list[tuple[str, bool]]
+    theirs: str
+    silent: list[str]
+
+
 def render(
     plan: FederationPlan,
     records: Sequence[RoundRecord],
@@ -79,12 +97,14 @@ def render(
     return filled(
         Path(__file__).parent / "templates" / "report.html.j2",
         plan=plan,
-        segmentation=isinstance(plan.task, SegmentationConfig),
+        task=plan.task.name,
         headline=_headline(plan, result, ordered),
         charts=_charts(plan, ordered),
         silent=_silent(plan, ordered),
         coloured=len(plan.sites) <= SITE_COLOURS,
         tables=[t for split in _SPLITS if (t := _table(plan, split, result, last)) is not None],
+        models=_models_table(plan, result, last),
+        incomplete=plan.leaves_arrays(),
         galleries=[(site, [png_data_uri(p) for p in pictures]) for site, pictures in sorted(previews.items())],
         truth="rgb({}, {}, {})".format(*TRUTH_RGB),
         prediction="rgb({}, {}, {})".format(*PREDICTION_RGB),
@@ -118,9 +138,7 @@ def _headline(plan: FederationPlan, result: Mapping[str, Any], records: Sequence
     ]
     whom = f"over {count(patients, f'{split} patient')}" if patients else ""
     return {
-        "task": f"Segmentation of {', '.join(plan.task.labels)}"
-        if isinstance(plan.task, SegmentationConfig)
-        else f"Classification of {plan.task.target} into {', '.join(plan.task.classes)}",
+        "task": task_words(plan),
         "metric": metric_name(main, plan) if main else "Pooled metric",
         "value": metric_value(main, measured[main]) if main else "withheld",
         "whom": f"{_spread(main, result).strip()} {whom}".strip() if main else whom,
@@ -145,11 +163,11 @@ def _spread(name: str, result: Mapping[str, Any]) -> str:
 def _charts(plan: FederationPlan, records: Sequence[RoundRecord]) -> list[_Chart]:
     pooled_of = [(r.round - 1, r.pooled.get("validation", {})) for r in records]
     seen = {name for _, values in pooled_of for name in values}
-    seen |= {n for r in records for ms in r.metrics.values() for m in ms if m.split == "validation" for n in m.values}
+    seen |= {n for r in records for site in plan.sites for m in _measured(plan, r, site) for n in m.values}
     charts: list[_Chart] = []
     for index, name in enumerate(_ordered(seen, plan)[:_MOST_CHARTS]):
         pooled = [(at, values[name]) for at, values in pooled_of if name in values]
-        sites = {site: _site_curve(records, site, name) for site in plan.sites}
+        sites = {site: _site_curve(plan, records, site, name) for site in plan.sites}
         charts.append(
             _Chart(
                 f"{metric_name(name, plan)} on validation patients",
@@ -165,14 +183,15 @@ def _charts(plan: FederationPlan, records: Sequence[RoundRecord]) -> list[_Chart
     return charts
 
 
-def _site_curve(records: Sequence[RoundRecord], site: str, name: str) -> Curve:
+def _site_curve(plan: FederationPlan, records: Sequence[RoundRecord], site: str, name: str) -> Curve:
     """What a site measured on the model that r - 1 rounds had made, at r - 1."""
-    return [
-        (r.round - 1, m.values[name])
-        for r in records
-        for m in r.metrics.get(site, ())
-        if m.split == "validation" and name in m.values
-    ]
+    return [(r.round - 1, m.values[name]) for r in records for m in _measured(plan, r, site) if name in m.values]
+
+
+def _measured(plan: FederationPlan, record: RoundRecord, site: str, split: str = "validation") -> list[SiteMetrics]:
+    """What a site said of the model of the rounds: the common one, or its own where there is none."""
+    model = plan.method.personal.candidates()[0]
+    return [m for m in record.metrics.get(site, ()) if m.split == split and m.model == model]
 
 
 def _silent(plan: FederationPlan, records: Sequence[RoundRecord]) -> list[str]:
@@ -185,7 +204,7 @@ def _course(name: str, pooled: Curve) -> str:
     known = [(at, value) for at, value in pooled if math.isfinite(value)]
     if not known:
         return "No pooled value: withheld by the sites, or defined for nobody."
-    lower_is_better = name in ("hd95_mm", "brier")
+    lower_is_better = name == "hd95_mm" or name.startswith("brier")
     at, best = (min if lower_is_better else max)(known, key=lambda point: point[1])
     first, last = known[0], known[-1]
     start = "untrained" if first[0] == 0 else f"after round {first[0]}"
@@ -197,7 +216,7 @@ def _course(name: str, pooled: Curve) -> str:
 def _table(plan: FederationPlan, split: str, result: Mapping[str, Any], last: RoundRecord | None) -> _Table | None:
     """Metrics of the final model on one split; None if neither record nor result has any word on it."""
     final = last if last is not None and last.is_final(plan.rounds) else None
-    entries = {s: m for s, ms in final.metrics.items() for m in ms if m.split == split} if final else {}
+    entries = {s: m for s in final.metrics for m in _measured(plan, final, s, split)} if final else {}
     metrics = result.get("metrics", {}) if result.get("split") == split else {}
     pooled = {**(final.pooled.get(split, {}) if final else {}), **(metrics.get("pooled") or {})}
     values = {
@@ -217,6 +236,39 @@ def _table(plan: FederationPlan, split: str, result: Mapping[str, Any], last: Ro
             notes.append(f"{site} withheld its metrics: {withheld_words(entry.withheld)}")
     foot = _patients(pooled.get("patients")), [_cell(name, pooled.get(name), "withheld") for name in columns]
     return _Table(split, [metric_name(name, plan) for name in columns], rows, foot, notes)
+
+
+def _models_table(plan: FederationPlan, result: Mapping[str, Any], last: RoundRecord | None) -> _Models | None:
+    """Each site's models on its test patients, by one metric; None where sites have one model only."""
+    found: Mapping[str, Any] = result.get("models") or {}
+    if not found:
+        return None
+    pooled = {model: entry.get("pooled") or {} for model, entry in found.items()}
+    of_sites = {model: entry.get("sites") or {} for model, entry in found.items()}
+    names = {n for values in pooled.values() for n in values}
+    names |= {n for sites in of_sites.values() for values in sites.values() for n in values}
+    metric = next(iter(_ordered(names, plan)), "")
+    models = [*plan.method.personal.candidates()]
+    chosen: Mapping[str, Any] = result.get("chosen") or {}
+    answered = last.metrics if last is not None and last.is_final(plan.rounds) else {}
+    rows = []
+    for site in plan.sites:
+        missing = "withheld" if site in answered else "no answer"
+        cells = [_cell(metric, (of_sites.get(model, {}).get(site) or {}).get(metric), missing) for model in models]
+        rows.append((site, [(*cell, chosen.get(site) == model) for model, cell in zip(models, cells, strict=True)]))
+    feet = [_cell(metric, pooled.get(model, {}).get(metric), "withheld") for model in models]
+    theirs = pooled.get(CHOSEN, {})
+    words = model_words(plan)
+    return _Models(
+        metric_name(metric, plan) if metric else "Metric",
+        [words[model] for model in models],
+        rows,
+        feet,
+        f"{metric_value(metric, theirs[metric])} over {_patients(theirs.get('patients'))} patients"
+        if metric in theirs
+        else "",
+        [site for site in plan.sites if site not in chosen] if plan.method.personal.choose else [],
+    )
 
 
 def _ordered(names: Iterable[str], plan: FederationPlan) -> list[str]:

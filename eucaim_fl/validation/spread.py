@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from eucaim_fl.records import SiteMetrics
+from eucaim_fl.validation.labels import by_label, label_name
 
 __all__ = ["auc_standard_error", "standard_errors"]
+
+_OF_LABEL = ("auc", "auc_site_mean")
 
 
 def auc_standard_error(auc: float, positives: float, negatives: float) -> float:
@@ -28,13 +31,19 @@ def auc_standard_error(auc: float, positives: float, negatives: float) -> float:
 
 
 def standard_errors(pooled: Mapping[str, float], metrics: Sequence[SiteMetrics]) -> dict[str, float]:
-    """Standard errors of pooled metrics: of means over patients (Dice, HD95, Brier), and of an AUC of two classes.
+    """Standard errors of pooled metrics: of means over patients (Dice, HD95, Brier), and of AUCs of two classes or of a
+    label. Means over labels, whose errors go together, have none, nor has a c-index.
 
     pooled: values over all sites; metrics: what the sites sent of the same split. Patients are taken as independent;
     what is not defined (fewer than two patients, no counts) is left out. It tells of the patients that were measured,
     not of another training run, whose seed and noise would be others.
     """
     found: dict[str, float] = {}
+    labelled = [by_label(one) for one in metrics]
+    for label in sorted({label for labels in labelled for label in labels}):
+        own = {name: pooled[label_name(name, label)] for name in _OF_LABEL if label_name(name, label) in pooled}
+        errors = standard_errors(own, [labels[label] for labels in labelled if label in labels])
+        found |= {label_name(name, label): error for name, error in errors.items()}
     for name in pooled:
         moments = [m.sums[name] for m in metrics if name in m.sums and len(m.sums[name]) == 3]
         count, total, squares = (math.fsum(column) for column in zip(*moments, strict=True)) if moments else (0, 0, 0)

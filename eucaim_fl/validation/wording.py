@@ -7,6 +7,7 @@ from typing import Any
 
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.promise import epsilon_words
+from eucaim_fl.validation.labels import MACRO
 
 __all__ = [
     "STATUS_LETTERS",
@@ -14,11 +15,13 @@ __all__ = [
     "count",
     "metric_name",
     "metric_value",
+    "model_words",
     "privacy_words",
     "provenance_rows",
     "ranges",
     "show_bytes",
     "show_seconds",
+    "task_words",
     "withheld_words",
 ]
 
@@ -43,6 +46,8 @@ _METRICS = {
     "auc_site_mean": "AUC, mean of sites",
     "balanced_accuracy": "Balanced accuracy",
     "brier": "Brier score",
+    "c_index": "Concordance index",
+    "c_index_site_mean": "Concordance index, mean of sites",
 }
 
 
@@ -70,14 +75,30 @@ def withheld_words(reason: str) -> str:
     return _WITHHELD.get(reason, reason)
 
 
+def task_words(plan: FederationPlan) -> str:
+    """What the network is for, as the headline has it."""
+    task = plan.task
+    if task.name == "segmentation":
+        return f"Segmentation of {', '.join(task.labels)}"
+    if task.name == "multilabel":
+        return f"Yes or no for each of {', '.join(task.targets)}"
+    if task.name == "survival":
+        return f"Risk by {task.time} until {task.event}"
+    return f"Classification of {task.target} into {', '.join(task.classes)}"
+
+
 def metric_name(name: str, plan: FederationPlan) -> str:
     """A metric as people write it; one that is not known keeps its own name.
 
-    A label's Dice is `Dice, <label>`.
+    A label's Dice is `Dice, <label>`, and so are the figures of a multi-label task's targets.
     """
+    task = plan.task
     if name in _METRICS:
-        return _METRICS[name]
-    if plan.task.name == "segmentation" and name.removeprefix("dice_") in plan.task.labels:
+        return f"{_METRICS[name]}, mean of targets" if task.name == "multilabel" else _METRICS[name]
+    if task.name == "multilabel":
+        own = ((kind, name.removeprefix(f"{kind}_")) for kind in ("auc_site_mean", *MACRO))
+        return next((f"{_METRICS[kind]}, {target}" for kind, target in own if target in task.targets), name)
+    if task.name == "segmentation" and name.removeprefix("dice_") in task.labels:
         return f"Dice, {name.removeprefix('dice_')}"
     return name
 
@@ -89,6 +110,22 @@ def metric_value(name: str, value: float) -> str:
     ('0.873', '4.22')
     """
     return f"{value:.2f}" if name.endswith("_mm") else f"{value:.3f}"
+
+
+def model_words(plan: FederationPlan) -> dict[str, str]:
+    """What the models are called that sites of a plan have, with how each came about."""
+    personal = plan.method.personal
+    if personal.ditto is not None:
+        how = f"drawn to the common one, λ = {personal.ditto:g}"
+    else:
+        tuned = f"{count(personal.fine_tune_steps, 'step')} of fine-tuning" if personal.fine_tune_steps else ""
+        how = ", ".join(filter(None, ("" if personal.arrays == "none" else f"own {personal.arrays}", tuned)))
+    return {
+        "common": "Common",
+        "personal": f"Personal ({how})" if how else "Personal",
+        "local": "Local alone",
+        "blended": f"Mean of {personal.blended()} and local",
+    }
 
 
 def count(number: int, noun: str) -> str:

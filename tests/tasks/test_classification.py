@@ -48,6 +48,11 @@ class TestLoss:
         measure = classification.loss(TrainingConfig(local_steps=1))
         assert float(measure(torch.zeros(3, 4), torch.tensor([0, 1, 3]))) == pytest.approx(math.log(4))
 
+    def test_weights_multiply_each_examples_loss_whatever_else_is_in_the_batch(self) -> None:
+        measure = classification.loss(TrainingConfig(local_steps=1), torch.tensor([0.5, 3.0]))
+        for classes, weight in (([0, 0], 0.5), ([1, 1], 3.0), ([0, 1], 1.75)):
+            assert float(measure(torch.zeros(2, 2), torch.tensor(classes))) == pytest.approx(weight * math.log(2))
+
     def test_the_right_class_costs_less(self) -> None:
         measure = classification.loss(TrainingConfig(local_steps=1))
         logits = torch.tensor([[0.0, 5.0]])

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from eucaim_fl.errors import DataError
 from eucaim_fl.seeding import generator
-from eucaim_fl.validation.intervals import Interval, paired_bootstrap, patient_bootstrap
+from eucaim_fl.validation.intervals import (
+    Interval,
+    paired_bootstrap,
+    patient_bootstrap,
+    percentile_limits,
+    resample_counts,
+)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -118,3 +124,24 @@ class TestPairedBootstrap:
     def test_what_can_not_be_compared_is_refused(self, a: list[float], b: list[float], message: str) -> None:
         with pytest.raises(DataError, match=message):
             paired_bootstrap(a, b, rng=rng())
+
+
+class TestResampleCounts:
+    def test_every_stratum_keeps_its_size(self) -> None:
+        counts = resample_counts(["a", "b", "a", "a"], 50, np.random.default_rng(0))
+        assert set(counts[:, [0, 2, 3]].sum(axis=1)) == {3.0}
+        assert set(counts[:, 1]) == {1.0}
+
+    def test_patients_are_drawn_alike(self) -> None:
+        counts = resample_counts(["a"] * 5, 4000, np.random.default_rng(0))
+        assert counts.mean(axis=0) == pytest.approx([1.0] * 5, abs=0.06)
+
+    def test_nobody_is_refused(self) -> None:
+        with pytest.raises(DataError, match="needs patients"):
+            resample_counts([], 10, np.random.default_rng(0))
+
+
+class TestPercentileLimits:
+    def test_what_is_not_defined_is_left_out(self) -> None:
+        assert percentile_limits(np.array([1.0, np.nan, 1.0])) == (1.0, 1.0)
+        assert all(np.isnan(limit) for limit in percentile_limits(np.array([np.nan])))

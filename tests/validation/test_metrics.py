@@ -19,6 +19,8 @@ from eucaim_fl.validation.metrics import (
     balanced_accuracy,
     brier,
     brier_per_patient,
+    calibration_error,
+    calibration_line,
     confusion,
     dice,
     hd95_mm,
@@ -221,3 +223,60 @@ class TestBrier:
             brier_per_patient(np.array(probabilities), np.array([0]))
         with pytest.raises(DataError, match=r"Probabilities|not finite"):
             brier(np.array(probabilities), np.array([0]))
+
+
+class TestCalibrationError:
+    def test_two_bins_by_hand(self) -> None:
+        # bins {0.1, 0.3} with one of two positive, {0.7, 0.9} with both: |1 − 0.4| and |2 − 1.6|, over 4 patients
+        found = calibration_error(np.array([0.9, 0.1, 0.3, 0.7]), np.array([1, 0, 1, 1]), bins=2)
+        assert found == pytest.approx((0.6 + 0.4) / 4)
+
+    def test_many_classes_are_measured_by_the_likeliest(self) -> None:
+        probabilities = np.array([[0.6, 0.3, 0.1], [0.1, 0.1, 0.8]])
+        assert calibration_error(probabilities, np.array([0, 1]), bins=1) == pytest.approx(abs(1 - 1.4) / 2)
+
+    def test_more_bins_than_patients_are_no_matter(self) -> None:
+        assert calibration_error(np.array([0.2, 0.8]), np.array([0, 1]), bins=10) == pytest.approx(0.2)
+
+    def test_nobody_has_none(self) -> None:
+        assert math.isnan(calibration_error(np.zeros((0, 2)), np.zeros(0, np.int64)))
+
+    def test_the_order_of_patients_changes_nothing(self) -> None:
+        scores, truth = np.array([0.5, 0.5, 0.5, 0.2]), np.array([1, 0, 1, 0])
+        every = {calibration_error(scores[list(o)], truth[list(o)], bins=2) for o in itertools.permutations(range(4))}
+        assert len(every) == 1
+
+    def test_what_is_no_probability_is_refused(self) -> None:
+        with pytest.raises(DataError, match="between 0 and 1"):
+            calibration_error(np.array([1.5]), np.array([1]))
+        with pytest.raises(DataError, match="at least one bin"):
+            calibration_error(np.array([0.5]), np.array([1]), bins=0)
+
+
+class TestCalibrationLine:
+    def test_probabilities_that_are_right_have_slope_one_and_intercept_zero(self) -> None:
+        probabilities = np.repeat([0.2, 0.5, 0.8], 10)
+        truth = np.concatenate([np.arange(10) < n for n in (2, 5, 8)]).astype(np.int64)
+        assert calibration_line(probabilities, truth) == pytest.approx((1.0, 0.0), abs=1e-6)
+
+    def test_logits_twice_as_large_have_half_the_slope(self) -> None:
+        odds = np.repeat([0.25, 1.0, 4.0], 10) ** 2
+        truth = np.concatenate([np.arange(10) < n for n in (2, 5, 8)]).astype(np.int64)
+        assert calibration_line(odds / (1 + odds), truth)[0] == pytest.approx(0.5, abs=1e-6)
+
+    def test_probabilities_that_are_too_high_have_an_intercept_below_zero(self) -> None:
+        slope, intercept = calibration_line(np.full(10, 0.8), (np.arange(10) < 5).astype(np.int64))
+        assert intercept == pytest.approx(-math.log(4), abs=1e-6)
+        assert math.isnan(slope)  # one probability for all tells of no slope
+
+    def test_perfect_separation_has_no_finite_slope(self) -> None:
+        assert math.isnan(calibration_line(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))[0])
+
+    def test_one_class_has_none(self) -> None:
+        assert all(math.isnan(v) for v in calibration_line(np.array([0.1, 0.9]), np.array([1, 1])))
+
+    def test_other_values_are_refused(self) -> None:
+        with pytest.raises(DataError, match="two classes"):
+            calibration_line(np.full((2, 3), 1 / 3), np.array([0, 1]))
+        with pytest.raises(DataError, match="between 0 and 1"):
+            calibration_line(np.array([1.5]), np.array([1]))

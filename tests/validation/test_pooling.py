@@ -219,7 +219,7 @@ class TestCheckMetrics:
             ({"confusion": (5.0, -1.0, 0.0, 0.0)}, "not those of 4 patients"),
             ({"confusion": (3.5, 0.5, 0.0, 0.0)}, "not those of 4 patients"),
             ({"scores_1_negative": (4.0, 0.0)}, "wrong name or length"),
-            ({"scores_x_negative": (0.0,) * BINS}, "wrong name or length"),
+            ({"scores_1x_negative": (0.0,) * BINS}, "wrong name or length"),
             ({"scores_1_positive": (3.0,) + (0.0,) * (BINS - 1)}, "not those of 4 patients"),
             ({"patients": (1.0, 1.0, 1.0)}, "no sum that a site sends"),
             ({"auc": (1.0, 1.0, 1.0)}, "no sum that a site sends"),

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eucaim_fl.config import ExperimentConfig
+from eucaim_fl.config import ExperimentConfig, MethodConfig
 from eucaim_fl.plan import FederationPlan, make_plan
-from eucaim_fl.records import Participation, RoundRecord, SiteMetrics
+from eucaim_fl.records import ModelName, Participation, RoundRecord, SiteMetrics
 from eucaim_fl.validation.figures import curves_svg, png_data_uri
 from eucaim_fl.validation.report import PREDICTION_RGB, TRUTH_RGB, render
+from eucaim_fl.validation.wording import model_words
 
 SITES = ("alpha", "beta", "gamma", "delta")
 HOSTILE = '<script>alert("x")</script><img src=//evil.example>&"\'$x_1$'
@@ -293,6 +294,74 @@ class TestMissingValues:
         assert "Classification of malignant into no, yes" in page
         assert "0.812" in page
         assert "Blue frame: the likeliest class is the true one." in page
+
+
+class TestOwnModels:
+    def of(self, personal: dict[str, Any], models: tuple[ModelName, ...]) -> tuple[FederationPlan, list[RoundRecord]]:
+        plan = make()
+        plan = plan.model_copy(update={"method": MethodConfig.model_validate({"personal": personal})})
+        records = story(plan)
+        records = [
+            dataclasses.replace(r, metrics={s: self.measured(ms, models, r.final) for s, ms in r.metrics.items()})
+            for r in [*records[:-1], dataclasses.replace(records[-1], final=True)]
+        ]
+        return plan, records
+
+    def measured(
+        self, entries: tuple[SiteMetrics, ...], models: tuple[ModelName, ...], final: bool
+    ) -> tuple[SiteMetrics, ...]:
+        """The same figures for each model, better by 0.01 from one to the next."""
+        return tuple(
+            dataclasses.replace(m, model=model, values={n: v + 0.01 * k for n, v in m.values.items()})
+            for k, model in enumerate(models if final else models[:1])
+            for m in entries
+        )
+
+    def result(self, models: tuple[str, ...], chosen: dict[str, str]) -> dict[str, Any]:
+        one = {"pooled": {"dice": 0.8, "patients": 15}, "sites": {"alpha": {"dice": 0.9}, "beta": {"dice": 0.7}}}
+        return {**outcome(), "models": dict.fromkeys(models, one), "chosen": chosen}
+
+    def test_each_site_s_models_stand_side_by_side_and_the_choice_is_marked(self) -> None:
+        plan, records = self.of({"ditto": 0.5, "local": True, "choose": True}, ("common", "personal", "local"))
+        result = self.result(("common", "personal", "local", "chosen"), {"alpha": "personal", "beta": "common"})
+        page = render(plan, records, result, {}, {})
+        section = page[page.index("Which model each site uses") :]
+        section = section[: section.index("</section>")]
+        assert "Personal (drawn to the common one, λ = 0.5)" in section
+        rows = re.findall(r'<tr><th scope="row">(\w+)</th>(.*?)</tr>', section)
+        marked = {name: [("chosen" in cell) for cell in re.findall(r"<td.*?</td>", cells)] for name, cells in rows}
+        assert marked["alpha"] == [False, True, False]
+        assert marked["beta"] == [True, False, False]
+        assert "No choice came from delta, gamma." in section
+        assert "With the model that each site chose: 0.800 over 15 patients." in section
+
+    def test_curves_and_tables_are_those_of_one_model(self) -> None:
+        plan, records = self.of({"local": True}, ("common", "local"))
+        page = render(plan, records, {}, {}, {})
+        plain = render(make(), story(make()), {}, {}, {})
+        figures = [re.findall(r"<figure.*?</figure>", text, re.DOTALL) for text in (page, plain)]
+        assert figures[0] == figures[1]
+        tables = [re.findall(r"<caption>.*?</table>", text, re.DOTALL) for text in (page, plain)]
+        assert tables[0] == tables[1] != []
+
+    def test_a_model_of_which_arrays_stay_at_the_sites_is_called_so(self) -> None:
+        plan, records = self.of({"arrays": "normalization"}, ("personal",))
+        page = render(plan, records, outcome(), {}, {})
+        assert "Some of its arrays stay at the sites" in page
+        assert "Which model each site uses" not in page
+        assert "Dice on validation patients" in page
+        assert "Some of its arrays stay" not in render(make(), story(make()), outcome(), {}, {})
+
+
+class TestModelWords:
+    def test_a_personal_model_is_named_by_how_it_came_about(self) -> None:
+        def words(**personal: Any) -> str:
+            method = MethodConfig.model_validate({"personal": personal})
+            return model_words(make().model_copy(update={"method": method}))["personal"]
+
+        assert words(arrays="head", fine_tune_steps=1) == "Personal (own head, 1 step of fine-tuning)"
+        assert words(fine_tune_steps=20) == "Personal (20 steps of fine-tuning)"
+        assert words() == "Personal"
 
 
 class TestCurves:
