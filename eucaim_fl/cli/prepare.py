@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -52,17 +53,29 @@ def demo(target: Path | None, seed: int, patients: int) -> None:
 @click.option("--from", "source", type=click.Path(path_type=Path), required=True, help="Folder with the data set.")
 @click.option("--to", "target", type=click.Path(path_type=Path), help="Folder to write into; default: the data folder.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def lidc_nodules(source: Path, target: Path | None, seed: int) -> None:
+@click.option(
+    "--split",
+    type=click.Choice(["equal", "skewed"]),
+    default="equal",
+    show_default=True,
+    help="Scans at random, or from small solid nodules to large ones of ground glass (sites lidc_skewed_a to _d).",
+)
+def lidc_nodules(source: Path, target: Path | None, seed: int, split: Literal["equal", "skewed"]) -> None:
     """Write 134 real CT lung nodules (LIDC-IDRI) as four hospitals' cohorts.
 
     \b
-    Example:
+    Examples:
       eucaim-fl prepare lidc_nodules --from downloads/lidc_nodules
+      eucaim-fl prepare lidc_nodules --from downloads/lidc_nodules --split skewed
     """
     from eucaim_fl.cohorts.lidc import write_lidc
 
     folder = target or data_root()
-    _with_bar(Console(stderr=True), "LIDC nodules", lambda tell: write_lidc(source, folder, seed=seed, progress=tell))
+    _with_bar(
+        Console(stderr=True),
+        "LIDC nodules",
+        lambda tell: write_lidc(source, folder, seed=seed, split=split, progress=tell),
+    )
     click.echo(str(folder))
 
 

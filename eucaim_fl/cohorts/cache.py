@@ -29,7 +29,7 @@ from eucaim_fl.errors import DataError, LabelError, SeriesError, UnreadableFileE
 
 __all__ = ["CACHE_VERSION", "Cache", "Entry", "State", "combine"]
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Raised when the same files and plan would give other tensors, or entries are written in another way."""
 
 _REFUSED_FOR_S = 86_400.0

@@ -5,10 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +16,8 @@ from eucaim_fl.cohorts.manifest import Case, Quarantined, read_manifest
 from eucaim_fl.cohorts.preparation import Outcome, prepare_all, recall_all
 from eucaim_fl.cohorts.selection import select
 from eucaim_fl.cohorts.splits import HeldOut, split_patients
+from eucaim_fl.cohorts.targets import Wanted
+from eucaim_fl.cohorts.tensors import tensor
 from eucaim_fl.errors import CohortError, DataError, IdentifierError, SeriesError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import SplitName
@@ -34,13 +33,15 @@ _GB = 10**9
 class PreparedCase:
     """One image of one patient on the plan's grid; its tensors stay on disk until they are read.
 
-    target: class index in classification, else None. spacing_mm: along I, J, K.
+    target: class index in classification, else None. targets: of a multi-label task 0, 1 or NaN (not known) for each
+    of the plan's targets; of a survival task time and event (0 or 1); else empty. spacing_mm: along I, J, K.
     foreground_slices: the K that hold a label. foreground_voxels: shape (n, 3), at most 256 labelled voxels.
     """
 
     patient: str
     target: int | None
     entry: Entry
+    targets: tuple[float, ...] = field(default=(), kw_only=True)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -58,26 +59,19 @@ class PreparedCase:
         return self.entry.foreground_voxels
 
     def image(self) -> npt.NDArray[np.float32]:
-        """The image, shape (C, I, J, K), read-only and mapped from the disk; all processes share one copy."""
-        return _mapped(self.entry.image_path)
+        """The image, shape (C, I, J, K), read-only; a large one is mapped, so processes share one copy."""
+        return tensor(self.entry.image_path)
 
     def label(self) -> npt.NDArray[np.uint8] | None:
-        """The label, shape (I, J, K), read-only and mapped from the disk; None if the plan needs none."""
-        return None if self.entry.label_path is None else _mapped(self.entry.label_path)
-
-
-@lru_cache(maxsize=256)
-def _mapped(path: Path) -> npt.NDArray[Any]:
-    """A tensor of the cache. A map holds a file open, so only the last few hundred are kept."""
-    mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return mapped
+        """The label, shape (I, J, K), read-only; None if the plan needs none."""
+        return None if self.entry.label_path is None else tensor(self.entry.label_path)
 
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
     """The usable cases of a site by split, and what was left out.
 
-    fingerprint: SHA-256 over the contents of all cases that the data allow (and their classes), in an order of their
+    fingerprint: SHA-256 over the contents of all cases that the data allow (and their targets), in an order of their
     own; it holds no identifier and is the same wherever the same files lie. Consent changes neither it nor the splits:
     who has withdrawn is missing from `splits`, nobody else moves.
     """
@@ -104,10 +98,10 @@ class Cohort:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """A case that the data allow: in classification with its class; entry is None for who may not be used."""
+    """A case that the data allow, with what is to be predicted; entry is None for who may not be used."""
 
     case: Case
-    target: int | None
+    wanted: Wanted
     outcome: Outcome
 
 
@@ -158,16 +152,16 @@ def _twice(found: Sequence[_Found]) -> dict[str, Quarantined]:
 
 def _with_targets(
     cases: Sequence[Case], plan: FederationPlan, quarantined: list[Quarantined]
-) -> list[tuple[Case, int | None]]:
-    """Each case with its class, in classification; who has none is quarantined."""
-    if plan.task.name != "classification":
-        return [(case, None) for case in cases]
-    from eucaim_fl.cohorts.labels import read_class  # here, because it brings what decodes files
+) -> list[tuple[Case, Wanted]]:
+    """Each case with what its clinical columns say is to be predicted; who has nothing of it is quarantined."""
+    if not plan.task.columns():
+        return [(case, Wanted()) for case in cases]
+    from eucaim_fl.cohorts.labels import read_wanted  # here, because it brings what decodes files
 
-    kept: list[tuple[Case, int | None]] = []
+    kept: list[tuple[Case, Wanted]] = []
     for case in cases:
         try:
-            kept.append((case, read_class(case, plan.task)))
+            kept.append((case, read_wanted(case, plan.task)))
         except DataError as error:
             quarantined.append(Quarantined.because(case.patient, error))
     return kept
@@ -214,10 +208,10 @@ def open_cohort(
     known = iter(recall_all([case for case, _ in chosen if case.patient in refused], plan, cache))
     cache.save()
     found: list[_Found] = []
-    for case, target in chosen:
+    for case, wanted in chosen:
         outcome = next(known if case.patient in refused else outcomes)
         if outcome.error is None:
-            found.append(_Found(case, target, outcome))
+            found.append(_Found(case, wanted, outcome))
         elif case.patient not in refused:
             quarantined.append(Quarantined.because(case.patient, outcome.error))
     after = _with_text(found, site) | _twice(found)
@@ -235,19 +229,20 @@ def _split(
     quarantined: Sequence[Quarantined],
 ) -> Cohort:
     site, plan, held_out = asked
-    strata = {one.case.patient: "" if one.target is None else f"{one.target:03d}" for one in found}
+    strata = {one.case.patient: one.wanted.stratum for one in found}
     alone = plan.privacy.mechanism != "none"
     parts = split_patients(strata, plan.data.split, plan.split_seed(), site.name, each_alone=alone, held_out=held_out)
     member = {patient: name for name, patients in parts.items() for patient in patients}
     splits: dict[SplitName, list[PreparedCase]] = {"train": [], "validation": [], "test": []}
     for one in found:
         if one.outcome.entry is not None and one.case.patient not in refused:
-            splits[member[one.case.patient]].append(PreparedCase(one.case.patient, one.target, one.outcome.entry))
+            own, wanted = one.case.patient, one.wanted
+            splits[member[own]].append(PreparedCase(own, wanted.target, one.outcome.entry, targets=wanted.targets))
     cohort = Cohort(
         site.name,
         {name: tuple(cases) for name, cases in splits.items()},
         tuple(quarantined),
-        combine(*sorted(combine(one.outcome.content, str(one.target)) for one in found)),
+        combine(*sorted(combine(one.outcome.content, one.wanted.text()) for one in found)),
     )
     if cohort.patients("train") < site.release.minimum_patients:
         raise too_few(cohort)

@@ -20,8 +20,9 @@ from pydicom.pixels import apply_color_lut, get_decoder
 
 from eucaim_fl.cohorts import volume
 from eucaim_fl.cohorts.elements import PIXEL_DATA, UNDEFINED, Elements
+from eucaim_fl.errors import SeriesError
 
-__all__ = ["PixelFormat", "as_dataset", "decode", "pixel_format"]
+__all__ = ["PixelFormat", "as_dataset", "decode", "decode_colours", "pixel_format"]
 
 _Pixels = npt.NDArray[Any]
 _DEFLATED, _EXPLICIT = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
@@ -45,7 +46,12 @@ _DECODERS = {
     "1.2.840.10008.1.2.4.202": ("pylibjpeg",),
     "1.2.840.10008.1.2.4.203": ("pylibjpeg",),
 }
-_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # luminance, ITU-R BT.601
+_JPEG_OF_8_BITS = frozenset({"1.2.840.10008.1.2.4.50", _EXTENDED_JPEG})
+_GREY = np.array(volume.LUMINANCE, dtype=np.float32)
+_PALETTE = "PALETTE COLOR"
+_SAMPLES = dict.fromkeys(("MONOCHROME1", "MONOCHROME2", _PALETTE), 1) | dict.fromkeys(
+    ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"), 3
+)
 _FLOATS = {0x7FE00008: ("FloatPixelData", 32), 0x7FE00009: ("DoubleFloatPixelData", 64)}
 
 
@@ -99,12 +105,15 @@ def pixel_format(elements: Elements) -> PixelFormat:
         raise ValueError(f"claims {frames} frames of {rows} x {columns}")
     if not 0 < stored <= high + 1 <= allocated or allocated not in (1, 8, 16, 32, 64):
         raise ValueError(f"bits allocated {allocated}, stored {stored}, high bit {high}")
+    photometric = elements.text(0x00280004) or "MONOCHROME2"
+    if _SAMPLES.get(photometric, samples) != samples:
+        raise ValueError(f"{photometric} of {samples} samples")
     return PixelFormat(
         rows,
         columns,
         frames,
         samples,
-        elements.text(0x00280004) or "MONOCHROME2",
+        photometric,
         _integer(elements, 0x00280006, 0),
         allocated,
         stored,
@@ -127,17 +136,25 @@ def _without_spare_bits(pixels: _Pixels, form: PixelFormat) -> _Pixels:
 
 
 def _native(elements: Elements, form: PixelFormat) -> _Pixels:
-    """A view of uncompressed pixels in the file's bytes, shape (frames, rows, columns)."""
+    """A view of uncompressed pixels in the file's bytes, shape (frames, rows, columns), or (…, 3) for RGB."""
     pixels = elements.pixels
     if pixels is None:
         raise ValueError("not an image")
     kind = "f" if form.floating else "i" if form.signed else "u"
     order = "<" if elements.little_endian else ">"
     dtype = np.dtype(f"{order}{kind}{form.allocated // 8}")
-    count = form.frames * form.rows * form.columns
+    count = form.frames * form.rows * form.columns * form.samples
     if min(pixels.length, len(elements.raw) - pixels.start) < count * dtype.itemsize:
         raise ValueError("pixel data shorter than rows x columns x frames")
-    view = np.frombuffer(elements.raw, dtype, count, pixels.start).reshape(form.frames, form.rows, form.columns)
+    view = np.frombuffer(elements.raw, dtype, count, pixels.start)
+    if form.samples == 1:
+        view = view.reshape(form.frames, form.rows, form.columns)
+    elif form.planar == 0:
+        view = view.reshape(form.frames, form.rows, form.columns, 3)
+    elif form.planar == 1:
+        view = view.reshape(form.frames, 3, form.rows, form.columns).transpose(0, 2, 3, 1)
+    else:
+        raise ValueError(f"planar configuration {form.planar}")
     return _without_spare_bits(view, form)
 
 
@@ -204,6 +221,23 @@ def _jpeg_of_12_bits(frame: bytes, form: PixelFormat, syntax: str) -> _Pixels:
     return np.frombuffer(decoded, "<i2" if form.signed else "<u2").reshape(form.rows, form.columns)
 
 
+def _jpeg_in_colours(frame: bytes, form: PixelFormat) -> _Pixels:
+    """One frame of JPEG of 8 bits as RGB, shape (rows, columns, 3).
+
+    What the stream says of its own colours (JFIF, Adobe) counts before the header, as in viewers; the header's RGB
+    counts where the stream is silent.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(frame), formats=["JPEG"]) as image:
+        silent = "jfif" not in image.info and "adobe_transform" not in image.info
+        if silent and form.photometric == "RGB":
+            image.draft("YCbCr", image.size)  # take the samples as they are stored
+        if image.size != (form.columns, form.rows) or len(image.getbands()) != 3:
+            raise ValueError("a compressed stream of another size than the header's")
+        return np.asarray(image)
+
+
 def _by_decoder(data: bytes, elements: Elements, form: PixelFormat) -> _Pixels:
     """Pixels from the first decoder that can, colours as RGB: shape (frames, rows, columns) or (…, 3)."""
     syntax = elements.transfer_syntax
@@ -229,6 +263,8 @@ def _by_decoder(data: bytes, elements: Elements, form: PixelFormat) -> _Pixels:
         frames = _check_frames(data, form, syntax, offsets)
         if syntax == _EXTENDED_JPEG and form.samples == 1 and form.stored > 8:
             return np.stack([_jpeg_of_12_bits(frame, form, syntax) for frame in frames])
+        if syntax in _JPEG_OF_8_BITS and form.samples == 3:
+            return np.stack([_jpeg_in_colours(frame, form) for frame in frames])
         if offsets is not None:
             options["extended_offsets"] = offsets
     problems = []
@@ -259,7 +295,35 @@ def decode(elements: Elements, form: PixelFormat, header: Callable[[], Any]) -> 
     elements: of a whole file. form: as `pixel_format` says. header: the file's Dataset, where a palette needs it.
     Raises ValueError if there are fewer pixels than the header claims, a compressed stream has another size, or no
     decoder can read it.
+    Source: ITU-R BT.601 (luminance).
     """
+    pixels = _decoded(elements, form)
+    if form.photometric == _PALETTE:
+        pixels = apply_color_lut(pixels, header())[..., :3]
+    return pixels.astype(np.float32) @ _GREY if pixels.ndim == 4 else pixels
+
+
+def decode_colours(elements: Elements, form: PixelFormat) -> _Pixels:
+    """Red, green and blue of all frames, 0 to 255, shape (frames, rows, columns, 3).
+
+    RGB is taken as it is stored, interleaved or in planes; YBR_FULL, YBR_FULL_422 and the spaces of JPEG 2000 are
+    converted. elements, form: as `decode` takes them.
+    Raises SeriesError if the image is grey, or has a palette or colours of other than 8 bits; ValueError as `decode`.
+    """
+    if form.photometric == _PALETTE:
+        raise SeriesError(
+            "An image's colours are those of a palette, and the plan asks for red, green and blue as they were taken.",
+            fix="Leave such images out, or take the luminance (data.colour: false).",
+        )
+    if form.samples != 3:
+        raise SeriesError("A DICOM image holds no colours, and the plan asks for them.")
+    if (form.allocated, form.stored, form.signed, form.floating) != (8, 8, False, False):
+        raise SeriesError("A DICOM image holds colours of other than 8 bits a sample.")
+    return _decoded(elements, form)
+
+
+def _decoded(elements: Elements, form: PixelFormat) -> _Pixels:
+    """Stored values, shape (frames, rows, columns), or RGB, shape (frames, rows, columns, 3)."""
     place = elements.pixels
     if place is None:
         raise ValueError("not an image")
@@ -268,21 +332,17 @@ def decode(elements: Elements, form: PixelFormat, header: Callable[[], Any]) -> 
         raise ValueError(f"no decoder for the transfer syntax {elements.transfer_syntax}")
     if compressed != (place.length == UNDEFINED):
         raise ValueError("pixel data is encapsulated where it should not be, or not where it should")
-    if not compressed and form.samples == 1 and form.allocated > 1:
-        pixels = _native(elements, form)
-    elif place.tag != PIXEL_DATA:
+    in_order = form.samples == 1 or (form.photometric == "RGB" and elements.little_endian)  # else bytes are in pairs
+    if not compressed and form.allocated > 1 and in_order:
+        return _native(elements, form)
+    if place.tag != PIXEL_DATA:
         raise ValueError("floating point pixels that are compressed")
-    else:
-        end = None if compressed else place.start + place.length
-        data = elements.raw[place.start : end]
-        needed = math.ceil(form.frames * form.rows * form.columns * form.samples * form.allocated / 8)
-        if not compressed and len(data) < needed * (2 if form.photometric == "YBR_FULL_422" else 3) // 3:
-            raise ValueError("pixel data shorter than rows x columns x frames")
-        pixels = _by_decoder(data, elements, form)
-        if elements.transfer_syntax == _RLE and form.samples == 1:
-            pixels = _without_spare_bits(pixels, form)
-    if form.photometric == "PALETTE COLOR":
-        pixels = apply_color_lut(pixels, header())[..., :3]
-    if pixels.ndim == 4:
-        pixels = pixels.astype(np.float32) @ _GREY
+    end = None if compressed else place.start + place.length
+    data = elements.raw[place.start : end]
+    needed = math.ceil(form.frames * form.rows * form.columns * form.samples * form.allocated / 8)
+    if not compressed and len(data) < needed * (2 if form.photometric == "YBR_FULL_422" else 3) // 3:
+        raise ValueError("pixel data shorter than rows x columns x frames")
+    pixels = _by_decoder(data, elements, form)
+    if elements.transfer_syntax == _RLE and form.samples == 1:
+        pixels = _without_spare_bits(pixels, form)
     return pixels

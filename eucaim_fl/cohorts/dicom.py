@@ -21,7 +21,7 @@ import numpy.typing as npt
 from pydicom.pixels import apply_modality_lut
 
 from eucaim_fl.cohorts import volume
-from eucaim_fl.cohorts.decoding import as_dataset, decode, pixel_format
+from eucaim_fl.cohorts.decoding import as_dataset, decode, decode_colours, pixel_format
 from eucaim_fl.cohorts.elements import read_elements, walk
 from eucaim_fl.cohorts.mosaic import unpack_mosaic
 from eucaim_fl.cohorts.plane_headers import READ_TAGS, functional_group, pet_facts, read_planes
@@ -31,7 +31,7 @@ from eucaim_fl.cohorts.suv import suv_factors
 from eucaim_fl.cohorts.volume import Affine, Volume
 from eucaim_fl.errors import SeriesError, UnreadableFileError
 
-__all__ = ["Header", "functional_group", "read_frames", "read_header", "read_series", "stack_names"]
+__all__ = ["Header", "functional_group", "read_colours", "read_frames", "read_header", "read_series", "stack_names"]
 
 Header = Any
 """A pydicom Dataset without pixel data."""
@@ -63,15 +63,18 @@ def _unreadable(path: Path, problem: object) -> UnreadableFileError:
 
 
 class _File:
-    """One file: its elements at once, its Dataset and its pixels when they are asked for."""
+    """One file: its elements at once, its Dataset and its pixels when they are asked for.
 
-    def __init__(self, path: Path, room: int) -> None:
+    channels: 3 for red, green and blue, 1 for one value a pixel.
+    """
+
+    def __init__(self, path: Path, room: int, channels: int = 1) -> None:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a file")
         if status.st_size > room:
             raise UnreadableFileError("A series is larger than a volume may be.")
-        self.path = path
+        self.path, self.channels = path, channels
         self.elements = walk(path.read_bytes(), wanted=READ_TAGS)
         self.form = pixel_format(self.elements)
 
@@ -82,7 +85,9 @@ class _File:
 
     @cached_property
     def frames(self) -> _Pixels:
-        """Stored values, shape (frames, rows, columns)."""
+        """Stored values, shape (frames, rows, columns), or (frames, rows, columns, 3)."""
+        if self.channels == 3:
+            return decode_colours(self.elements, self.form)
         return decode(self.elements, self.form, lambda: self.dataset)
 
     def planes(self) -> list[Plane]:
@@ -127,7 +132,7 @@ def read_frames(path: Path) -> tuple[Header, _Pixels]:
         return as_dataset(file.elements, _TAGS), file.frames
 
 
-def _open(files: Sequence[Path]) -> list[_Placed]:
+def _open(files: Sequence[Path], channels: int = 1) -> list[_Placed]:
     """All planes of the files of one series."""
     if not files:
         raise SeriesError("A series has no files.")
@@ -135,7 +140,7 @@ def _open(files: Sequence[Path]) -> list[_Placed]:
     room = volume.LARGEST_VOLUME_BYTES
     for path in files:
         with _named(path):
-            file = _File(path, room)
+            file = _File(path, room, channels)
             room -= len(file.elements.raw)
             found += [(plane, file) for plane in file.planes()]
     if len({plane.series_uid for plane, _ in found}) > 1:
@@ -183,9 +188,11 @@ def _without_copies(placed: list[_Placed]) -> list[_Placed]:
     return [same[0] for same in by_uid.values()]
 
 
-def _fill(target: npt.NDArray[np.float32], plane: Plane, file: _File, factor: float) -> None:
-    """Write one plane's values in the modality's unit."""
+def _fill(target: npt.NDArray[np.float32], plane: Plane, file: _File, factor: float, channel: int = 0) -> None:
+    """Write one plane's values, or those of one of its colours, in the modality's unit."""
     pixels = file.frames[plane.frame]
+    if pixels.ndim == 3:
+        pixels = pixels[..., channel]
     slope, intercept = plane.slope, plane.intercept
     low, high = file.form.ends
     if plane.has_lut:
@@ -208,26 +215,51 @@ def _fill(target: npt.NDArray[np.float32], plane: Plane, file: _File, factor: fl
 
 
 def _stacked(placed: list[_Placed]) -> tuple[npt.NDArray[np.float32], Affine]:
-    """Values, shape (slices, rows, columns), and place of planes that lie on top of each other."""
+    """Values, shape (channels, slices, rows, columns), and place of planes that lie on top of each other."""
     planes = [plane for plane, _ in placed]
-    rows, columns = planes[0].rows, planes[0].columns
+    rows, columns, channels = planes[0].rows, planes[0].columns, placed[0][1].channels
     if len({(p.rows, p.columns) for p in planes}) > 1:
         raise SeriesError("The slices of a series have different sizes.")
-    if rows * columns * len(planes) * 4 > volume.LARGEST_VOLUME_BYTES:
+    if rows * columns * len(planes) * channels * 4 > volume.LARGEST_VOLUME_BYTES:
         raise UnreadableFileError("A series is larger than a volume may be.")
     order, affine = place_planes(planes)
     factors: tuple[float, ...] = (1.0,) * len(planes)
     if planes[0].modality == "PT" and planes[0].position is not None:
         facts = {id(file): pet_facts(file.elements) for _, file in placed}
         factors = suv_factors([facts[id(file)] for _, file in placed])
-    array = np.empty((len(planes), rows, columns), dtype=np.float32)
-    for target, index in zip(array, order, strict=True):
+    array = np.empty((channels, len(planes), rows, columns), dtype=np.float32)
+    for place, index in enumerate(order):
         plane, file = placed[index]
         with _named(file.path), np.errstate(over="ignore", invalid="ignore"):  # _fill looks at the result instead
-            _fill(target, plane, file, factors[index])
+            for channel in range(channels):
+                _fill(array[channel, place], plane, file, factors[index], channel)
         if file.form.frames == 1:
             file.__dict__.pop("frames", None)  # one slice at a time is enough
     return array, affine
+
+
+def _read(files: Sequence[Path], stack: str, channels: int) -> list[Volume]:
+    """One stack of a series: a volume for each channel."""
+    detail = str(files[0].parent) if files else ""
+    try:
+        placed = _without_copies(_choose(_open(files, channels), stack))
+        (plane, file), *others = placed
+        if plane.mosaic:
+            if others:
+                raise SeriesError("A series holds several mosaic images that nothing tells apart.")
+            with _named(file.path):
+                pixels = np.empty((plane.rows, plane.columns), dtype=np.float32)
+                _fill(pixels, plane, file, 1.0)
+                unpacked, affine = unpack_mosaic(file.dataset, pixels)
+                array = unpacked[None]
+        else:
+            array, affine = _stacked(placed)
+    except (SeriesError, UnreadableFileError) as problem:
+        if detail in problem.local_detail:
+            raise
+        where = f"{detail}: {problem.local_detail}".rstrip(": ")
+        raise type(problem)(problem.message, fix=problem.fix, local_detail=where) from None
+    return [Volume(values.transpose(2, 1, 0), affine) for values in array]
 
 
 def read_series(files: Sequence[Path], *, stack: str = "") -> Volume:
@@ -247,22 +279,16 @@ def read_series(files: Sequence[Path], *, stack: str = "") -> Volume:
     missing), shifted or without position, in a mosaic that can't be parted, or SUV can't be computed; and
     UnreadableFileError if a file is missing, truncated, corrupt or too large.
     """
-    detail = str(files[0].parent) if files else ""
-    try:
-        placed = _without_copies(_choose(_open(files), stack))
-        (plane, file), *others = placed
-        if plane.mosaic:
-            if others:
-                raise SeriesError("A series holds several mosaic images that nothing tells apart.")
-            with _named(file.path):
-                pixels = np.empty((plane.rows, plane.columns), dtype=np.float32)
-                _fill(pixels, plane, file, 1.0)
-                array, affine = unpack_mosaic(file.dataset, pixels)
-        else:
-            array, affine = _stacked(placed)
-    except (SeriesError, UnreadableFileError) as problem:
-        if detail in problem.local_detail:
-            raise
-        where = f"{detail}: {problem.local_detail}".rstrip(": ")
-        raise type(problem)(problem.message, fix=problem.fix, local_detail=where) from None
-    return Volume(array.transpose(2, 1, 0), affine)
+    return _read(files, stack, 1)[0]
+
+
+def read_colours(files: Sequence[Path], *, stack: str = "") -> tuple[Volume, Volume, Volume]:
+    """Red, green and blue of one series, or of one stack of it, each 0 to 255 and laid as `read_series` lays it.
+
+    RGB (interleaved or in planes), YBR_FULL, YBR_FULL_422 and compressed colours are read, of 8 bits a sample. Other
+    than a plane alone, as photographs are, a stack needs positions.
+    Raises SeriesError as `read_series` does, and if an image holds no colours, a palette, or colours of other than 8
+    bits; UnreadableFileError if a file is missing, truncated, corrupt or too large.
+    """
+    red, green, blue = _read(files, stack, 3)
+    return red, green, blue

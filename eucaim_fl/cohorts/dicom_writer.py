@@ -51,14 +51,22 @@ def pseudonym(*purpose: str | int) -> str:
 
 @dataclass(frozen=True)
 class Study:
-    """One imaging study of one patient. age: years, None if unknown; sex: "" if unknown; body_part: DICOM term."""
+    """One imaging study of one patient.
+
+    year, age (years): None if unknown. sex: "" if unknown. body_part: DICOM term.
+    """
 
     patient_id: str
     study_uid: str
-    year: int
+    year: int | None
     sex: Literal["M", "F", ""] = ""
     age: int | None = None
     body_part: str = "ABDOMEN"
+
+    @property
+    def day(self) -> str:
+        """The date that DICOM states of it: 1 January of its year, "" if unknown."""
+        return "" if self.year is None else f"{self.year}0101"
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ def _common(study: Study, style: SeriesStyle, series_uid: str, series_number: in
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL" if ct else "OTHER"]
     ds.SOPClassUID = CTImageStorage if ct else MRImageStorage
-    ds.StudyDate = ds.SeriesDate = ds.ContentDate = f"{study.year}0101"
+    ds.StudyDate = ds.SeriesDate = ds.ContentDate = study.day
     ds.StudyTime = ds.SeriesTime = ds.ContentTime = "000000"
     ds.AccessionNumber = ds.ReferringPhysicianName = ds.StudyID = ds.PatientBirthDate = ""
     ds.Modality = style.modality

@@ -24,7 +24,8 @@ class FileFacts:
     are empty and numbers None
     where the header doesn't say. position, orientation: LPS+ mm and cosines, as ImagePositionPatient and
     ImageOrientationPatient. spacing: between rows, between columns, mm. identifiers: rule of the de-identification
-    check → how often this file breaks it. references: SeriesInstanceUIDs that a label object refers to.
+    check → how often this file breaks it. references: SeriesInstanceUIDs that a label object refers to. samples: values
+    that each pixel has, 3 for colours. photometric: PhotometricInterpretation, if it is one of the standard's.
     """
 
     path: str
@@ -58,6 +59,8 @@ class FileFacts:
     rows: int | None = None
     columns: int | None = None
     frames: int | None = None
+    samples: int | None = None
+    photometric: str = ""
     position: tuple[float, ...] | None = None
     orientation: tuple[float, ...] | None = None
     spacing: tuple[float, ...] | None = None
@@ -79,7 +82,8 @@ class SeriesFacts:
     folder, files: relative to the cohort's folder, POSIX; files in canonical (sorted) order. stack: empty if the series
     is one stack, else what tells it from its sisters, such as `b=800` or `echo=2`. kind: how to read it.
     plane: of the stated orientation. spacing_mm: between rows, between columns, between slices (None where unknown).
-    size: rows, columns, slices. identifiers: summed over files. code, reason: why it can't be used.
+    size: rows, columns, slices. samples, photometric: as in `FileFacts`, where all files say the same. identifiers:
+    summed over files. code, reason: why it can't be used.
     """
 
     folder: str
@@ -103,6 +107,8 @@ class SeriesFacts:
     transfer_syntax: str = ""
     plane: Literal["axial", "coronal", "sagittal", "oblique", ""] = ""
     size: tuple[int, int, int] = (0, 0, 0)
+    samples: int | None = None
+    photometric: str = ""
     spacing_mm: tuple[float | None, float | None, float | None] = (None, None, None)
     thickness_mm: float | None = None
     contrast: bool | None = None

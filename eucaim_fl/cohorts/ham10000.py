@@ -3,7 +3,8 @@
 The folder holds `images_64.zip` (one 64 × 64 RGB JPEG a lesion) and `clinical.csv` with image_id, lesion_id, source,
 dx, age and sex. The data set names no patients, so a lesion is a patient. Three of the sources are one clinic's devices
 and archives over the years, the fourth (rosendahl) is a practice; of their lesions 1 % to 42 % are malignant.
-Pixels are 1 mm squares: that is nominal, as the data set states no scale.
+Images become dermoscopic photographs (DICOM), of no stated date or scale. Two sites keep the JPEG streams as they are,
+in tier-3 CDM; the other two hold the same pixels uncompressed, in a folder with a table.
 Source: Tschandl et al. 2018, doi 10.7910/DVN/DBW86T, CC BY-NC 4.0.
 """
 
@@ -15,13 +16,15 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
 from eucaim_fl.cohorts.staging import staged
-from eucaim_fl.errors import CohortError
+from eucaim_fl.errors import CohortError, SeriesError
+
+if TYPE_CHECKING:
+    from eucaim_fl.cohorts.layout_writers import Photograph
 
 __all__ = ["IMAGES", "MALIGNANT", "SITES", "TABLE", "write_ham10000"]
 
@@ -38,8 +41,10 @@ MALIGNANT = frozenset({"mel", "bcc", "akiec"})
 _BENIGN = frozenset({"nv", "bkl", "df", "vasc"})
 _SIDE = 64
 _LARGEST_IMAGE_BYTES = 2**20
-_RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
-_COLUMNS = ("patient_id", "image", "age", "sex", "diagnosis", "malignant")
+_IN_TIER_3 = frozenset({"ham_molemax", "ham_modern"})
+_SKIN = "SNOMEDCT:39937001"
+_WITH_CANCER, _WITHOUT_CANCER = "COM1001087", "COM1001086"
+_SEXES: Mapping[str, Literal["M", "F"]] = {"male": "M", "female": "F"}
 
 Row = dict[str, str]
 
@@ -59,82 +64,88 @@ def _rows(path: Path) -> dict[str, list[Row]]:
     return found
 
 
-def _pixels(archive: zipfile.ZipFile, image: str) -> NDArray[Any]:
-    """The image as RGB24, shape (columns, rows, 1): the first axis goes to the right, the second down.
-
-    Raises ValueError or KeyError if it is missing or no image of this data set.
-    """
-    from PIL import Image
-
+def _jpeg(archive: zipfile.ZipFile, image: str) -> bytes:
+    """The image's file. Raises ValueError or KeyError if it is missing, or its header is none of this data set's."""
     name = f"{image}.jpg"
     if archive.getinfo(name).file_size > _LARGEST_IMAGE_BYTES:
         raise ValueError("an image that is larger than it can be")
+    raw = archive.read(name)
     try:
-        with Image.open(io.BytesIO(archive.read(name)), formats=["JPEG"]) as picture:
+        with Image.open(io.BytesIO(raw), formats=["JPEG"]) as picture:
             if picture.size != (_SIDE, _SIDE) or picture.mode != "RGB":
                 raise ValueError("an image of another size, or without colours")
-            rgb = np.ascontiguousarray(np.asarray(picture, dtype=np.uint8).transpose(1, 0, 2))
     except OSError as problem:  # of the decoder; where files can't be written, `staged` says so
         raise ValueError(str(problem)) from None
-    return rgb.view(_RGB24)
+    return raw
 
 
-def _values(row: Row) -> Row:
-    """The clinical values of a row; what the data set calls unknown is empty."""
+def _photograph(row: Row, jpeg: bytes) -> Photograph:
+    """A row of the table and its image; what the data set calls unknown is empty."""
+    from eucaim_fl.cohorts.dicom_writer import Study, pseudonym, uid
+    from eucaim_fl.cohorts.layout_writers import Disease, Photograph
+
+    malignant = row["dx"] in MALIGNANT
     age = row["age"].partition(".")[0]
-    return {
-        "age": age if age.isdigit() else "",
-        "sex": row["sex"] if row["sex"] in ("male", "female") else "",
-        "diagnosis": row["dx"],
-        "malignant": str(int(row["dx"] in MALIGNANT)),
-    }
-
-
-def _write_site(folder: Path, rows: list[Row], archive: zipfile.ZipFile) -> Iterator[None]:
-    """Write `images/P0001.nii.gz` … and `clinical.csv`; yields after each image."""
-    from eucaim_fl.cohorts.dicom_writer import pseudonym
-    from eucaim_fl.cohorts.layout_writers import write_nifti
-
-    written: list[Row] = []
-    for number, row in enumerate(rows, start=1):
-        path = f"images/P{number:04d}.nii.gz"
-        write_nifti(folder / path, _pixels(archive, row["image_id"]), np.eye(4))
-        written.append({"patient_id": pseudonym("ham10000", row["lesion_id"]), "image": path, **_values(row)})
-        yield
-    with (folder / "clinical.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(written)
+    study = Study(
+        pseudonym("ham10000", row["lesion_id"]),
+        uid("ham10000 study", row["lesion_id"]),
+        None,
+        _SEXES.get(row["sex"], ""),
+        int(age) if age.isdecimal() and len(age) <= 3 else None,
+        "SKIN",
+    )
+    return Photograph(
+        study,
+        Disease(_SKIN, _WITH_CANCER if malignant else _WITHOUT_CANCER),
+        jpeg,
+        {"diagnosis": row["dx"], "malignant": int(malignant)},
+    )
 
 
 def write_ham10000(source: Path, folder: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write `folder`/ham_molemax, ham_modern, ham_rosendahl and ham_dias: NIfTI in colours (RGB24) with clinical.csv.
+    """Write `folder`/ham_molemax, ham_modern, ham_rosendahl and ham_dias: DICOM photographs with clinical values.
 
-    source: folder with the archive and its table. Each image goes to the site where it was taken. Clinical columns:
-    age, sex, diagnosis, and malignant, which is 1 for `MALIGNANT` and else 0.
+    source: folder with the archive and its table. Each image goes to the site where it was taken. ham_molemax and
+    ham_modern: tier-3 CDM, the archive's JPEG streams unchanged; the others: images/ and clinical.csv, uncompressed.
+    Clinical values: age, sex, diagnosis, and malignant, which is 1 for `MALIGNANT` and else 0.
     progress: called with images done and in all. Earlier cohorts of these names are replaced when all four are whole.
     Raises CohortError if the data set is missing or damaged, the folders hold other files, or the disk refuses.
     Raises RunFolderBusyError if another process writes these cohorts.
     """
+    from eucaim_fl.cohorts.layout_writers import write_folder_photographs, write_tier3_photographs
+
     fix = f"Point `--from` to the folder of the data set ham10000, with {IMAGES} and {TABLE}."
     if not ((source / IMAGES).is_file() and (source / TABLE).is_file()):
         raise CohortError("The files of the data set ham10000 are missing.", fix=fix, local_detail=str(source))
     notice = (
         "Dermatoscopy images of HAM10000 (Tschandl et al. 2018, doi 10.7910/DVN/DBW86T, CC BY-NC 4.0), 64 pixels a "
-        "side; identifiers and pixel size are nominal."
+        "side; identifiers are nominal."
     )
-    done = 0
+
+    done = total = 0
+
+    def photographs(archive: zipfile.ZipFile, own: list[Row]) -> Iterator[Photograph]:
+        nonlocal done
+        for row in own:
+            yield _photograph(row, _jpeg(archive, row["image_id"]))
+            done += 1
+            if progress is not None:
+                progress(done, total)
+
     with staged(folder.resolve(), tuple(SITES), notice) as new:
         try:
             rows = _rows(source / TABLE)
             total = sum(map(len, rows.values()))
             with zipfile.ZipFile(source / IMAGES) as archive:
                 for site, own in rows.items():
-                    for _ in _write_site(new / site, own, archive):
-                        done += 1
-                        if progress is not None:
-                            progress(done, total)
-        except (ValueError, KeyError, TypeError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error) as problem:
+                    if site in _IN_TIER_3:
+                        write_tier3_photographs(new / site, site.replace("_", "-"), photographs(archive, own), "jpeg")
+                    else:
+                        write_folder_photographs(new / site, photographs(archive, own), "rgb")
+        except (
+            *(ValueError, KeyError, TypeError, EOFError),
+            *(csv.Error, zipfile.BadZipFile, zlib.error, SeriesError),
+        ) as problem:
             raise CohortError(
                 "The data set ham10000 is damaged.", fix=fix, local_detail=f"{source}: {problem}"
             ) from None

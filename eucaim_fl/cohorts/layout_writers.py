@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eucaim_fl.cohorts.dicom_writer import SeriesStyle, Study, uid, write_segmentation, write_series
+from eucaim_fl.cohorts.photograph_writer import PHOTOGRAPHS, Encoding, write_photograph
 from eucaim_fl.errors import CohortError
 
-__all__ = ["Disease", "LabelledScan", "label_map", "write_nifti", "write_nifti_csv", "write_tier3", "write_upv"]
+__all__ = [
+    "Disease",
+    "LabelledScan",
+    "Photograph",
+    "label_map",
+    "write_folder_photographs",
+    "write_nifti",
+    "write_nifti_csv",
+    "write_tier3",
+    "write_tier3_photographs",
+    "write_upv",
+]
 
 Row = dict[str, Any]
 
@@ -66,6 +78,16 @@ class LabelledScan:
     clinical: Mapping[str, str | int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Photograph:
+    """One colour photograph of a patient, as the JPEG that it came as; clinical as in `LabelledScan`."""
+
+    study: Study
+    disease: Disease
+    jpeg: bytes
+    clinical: Mapping[str, str | int] = field(default_factory=dict)
+
+
 def label_map(masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.uint8]:
     """One volume of numbers, 1, 2, … in the mapping's order; where masks overlap the later one wins.
 
@@ -101,7 +123,12 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _clinical_row(dataset_id: str, case: LabelledScan) -> Row:
+def _iso(study: Study) -> str:
+    """The study's date as tables write it; "" if unknown."""
+    return "" if study.year is None else f"{study.year}-01-01"
+
+
+def _clinical_row(dataset_id: str, case: LabelledScan | Photograph) -> Row:
     """A row of the clinical mandatory view, with the case's further values as further columns."""
     study, disease = case.study, case.disease
     row: Row = {
@@ -117,7 +144,7 @@ def _clinical_row(dataset_id: str, case: LabelledScan) -> Row:
     if disease.code:
         row |= {
             "cancer_condition_code": disease.code,
-            "cancer_condition_asserted_date": f"{study.year}-01-01",
+            "cancer_condition_asserted_date": _iso(study),
             "cancer_condition_type": "COM1000017",
             "cancer_condition_topography": disease.site_code,
             "cancer_condition_histology_morphology": disease.histology,
@@ -176,7 +203,60 @@ def write_tier3(
                 "segment_labels": "|".join(case.masks),
             }
         )
-    patients = list(clinical.values())
+    _write_tables(folder, list(clinical.values()), series, segments)
+
+
+def write_tier3_photographs(folder: Path, dataset_id: str, cases: Iterable[Photograph], encoding: Encoding) -> None:
+    """Write a tier-3 CDM dataset of colour photographs, one a study: as `write_tier3` does, without segmentations.
+
+    Manufacturers and ethnicity are not stated. Raises SeriesError if a photograph is no baseline JPEG in colours.
+    """
+    clinical: dict[str, Row] = {}
+    series: list[Row] = []
+    for case in cases:
+        study = case.study
+        clinical.setdefault(study.patient_id, {**_clinical_row(dataset_id, case), "patient_ethnicity": ""})
+        image_uid = uid("series", study.study_uid, 1)
+        at = folder / "imaging_data" / study.patient_id / study.study_uid / image_uid
+        write_photograph(at / "IM00001.dcm", case.jpeg, study, encoding)
+        series.append(
+            {
+                "dataset_id": dataset_id,
+                "patient_id": study.patient_id,
+                "image_procedure_code": PHOTOGRAPHS,
+                "study_uid": study.study_uid,
+                "series_uid": image_uid,
+                "series_body_site_code": case.disease.site_code,
+                "series_manufacturer": "",
+            }
+        )
+    _write_tables(folder, list(clinical.values()), series)
+
+
+def write_folder_photographs(folder: Path, cases: Iterable[Photograph], encoding: Encoding) -> None:
+    """Write colour photographs into `images/`, and `clinical.csv` that tells by series whose they are.
+
+    Columns: patient_id, series_uid, age, sex, then the cases' further values.
+    Raises SeriesError if a photograph is no baseline JPEG in colours.
+    """
+    rows: list[Row] = []
+    for number, case in enumerate(cases, start=1):
+        series_uid = write_photograph(folder / "images" / f"IM{number:05d}.dcm", case.jpeg, case.study, encoding)
+        rows.append(
+            {
+                "patient_id": case.study.patient_id,
+                "series_uid": series_uid,
+                "age": "" if case.study.age is None else case.study.age,
+                "sex": _SEX_CODES[case.study.sex],
+                **case.clinical,
+            }
+        )
+    columns = dict.fromkeys([*("patient_id", "series_uid", "age", "sex"), *(key for row in rows for key in row)])
+    _write_csv(folder / "clinical.csv", columns, rows)
+
+
+def _write_tables(folder: Path, patients: list[Row], series: list[Row], segments: Sequence[Row] = ()) -> None:
+    """The two mandatory views and the clinical tables of a tier-3 dataset."""
     further = dict.fromkeys(key for row in patients for key in row if key not in _CLINICAL_VIEW)
     keys = tuple(series[0]) if series else ("dataset_id", "patient_id", "study_uid", "series_uid")
     tables = folder / "clinical_data"
@@ -208,7 +288,7 @@ def write_upv(folder: Path, cases: Iterable[LabelledScan], style: SeriesStyle) -
     for number, case in enumerate(cases, start=6001):
         study = case.study
         subject = study.patient_id.removeprefix("EUCAIM-")
-        path = f"{subject}/{style.modality}{study.year}-{number}"
+        path = f"{subject}/{style.modality}{study.year or ''}-{number}"
         series_folder = str(1000 + 7 * number % 9000)
         write_series(folder / path / series_folder, case.volume, case.affine, study, style)
         write_nifti(folder / path / "seg" / f"{'-'.join(case.masks)}.nii.gz", label_map(case.masks), case.affine)
@@ -227,7 +307,7 @@ def write_upv(folder: Path, cases: Iterable[LabelledScan], style: SeriesStyle) -
         )
         inclusion = {
             "age_at_diagnosis": {"value": study.age, "value_type": "integer"},
-            "baseline_date": {"value": f"{study.year}-01-01", "value_type": "datepicker"},
+            "baseline_date": {"value": _iso(study), "value_type": "datepicker"},
         }
         patient = {"gender": _value(_SEX_WORDS[study.sex])} | {k: _value(v) for k, v in case.clinical.items()}
         pages = [

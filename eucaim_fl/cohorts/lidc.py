@@ -10,26 +10,32 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eucaim_fl.cohorts.lidc_split import equal_split, skewed_split
 from eucaim_fl.cohorts.staging import staged
 from eucaim_fl.errors import CohortError
-from eucaim_fl.seeding import generator
 
 if TYPE_CHECKING:
     from eucaim_fl.cohorts.layout_writers import LabelledScan
 
-__all__ = ["ARCHIVE", "LABEL", "SITES", "write_lidc"]
+__all__ = ["ARCHIVE", "LABEL", "SITES", "SPLITS", "Split", "write_lidc"]
 
 ARCHIVE = "lidc_nodules_51.npz"
 LABEL = "nodule"
+Split = Literal["equal", "skewed"]
 SITES = ("lidc_a", "lidc_b", "lidc_c", "lidc_d")
+SPLITS: Mapping[Split, tuple[str, ...]] = {
+    "equal": SITES,
+    "skewed": ("lidc_skewed_a", "lidc_skewed_b", "lidc_skewed_c", "lidc_skewed_d"),
+}
+"""How scans are divided → the names of the sites; both may be there side by side."""
 _LOWEST_HU, _HIGHEST_HU = -1000.0, 400.0
 _UNDECIDED = 3
 
@@ -71,12 +77,26 @@ def _read(source: Path) -> _Nodules:
         ) from None
 
 
-def _split(scans: tuple[str, ...], seed: int) -> dict[str, list[int]]:
-    """Site → indices of its nodules. Scans are dealt out in random order, so sites differ by one scan at most."""
-    distinct = sorted(set(scans))
-    order = generator(seed, "lidc split").permutation(len(distinct))
-    site_of = {distinct[scan]: SITES[place % len(SITES)] for place, scan in enumerate(order)}
-    return {site: [i for i, scan in enumerate(scans) if site_of[scan] == site] for site in SITES}
+def _split(nodules: _Nodules, split: Split, seed: int) -> dict[str, list[int]]:
+    """Site → indices of its nodules; all of a scan are at one site."""
+    scans = sorted(set(nodules.scans))
+    if split == "equal":
+        site_of = equal_split(len(scans), seed)
+    else:
+        own = [[i for i, scan in enumerate(nodules.scans) if scan == name] for name in scans]
+        voxels = nodules.masks.reshape(len(nodules.masks), -1).sum(axis=1)
+        site_of = skewed_split(
+            [float(np.exp(np.log(np.maximum(voxels[indices], 1)).mean())) for indices in own],
+            [float(nodules.texture[indices].mean()) for indices in own],
+            [_malignant(int(nodules.malignancy[indices].max())) for indices in own],
+            seed,
+        )
+    place = {scan: SPLITS[split][number] for scan, number in zip(scans, site_of, strict=True)}
+    return {site: [i for i, scan in enumerate(nodules.scans) if place[scan] == site] for site in SPLITS[split]}
+
+
+def _malignant(score: int) -> bool | None:
+    return None if score == _UNDECIDED else score > _UNDECIDED
 
 
 def _cases(nodules: _Nodules, indices: list[int], done: Callable[[], None]) -> Iterator[LabelledScan]:
@@ -90,6 +110,7 @@ def _cases(nodules: _Nodules, indices: list[int], done: Callable[[], None]) -> I
         # A patient's clinical values are those of the most suspicious nodule, whichever image they stand beside.
         worst = max((i for i in indices if nodules.scans[i] == scan), key=lambda i: (nodules.malignancy[i], -i))
         malignancy = int(nodules.malignancy[worst])
+        malignant = _malignant(malignancy)
         yield LabelledScan(
             Study(pseudonym("lidc", scan), uid("lidc study", scan, index), 2011, body_part="CHEST"),
             Disease("BP1000113", category="COM1002624"),
@@ -99,19 +120,27 @@ def _cases(nodules: _Nodules, indices: list[int], done: Callable[[], None]) -> I
             {
                 "malignancy": malignancy,
                 "texture": int(nodules.texture[worst]),
-                "malignant": "" if malignancy == _UNDECIDED else int(malignancy > _UNDECIDED),
+                "malignant": "" if malignant is None else int(malignant),
             },
         )
         done()
 
 
 def write_lidc(
-    source: Path, folder: Path, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
+    source: Path,
+    folder: Path,
+    *,
+    seed: int = 0,
+    split: Split = "equal",
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write `folder`/lidc_a … lidc_d: a and b tier-3 CDM (DICOM CT, DICOM SEG), c and d NIfTI with clinical.csv.
 
-    source: folder with the archive. Scans are split evenly and at random by the seed; all nodules of a scan go to one
-    site. Label: `nodule`; clinical: `malignancy` and `texture` of the patient's most suspicious nodule, 1 to 5, and
+    source: folder with the archive. All nodules of a scan go to one site. split: `equal` divides scans evenly and at
+    random by the seed; `skewed` writes lidc_skewed_a … lidc_skewed_d instead, in the same formats, from small solid
+    nodules (a) to large ones of ground glass (d): scans sorted by z(log volume) − z(texture), means over their nodules,
+    with jitter by the seed (see `lidc_split.skewed_split`).
+    Label: `nodule`; clinical: `malignancy` and `texture` of the patient's most suspicious nodule, 1 to 5, and
     `malignant`, 1 for a malignancy of 4 or 5, 0 for 1 or 2, empty for 3.
     progress: called with nodules done and in all. Earlier cohorts of these names are replaced when all four are whole.
     Raises CohortError if the archive is missing or damaged, the folders hold other files, or the disk refuses.
@@ -132,19 +161,17 @@ def write_lidc(
 
     lung = (-500.0, 1500.0)
     styles = {
-        "lidc_a": SeriesStyle("GE MEDICAL SYSTEMS", intercept=0.0, bits_stored=16, signed=True, window=lung),
-        "lidc_b": SeriesStyle(
-            "Siemens", transfer_syntax="jpeg_ls", naming="random", reversed_numbers=True, window=lung
-        ),
+        0: SeriesStyle("GE MEDICAL SYSTEMS", intercept=0.0, bits_stored=16, signed=True, window=lung),
+        1: SeriesStyle("Siemens", transfer_syntax="jpeg_ls", naming="random", reversed_numbers=True, window=lung),
     }
     notice = (
         "CT lung nodules of LIDC-IDRI (doi 10.7937/K9/TCIA.2015.LO9QL9SX, CC BY 3.0), cropped to cubes; "
         "identifiers, dates, manufacturers, HU scaling and spacing are nominal."
     )
-    with staged(folder, SITES, notice) as new:
-        for site, indices in _split(nodules.scans, seed).items():
+    with staged(folder, SPLITS[split], notice) as new:
+        for number, (site, indices) in enumerate(_split(nodules, split, seed).items()):
             cases = _cases(nodules, indices, done)
-            if site in styles:
-                write_tier3(new / site, site.replace("_", "-"), cases, styles[site])
+            if number in styles:
+                write_tier3(new / site, site.replace("_", "-"), cases, styles[number])
             else:
                 write_nifti_csv(new / site, cases)

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from eucaim_fl.cohorts.volume import LARGEST_VOLUME_BYTES, Affine, Volume
+from eucaim_fl.cohorts.volume import LARGEST_VOLUME_BYTES, LUMINANCE, Affine, Volume
 from eucaim_fl.errors import SeriesError, UnreadableFileError
 
 __all__ = ["read_array", "read_colours", "read_nifti"]
@@ -23,7 +23,6 @@ _HEADER_BYTES = 540
 _ROOM_BYTES = 16 * 1024 * 1024  # for header extensions
 _COLOURS = ("R", "G", "B")  # fields of nibabel's type for DT_RGB24
 _NO_NUMBERS = "A NIfTI file holds colours or complex numbers, not one value a voxel."
-_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as for colours in DICOM
 
 
 def _claimed(raw: bytes) -> int:
@@ -146,7 +145,7 @@ def read_nifti(path: Path) -> Volume:
     Source: ITU-R BT.601 (luminance).
     """
     values, affine = _read(path, np.float32)
-    return _volume(values @ np.array(_LUMINANCE, np.float32) if values.ndim == 4 else values, affine, path)
+    return _volume(values @ np.array(LUMINANCE, np.float32) if values.ndim == 4 else values, affine, path)
 
 
 def _volume(array: npt.NDArray[np.float32], affine: Affine, path: Path) -> Volume:

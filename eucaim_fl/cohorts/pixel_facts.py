@@ -39,13 +39,14 @@ class LabelFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelFacts:
-    """What the check knows of one case's pixels. Values are in the image's unit (HU for CT), as training sees them.
+    """What the check knows of one case's pixels. Values are in the image's unit (HU for CT), as training sees them; of
+    colours they are those of the luminance.
 
     sha256: of shape and voxels (hexadecimal); equal for images with the very same voxels. at_minimum, at_maximum: share
     of voxels with the least and the largest value. border: mean of the outermost rows and columns of all slices.
-    shape, spacing_mm: along I, J, K. text: whether a slice seems to hold written text. labels: one for each segment.
-    label_sha256: of the label on the image's grid; empty without label. label_problems: codes of `labels.checks`.
-    label_code, label_reason: why the label can't be used. thumbnail: PNG as base64 text.
+    shape, spacing_mm: along I, J, K. text: whether a slice, or a colour of it, seems to hold written text. labels: one
+    for each segment. label_sha256: of the label on the image's grid; empty without label. label_problems: codes of
+    `labels.checks`. label_code, label_reason: why the label can't be used. thumbnail: PNG as base64 text.
     code, reason: why the image can't be used (safe outside the hospital); the rest is empty then.
     """
 
@@ -138,7 +139,7 @@ def read_pixel_facts(case: Case) -> PixelFacts:
     from eucaim_fl.cohorts.label_names import read_every_label
     from eucaim_fl.cohorts.thumbnail import png_base64, slice_picture
 
-    volume = _read_image(case)
+    volume, colours = _read_image(case)
     facts: dict[str, Any] = _statistics(volume)
     label: npt.NDArray[np.uint8] | None = None
     if case.label:
@@ -150,7 +151,9 @@ def read_pixel_facts(case: Case) -> PixelFacts:
         except Exception:  # noqa: BLE001 - a foreign label can make its reader raise anything
             facts |= {"label_code": LabelError.code, "label_reason": "A label can't be read for an unforeseen reason."}
     return PixelFacts(
-        **facts, text=text_in_volume(volume.array, case.modality), thumbnail=png_base64(slice_picture(volume, label))
+        **facts,
+        text=any(text_in_volume(one.array, case.modality) for one in (volume, *colours)),
+        thumbnail=png_base64(slice_picture(volume, label, colours)),
     )
 
 
@@ -167,16 +170,17 @@ def examine(item: Mapping[str, Any]) -> dict[str, Any]:
         return to_json(PixelFacts(code=error.code, reason=error.message))
 
 
-def _read_image(case: Case) -> Volume:
-    if case.image_format == "dicom":
-        from eucaim_fl.cohorts.dicom import read_series
+def _read_image(case: Case) -> tuple[Volume, tuple[Volume, ...]]:
+    """One value a voxel, and the colours of an image that has such as a plan can take."""
+    from eucaim_fl.cohorts.case_image import has_colours, luminance, read_case, read_case_colours
 
-        return read_series(case.image, stack=case.stack)
-    from eucaim_fl.cohorts.nifti import read_nifti
-
-    if len(case.image) != 1:
-        raise SeriesError("A NIfTI image consists of several files.", local_detail=str(case.image[0].parent))
-    return read_nifti(case.image[0])
+    if has_colours(case):
+        try:
+            colours = read_case_colours(case)
+        except SeriesError:
+            return read_case(case), ()
+        return luminance(colours), colours
+    return read_case(case), ()
 
 
 def _statistics(volume: Volume) -> dict[str, Any]:

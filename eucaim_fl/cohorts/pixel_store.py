@@ -15,7 +15,7 @@ from eucaim_fl.errors import CohortError
 
 __all__ = ["STORE_VERSION", "PixelStore", "content_key"]
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 """Raised when the same files would give other facts, or facts are written in another way."""
 _AT_ONCE = 500
 

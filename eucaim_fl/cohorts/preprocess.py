@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from eucaim_fl.cohorts.case_image import read_case, read_case_colours
 from eucaim_fl.cohorts.deidentification.burned_in import text_in_volume
 from eucaim_fl.cohorts.manifest import Case
 from eucaim_fl.cohorts.volume import LARGEST_VOLUME_BYTES, Affine, Volume
@@ -113,26 +114,6 @@ def _scaling(values: npt.NDArray[np.float32], intensity: IntensityConfig) -> Cal
     return cast("Callable[[Any], Any]", ScaleIntensityRange(a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True))
 
 
-def _read(case: Case) -> Volume:
-    if case.image_format == "dicom":
-        from eucaim_fl.cohorts.dicom import read_series
-
-        return read_series(case.image, stack=case.stack)
-    from eucaim_fl.cohorts.nifti import read_nifti
-
-    if len(case.image) != 1:
-        raise SeriesError("A NIfTI image consists of several files.", local_detail=str(case.image[0].parent))
-    return read_nifti(case.image[0])
-
-
-def _read_colours(case: Case) -> tuple[Volume, Volume, Volume]:
-    from eucaim_fl.cohorts.nifti import read_colours
-
-    if case.image_format != "nifti" or len(case.image) != 1:
-        raise SeriesError("The plan asks for colours, and an image is no single NIfTI file.", local_detail=case.series)
-    return read_colours(case.image[0])
-
-
 def _upright(case: Case, volume: Volume, plan: FederationPlan) -> tuple[Volume, npt.NDArray[np.uint8] | None]:
     """The first channel's image and its label, if the task has one; slices that lean are put upright."""
     from eucaim_fl.cohorts.labels import read_label
@@ -221,7 +202,7 @@ def prepare(case: Case, plan: FederationPlan) -> Prepared:
     for other in case.further:
         _same_frame_of_reference(case, other)
     target = read_class(case, plan.task) if plan.task.name == "classification" else None
-    first_image, *colours = _read_colours(case) if data.colour else (_read(case),)
+    first_image, *colours = read_case_colours(case) if data.colour else (read_case(case),)
     volume, label = _upright(case, first_image, plan)
     _check_size(volume, data)
     seen = text_in_volume(volume.array, case.modality)
@@ -244,8 +225,8 @@ def prepare(case: Case, plan: FederationPlan) -> Prepared:
     spacing = np.linalg.norm(np.asarray(image.affine, dtype=np.float64)[:3, :3], axis=0)
     image = _scaling(image.numpy(), data.intensity)(image)
     kept = torch.ones(image.shape, dtype=torch.uint8)
-    if any(n is not None for n in data.size_voxels):
-        size = [n or own for n, own in zip(data.size_voxels, image.shape[1:], strict=True)]
+    size = tuple(n or own for n, own in zip(data.size_voxels, image.shape[1:], strict=True))
+    if size != tuple(image.shape[1:]):
         filling = float(image.min()) if data.intensity.kind == "zscore" else 0.0
         image = ResizeWithPadOrCrop(spatial_size=size, value=filling)(image)
         mask = None if mask is None else ResizeWithPadOrCrop(spatial_size=size)(mask)
@@ -253,7 +234,7 @@ def prepare(case: Case, plan: FederationPlan) -> Prepared:
     first = np.ascontiguousarray(image.numpy(), dtype=np.float32)
     own = np.asarray(kept[0]).astype(bool)
     others = [_channel(case, colour, image, own, data) for colour in colours]
-    others += [_channel(other, _read(other), image, own, data) for other in case.further]
+    others += [_channel(other, read_case(other), image, own, data) for other in case.further]
     pixels = np.concatenate([first, *(channel[None] for channel, _ in others)]) if others else first
     text = seen or any(shows for _, shows in others)
     i, j, k = (round(float(mm), 6) for mm in spacing)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from eucaim_fl.cohorts.case_image import is_grey
 from eucaim_fl.cohorts.findings import Finding, Severity, merge
 from eucaim_fl.cohorts.manifest import Case
 from eucaim_fl.cohorts.pixel_facts import PixelFacts
@@ -100,6 +101,11 @@ RULES: Mapping[str, Rule] = {
         "Images that state another body part than cohort.body_parts of the site file.",
         "Look whether they belong to this cohort, or add the body part to the site file.",
     ),
+    "grey_among_colours": Rule(
+        "warns",
+        "Grey images in a cohort whose images of the same modality mostly have colours.",
+        "Look whether they belong to this cohort. A plan with data.colour leaves them out.",
+    ),
     "without_label": Rule(
         "informs",
         "Patients none of whose images has a label.",
@@ -150,6 +156,7 @@ def image_findings(
         *_doubles(examined, others),
         *_values(examined),
         *_grids(examined),
+        *_colours(examined),
         *_labels(examined, label_problems or {}),
     ]
     wanted = {part.casefold() for part in body_parts}
@@ -303,6 +310,19 @@ def outliers(values: Sequence[float]) -> set[int]:
     limit = max(math.log(2.0), 6 * spread)
     found = {n for n in range(len(values)) if n not in logs or abs(logs[n] - middle) > limit}
     return found if len(found) <= max(1, len(values) // 10) else set()
+
+
+def _colours(examined: Sequence[Examined]) -> list[Finding]:
+    """Grey images where most of their modality have colours."""
+    stated: dict[str, list[Case]] = defaultdict(list)
+    for one in examined:
+        if one.case.facts is not None and one.case.facts.samples is not None:
+            stated[one.case.modality].append(one.case)
+    grey: list[str] = []
+    for cases in stated.values():
+        some = [case.patient for case in cases if is_grey(case)]
+        grey += some if len(some) < len(cases) / 2 else []
+    return _finding("grey_among_colours", grey, "series")
 
 
 def _labels(examined: Sequence[Examined], problems: Mapping[str, Rule]) -> list[Finding]:

@@ -179,9 +179,14 @@ def clinical_findings(cases: Sequence[Case]) -> tuple[Finding, ...]:
                 "small_class",
                 [c.name for c in columns if len(c.classes) > 1 and min(n for _, n in c.classes) < _SMALL_CLASS],
             ),
-            *_of_columns("one_value", [c.name for c in columns if c.distinct == 1 and c.known >= _SMALL_CLASS]),
+            *_of_columns("one_value", [c.name for c in columns if _says_nothing(c)]),
         ]
     )
+
+
+def _says_nothing(column: Column) -> bool:
+    """Whether everybody has the same value, where values are expected to differ: units are not."""
+    return column.distinct == 1 and column.known >= _SMALL_CLASS and not column.name.casefold().endswith("_unit")
 
 
 def _of_patients(name: str, patients: Sequence[str]) -> list[Finding]:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from eucaim_fl.cohorts.case_image import is_grey
 from eucaim_fl.cohorts.facts import SeriesFacts
 from eucaim_fl.cohorts.manifest import Case
 from eucaim_fl.config import SeriesRule
-from eucaim_fl.errors import DataError, LabelError
+from eucaim_fl.errors import DataError, LabelError, SeriesError
 from eucaim_fl.plan import FederationPlan
 
 __all__ = ["LeftOut", "Selection", "fits", "select"]
@@ -54,8 +55,8 @@ class Selection:
 def select(cases: Sequence[Case], plan: FederationPlan) -> Selection:
     """The cases that a plan takes. The order of `cases` changes nothing but the order of what is returned.
 
-    Without `data.channels`: every image of `data.modality`; in segmentation only those with a label, and a patient who
-    has none of these is left out.
+    Without `data.channels`: every image of `data.modality`, with `data.colour` only those whose headers don't say that
+    they are grey, and in segmentation only those with a label; a patient who has images but none of these is left out.
     With channels: at most one case a patient. All channels come from one study, each from another stack: the rules are
     served in the plan's order, each by the best of the stacks that fit (`SeriesRule.prefer`, then series UID and
     stack). In segmentation a label is needed: for the first channel labelled stacks go before `prefer`; if the
@@ -65,15 +66,24 @@ def select(cases: Sequence[Case], plan: FederationPlan) -> Selection:
     if plan.data.channels:
         return _by_rules(cases, plan.data.channels, labelled=plan.task.name == "segmentation")
     wanted = plan.data.modality
-    taken = [case for case in cases if wanted is None or case.modality in ("", wanted)]
-    if plan.task.name == "classification":
-        return Selection(tuple(taken))
-    labelled_patients = {case.patient for case in taken if case.label}
-    bare = {case.patient: case for case in reversed(taken) if case.patient not in labelled_patients}
-    return Selection(
-        tuple(case for case in taken if case.label),
-        tuple(_without_label(patient, case.series) for patient, case in sorted(bare.items())),
-    )
+    fitting = [case for case in cases if wanted is None or case.modality in ("", wanted)]
+    taken = [case for case in fitting if not (plan.data.colour and is_grey(case))]
+    left_out = [
+        LeftOut(patient, "colour", SeriesError.code, "A patient's image has no colours.", case.series)
+        for patient, case in _others(fitting, taken).items()
+    ]
+    if plan.task.name != "segmentation":
+        return Selection(tuple(taken), tuple(left_out))
+    labelled = [case for case in taken if case.label]
+    left_out += [_without_label(patient, case.series) for patient, case in _others(taken, labelled).items()]
+    return Selection(tuple(labelled), tuple(sorted(left_out, key=lambda one: one.patient)))
+
+
+def _others(cases: Sequence[Case], taken: Sequence[Case]) -> dict[str, Case]:
+    """Patient, by name → the first image, of those of whom nothing was taken."""
+    known = {case.patient for case in taken}
+    first = {case.patient: case for case in reversed(cases) if case.patient not in known}
+    return dict(sorted(first.items()))
 
 
 def _without_label(patient: str, detail: str) -> LeftOut:

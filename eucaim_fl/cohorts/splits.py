@@ -65,7 +65,7 @@ def split_patients(
 ) -> dict[SplitName, tuple[str, ...]]:
     """Which of a site's patients train, which validate and which are kept for the final test.
 
-    strata: patient → stratum (the class in classification; the same text for all otherwise). Within a stratum patients
+    strata: patient → stratum (see `targets.Wanted`; the same text for all in a segmentation). Within a stratum patients
     are put in the order of a hash of (seed, site, patient); then validation and test patients are taken at equal
     distances along all strata, so each stratum gives its share to within one patient.
     Every patient is in exactly one split. With three or more patients each split has at least one; with fewer all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,46 +22,52 @@ OUTLINES_RGB = ((255, 176, 0), (86, 180, 233), (0, 200, 140), (240, 110, 170), (
 _Picture = npt.NDArray[np.uint8]
 
 
-def slice_picture(volume: Volume, label: npt.NDArray[np.uint8] | None = None) -> _Picture:
+def slice_picture(
+    volume: Volume, label: npt.NDArray[np.uint8] | None = None, colours: Sequence[Volume] = ()
+) -> _Picture:
     """One slice across the third axis as RGB, shape (height, width, 3), at most LARGEST_SIDE on a side.
 
     The slice with most labelled voxels, or the middle one. The patient's right is on the left of the picture, anterior
     or superior at the top; pixels are square. Grey values run from the slice's 1st to its 99th percentile.
-    label: shape of the volume, 0 is background; its outline is drawn in OUTLINES_RGB.
+    label: shape of the volume, 0 is background; its outline is drawn in OUTLINES_RGB. colours: red, green and blue, 0
+    to 255, on the volume's grid; they are shown as they are, and not enlarged.
     """
     counts = None if label is None else np.count_nonzero(label, axis=(0, 1))
     at = int(counts.argmax()) if counts is not None and counts.any() else volume.shape[2] // 2
-    plane = np.asarray(volume.array[:, :, at], dtype=np.float64)
     mask = None if label is None else label[:, :, at]
-    return _drawn(plane, mask, volume.affine, volume.spacing_mm[:2])
+    if colours:
+        pixels = np.stack([np.clip(colour.array[:, :, at], 0, 255) for colour in colours], axis=-1)
+        return _drawn(pixels, mask, volume.affine, min(LARGEST_SIDE, max(pixels.shape[:2])))
+    plane = np.asarray(volume.array[:, :, at], dtype=np.float64)
+    low, high = (float(v) for v in np.percentile(plane, [1, 99]))
+    return _drawn(np.clip((plane - low) / ((high - low) or 1.0), 0, 1) * 255, mask, volume.affine, LARGEST_SIDE)
 
 
 def _drawn(
-    plane: npt.NDArray[np.float64],
-    mask: npt.NDArray[np.uint8] | None,
-    affine: npt.NDArray[np.float64],
-    spacing: tuple[float, ...],
+    pixels: npt.NDArray[Any], mask: npt.NDArray[np.uint8] | None, affine: npt.NDArray[np.float64], side: int
 ) -> _Picture:
-    """A plane (I, J) scaled to grey and turned as it is shown, with the outline of the mask."""
+    """Grey (I, J) or colours (I, J, 3), 0 to 255, turned as they are shown, with the outline of the mask.
+
+    side: pixels of the picture's longer side.
+    """
     from PIL import Image
 
-    directions = affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)
+    spacing = np.linalg.norm(affine[:3, :2], axis=0)
+    directions = affine[:3, :2] / spacing
     mains = [int(n) for n in np.abs(directions).argmax(axis=0)]  # of RAS+: 0 right, 1 anterior, 2 superior
     across, down = (1, 0) if mains[0] > mains[1] else (0, 1)
-    low, high = (float(v) for v in np.percentile(plane, [1, 99]))
-    scaled = np.clip((plane - low) / ((high - low) or 1.0), 0, 1) * 255
 
     def shown(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        turned = array.transpose(down, across)
+        turned = array.transpose(down, across, *range(2, array.ndim))
         for axis, index in ((0, down), (1, across)):
             if directions[mains[index], index] > 0:  # right, anterior and superior come first in a picture
                 turned = np.flip(turned, axis)
         return np.ascontiguousarray(turned)
 
-    sides_mm = (plane.shape[across] * spacing[across], plane.shape[down] * spacing[down])
-    width, height = (max(1, min(LARGEST_SIDE, round(LARGEST_SIDE * mm / max(sides_mm)))) for mm in sides_mm)
-    grey = Image.fromarray(shown(scaled).round().astype(np.uint8)).resize((width, height), Image.Resampling.BILINEAR)
-    picture: _Picture = np.repeat(np.asarray(grey)[:, :, None], 3, axis=2)
+    sides_mm = (float(pixels.shape[across] * spacing[across]), float(pixels.shape[down] * spacing[down]))
+    width, height = (max(1, min(side, round(side * mm / max(sides_mm)))) for mm in sides_mm)
+    small = Image.fromarray(shown(pixels).round().astype(np.uint8)).resize((width, height), Image.Resampling.BILINEAR)
+    picture: _Picture = np.array(small.convert("RGB"))
     if mask is not None and mask.any():
         values = np.asarray(Image.fromarray(shown(mask)).resize((width, height), Image.Resampling.NEAREST))
         edge = values > 0
@@ -83,5 +90,5 @@ def png_base64(picture: _Picture) -> str:
     from PIL import Image
 
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="PNG", optimize=True)
+    Image.fromarray(picture).save(stream, format="PNG")  # optimised it takes ten times as long, for a few per cent
     return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -10,12 +10,15 @@ import numpy.typing as npt
 
 from eucaim_fl.errors import SeriesError
 
-__all__ = ["LARGEST_VOLUME_BYTES", "Affine", "Volume", "corners", "is_sheared", "same_grid", "straighten"]
+__all__ = ["LARGEST_VOLUME_BYTES", "LUMINANCE", "Affine", "Volume", "corners", "is_sheared", "same_grid", "straighten"]
 
 Affine = npt.NDArray[np.float64]
 
 LARGEST_VOLUME_BYTES = 2**31
 """No file may make a site allocate more than this for one volume; claims are checked before decoding."""
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue where one value is asked for. Source: ITU-R BT.601."""
 
 
 @dataclass(frozen=True, eq=False)

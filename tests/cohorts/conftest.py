@@ -138,6 +138,7 @@ def make_plan(task: dict[str, Any] | None = None, **data: Any) -> FederationPlan
             "training": {"local_steps": 1},
             "method": {},
             "privacy": {},
+            "stopping": {},
             "purpose": "scientific_research",
             "permit": None,
             "participation": {

@@ -107,7 +107,7 @@ class TestModality:
 
 class TestVocabulary:
     def test_its_version_is_pinned(self):
-        assert VOCABULARY == "2026-11"
+        assert VOCABULARY == "2026-12"
 
     def test_every_code_is_placed_by_its_own_prefix(self):
         for system, words in WORDS.items():

@@ -1,22 +1,23 @@
-"""Dermatoscopy images become four sites' cohorts in colours, by where they were taken."""
+"""Dermatoscopy images become four sites' cohorts of DICOM photographs, by where they were taken."""
 
 from __future__ import annotations
 
-import csv
 import io
 import zipfile
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
+from eucaim_fl.cohorts.case_image import read_case_colours
 from eucaim_fl.cohorts.ham10000 import IMAGES, SITES, TABLE, write_ham10000
-from eucaim_fl.cohorts.manifest import read_manifest
+from eucaim_fl.cohorts.manifest import Manifest, read_manifest
 from eucaim_fl.durable import exclusive
 from eucaim_fl.errors import CohortError, RunFolderBusyError
-from eucaim_fl.sitefile import SiteFile
+from eucaim_fl.site.preflight import check
+from eucaim_fl.sitefile import SiteFile, load_site_file
 
 pytestmark = pytest.mark.integration
 
@@ -50,9 +51,16 @@ def data_set(folder: Path, rows: list[str] | None = None, images: dict[str, byte
     return folder
 
 
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "clinical.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
+def site_of(name: str, data: Path) -> SiteFile:
+    """The product's own site file, over a cohort in `data`."""
+    site = load_site_file(Path(__file__).parents[2] / "sites" / f"{name}.yaml")
+    cohort = site.cohort.model_copy(update={"folder": data / name})
+    cache = site.cache.model_copy(update={"folder": data / f".cache_{name}"})
+    return site.model_copy(update={"cohort": cohort, "cache": cache})
+
+
+def manifest(name: str, data: Path) -> Manifest:
+    return read_manifest(site_of(name, data))
 
 
 class TestWriteHam10000:
@@ -60,39 +68,58 @@ class TestWriteHam10000:
         out = tmp_path / "out"
         write_ham10000(data_set(tmp_path / "in"), out)
         found = {
-            site: [
-                (row["diagnosis"], row["malignant"], row["age"], row["sex"]) for row in table(tmp_path / "out" / site)
-            ]
+            site: sorted(
+                tuple(case.clinical.get(name, "") for name in ("diagnosis", "malignant", "age", "sex"))
+                for case in manifest(site, out).cases
+            )
             for site in SITES
         }
         assert found == {
             "ham_molemax": [("nv", "0", "45", "male")],
             "ham_modern": [("mel", "1", "70", "female")],
-            "ham_rosendahl": [("bcc", "1", "", "")],
+            "ham_rosendahl": [("bcc", "1", "", "unknown")],
             "ham_dias": [("akiec", "1", "80", "male"), ("bkl", "0", "55", "female")],
         }
+        states = [case.clinical["patient_diagnostic_category"] for case in manifest("ham_modern", out).cases]
+        assert states == ["patient with cancer"]
+
+    def test_headers_and_tables_say_the_same_of_a_patient(self, tmp_path: Path) -> None:
+        write_ham10000(data_set(tmp_path / "in"), tmp_path / "out")
+        (case,) = manifest("ham_modern", tmp_path / "out").cases
+        header = pydicom.dcmread(case.image[0])
+        assert (header.PatientID, header.PatientAge, header.PatientSex) == (case.patient, "070Y", "F")
+        assert (case.modality, case.facts.body_part) == ("DMS", "SKIN")
 
     def test_names_of_the_data_set_are_replaced(self, tmp_path: Path) -> None:
         write_ham10000(data_set(tmp_path / "in"), tmp_path / "out")
-        text = (tmp_path / "out" / "ham_dias" / "clinical.csv").read_text()
-        assert "HAM_" not in text
-        assert "ISIC" not in text
-        assert len({row["patient_id"] for row in table(tmp_path / "out" / "ham_dias")}) == 2
+        everything = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+        assert b"HAM_" not in everything
+        assert b"ISIC" not in everything
+        assert len({case.patient for case in manifest("ham_dias", tmp_path / "out").cases}) == 2
 
-    def test_colours_and_sides_are_those_of_the_picture(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("site", "syntax"), [("ham_molemax", "1.2.840.10008.1.2.4.50"), ("ham_dias", "1.2.840.10008.1.2.1")]
+    )
+    def test_pixels_and_sides_are_those_of_the_picture(self, site: str, syntax: str, tmp_path: Path) -> None:
         write_ham10000(data_set(tmp_path / "in"), tmp_path / "out")
-        stored = np.asanyarray(nib.load(tmp_path / "out" / "ham_dias" / "images" / "P0001.nii.gz").dataobj)
-        assert stored.shape == (64, 64, 1)
-        left = [int(stored[name][5, 40, 0]) for name in "RGB"]
-        assert np.allclose(left, [200, 100, 50], atol=3)
-        assert max(int(stored[name][60, 5, 0]) for name in "RGB") <= 3
+        case = manifest(site, tmp_path / "out").cases[0]
+        read = np.stack([colour.array[:, :, 0].T for colour in read_case_colours(case)], axis=-1)
+        assert np.array_equal(read, np.asarray(Image.open(io.BytesIO(jpeg()))))
+        assert case.facts.transfer_syntax == syntax
+        assert case.facts.spacing_mm == (None, None, None)
 
-    def test_a_site_finds_every_image(self, tmp_path: Path) -> None:
-        write_ham10000(data_set(tmp_path / "in"), tmp_path / "out")
-        site = {"name": "ham_dias", "cohort": {"layout": "nifti_csv", "folder": tmp_path / "out" / "ham_dias"}}
-        found = read_manifest(SiteFile.model_validate({**site, "cache": {"folder": tmp_path / "cache"}}))
-        assert found.quarantined == ()
-        assert [case.clinical["malignant"] for case in found.cases] == ["1", "0"]
+    @pytest.mark.parametrize("name", SITES)
+    def test_a_check_of_the_site_finds_nothing_amiss(self, name: str, tmp_path: Path) -> None:
+        rows = [*ROWS, *(f"ISIC_{n},HAM_{n},{SITES[name]},nv,{n}.0,male" for n in range(10, 40))]
+        looks = {row.partition(",")[0]: jpeg((200, 100, 7 * n)) for n, row in enumerate(rows)}
+        write_ham10000(data_set(tmp_path / "in", rows, looks), tmp_path / "out")
+        report = check(site_of(name, tmp_path / "out"))
+        assert report.can_train
+        assert len(report.usable) == report.patients
+        assert report.modalities == {"DMS": report.patients}
+        graver = {one.rule for one in report.findings if one.severity != "informs"}
+        assert graver <= {"quality.small_class"}
+        assert not {one.rule for one in report.findings} & {"codes.unplaced", "quality.few_slices"}
 
     def test_progress_counts_images_and_a_second_call_replaces_the_cohorts(self, tmp_path: Path) -> None:
         seen: list[tuple[int, int]] = []

@@ -1,4 +1,6 @@
 import csv
+import dataclasses
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,18 +9,22 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 from eucaim_fl.cohorts.dicom_writer import SeriesStyle, Study, uid
 from eucaim_fl.cohorts.layout_writers import (
     Disease,
     LabelledScan,
+    Photograph,
     label_map,
+    write_folder_photographs,
     write_nifti,
     write_nifti_csv,
     write_tier3,
+    write_tier3_photographs,
     write_upv,
 )
-from eucaim_fl.errors import CohortError
+from eucaim_fl.errors import CohortError, SeriesError
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, -3.0, 0, 40], [0, 0, 5.0, -50], [0, 0, 0, 1]])
 STYLE = SeriesStyle("Philips Medical Systems")
@@ -115,7 +121,46 @@ class TestWriteTier3:
         assert written == [0, 1]
 
 
+def photograph(patient: str = "EUCAIM-1", jpeg: bytes | None = None) -> Photograph:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 6), (200, 100, 50)).save(stream, "JPEG")
+    who = Study(patient, uid("study", patient), None, "F", 45, "SKIN")
+    return Photograph(who, Disease("BP1"), stream.getvalue() if jpeg is None else jpeg, {"diagnosis": "nv"})
+
+
+class TestWritePhotographs:
+    def test_tier_3_has_a_study_and_a_row_in_both_views_for_each(self, tmp_path: Path):
+        write_tier3_photographs(tmp_path, "ds", [photograph(), photograph("EUCAIM-2")], "jpeg")
+        views = [rows(tmp_path / f"{name}_mandatory_view.csv") for name in ("clinical", "imaging")]
+        assert [row["patient_id"] for row in views[0]] == [row["patient_id"] for row in views[1]]
+        for row in views[1]:
+            folder = tmp_path / "imaging_data" / row["patient_id"] / row["study_uid"] / row["series_uid"]
+            assert pydicom.dcmread(folder / "IM00001.dcm").SeriesInstanceUID == row["series_uid"]
+        assert (views[0][0]["diagnosis"], views[0][0]["patient_birth_sex"]) == ("nv", "COM1001370")
+        assert views[1][0]["image_procedure_code"] == "DMS"
+
+    def test_a_folder_has_a_row_with_the_series_of_each(self, tmp_path: Path):
+        write_folder_photographs(tmp_path, [photograph(), photograph("EUCAIM-2")], "rgb")
+        table = rows(tmp_path / "clinical.csv")
+        series = [pydicom.dcmread(path).SeriesInstanceUID for path in sorted((tmp_path / "images").iterdir())]
+        assert [row["series_uid"] for row in table] == series
+        assert (table[0]["age"], table[0]["diagnosis"]) == ("45", "nv")
+
+    def test_what_is_no_jpeg_is_refused(self, tmp_path: Path):
+        with pytest.raises(SeriesError, match="no baseline JPEG"):
+            write_tier3_photographs(tmp_path, "ds", [photograph(jpeg=b"x")], "jpeg")
+        with pytest.raises(SeriesError, match="no baseline JPEG"):
+            write_folder_photographs(tmp_path, [photograph(jpeg=b"x")], "rgb")
+
+
 class TestWriteUpv:
+    def test_a_study_of_unknown_year_states_no_day(self, tmp_path: Path):
+        one = scan()
+        write_upv(tmp_path, [dataclasses.replace(one, study=dataclasses.replace(one.study, year=None))], STYLE)
+        inclusion = json.loads((tmp_path / "eforms.json").read_text())[0]["eForm"]["pages"][0]["page_data"]
+        assert inclusion["baseline_date"]["value"] == ""
+        assert {pydicom.dcmread(path).StudyDate for path in tmp_path.rglob("*.dcm")} == {""}
+
     def test_the_index_names_the_image_and_the_label_of_each_study(self, tmp_path: Path):
         write_upv(tmp_path, [scan("EUCAIM-ab"), scan("EUCAIM-cd", 2)], STYLE)
         entries = json.loads((tmp_path / "index.json").read_text())

@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from eucaim_fl.cohorts.lidc import ARCHIVE, SITES, write_lidc
+from eucaim_fl.cohorts.lidc import ARCHIVE, SITES, SPLITS, write_lidc
 from eucaim_fl.cohorts.manifest import Manifest, read_manifest
 from eucaim_fl.durable import exclusive
 from eucaim_fl.errors import CohortError, RunFolderBusyError
@@ -67,6 +67,18 @@ class TestWriteLidc:
         write_lidc(source, tmp_path / "0", seed=0)
         write_lidc(source, tmp_path / "1", seed=1)
         assert patients(tmp_path / "0") != patients(tmp_path / "1")
+
+    def test_the_skewed_split_lies_beside_the_equal_one(self, tmp_path: Path):
+        source = archive(tmp_path / "in")
+        write_lidc(source, tmp_path / "out")
+        write_lidc(source, tmp_path / "out", split="skewed")
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*SITES, *SPLITS["skewed"]])
+        cases = []
+        for number, site in enumerate(SPLITS["skewed"]):
+            found = manifest_of(tmp_path / "out" / site, "eucaim_tier3" if number < 2 else "nifti_csv")
+            cases += found.cases
+        assert len(cases) == 9
+        assert {case.patient for case in cases} == set().union(*patients(tmp_path / "out").values())
 
     def test_the_readers_find_every_nodule_with_its_label(self, tmp_path: Path):
         write_lidc(archive(tmp_path / "in"), tmp_path / "out")

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from eucaim_fl.cohorts import preprocess
+from eucaim_fl.cohorts.dicom_writer import Study
 from eucaim_fl.cohorts.facts import SeriesFacts
 from eucaim_fl.cohorts.manifest import Case
+from eucaim_fl.cohorts.photograph_writer import write_photograph
 from eucaim_fl.cohorts.preprocess import FOREGROUND_SAMPLES, onto_grid, prepare, preprocessing_key, summarize_label
 from eucaim_fl.cohorts.volume import Volume
 from eucaim_fl.errors import LabelError, SeriesError, UnreadableFileError
@@ -299,12 +303,22 @@ class TestColours:
         assert image.shape == (1, 4, 5, 1)
         assert np.allclose(image[0, 0], (58.7 + 22.8) / 1000)
 
-    def test_a_grey_image_or_several_files_are_refused(self, tiny, files, photo):
-        plan = tiny.plan(GRADE, colour=True)
+    def test_a_grey_image_is_refused(self, tiny, files):
         with pytest.raises(SeriesError, match="no colours"):
-            prepare(files(), plan)
-        with pytest.raises(SeriesError, match="no single NIfTI file"):
-            prepare(dataclasses.replace(photo, image_format="dicom"), plan)
+            prepare(files(), tiny.plan(GRADE, colour=True))
+
+    def test_a_dicom_photograph_gives_the_tensor_of_its_stored_picture(self, tiny, tmp_path):
+        stored = np.random.default_rng(0).integers(0, 255, (6, 4, 3), np.uint8)  # rows, columns, samples
+        stream = io.BytesIO()
+        Image.fromarray(stored).save(stream, "JPEG")
+        write_photograph(tmp_path / "x.dcm", stream.getvalue(), Study("EUCAIM-1", "2.25.1", None), "jpeg")
+        case = Case("P1", "", "x", (tmp_path / "x.dcm",), "dicom", clinical={"grade": "high"}, modality="DMS")
+        shown = np.asarray(Image.open(stream)).transpose(2, 1, 0)  # samples, columns, rows
+        plan = {"colour": True, "intensity": {"kind": "window", "low": 0.0, "high": 255.0}}
+        as_stored = prepare(case, tiny.plan(GRADE, orientation="LPS", **plan)).image
+        assert np.allclose(as_stored[..., 0] * 255, shown, atol=1e-4)
+        turned = prepare(case, tiny.plan(GRADE, **plan)).image
+        assert np.array_equal(turned, as_stored[:, ::-1, ::-1])
 
     def test_the_key_is_another(self, tiny):
         assert preprocessing_key(tiny.plan(colour=True)) != preprocessing_key(tiny.plan())

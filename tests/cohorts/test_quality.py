@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ def found(cases: list[Examined], *rest: Any) -> dict[str, tuple[str, int, str, t
 class TestImageFindings:
     def test_an_ordinary_cohort_has_none(self):
         assert image_findings([examined(f"P{n}") for n in range(20)]) == ()
+
+    def test_a_grey_image_among_colours_is_worth_a_look(self):
+        def stated(patient: str, samples: int | None, modality: str = "XC") -> Examined:
+            one = examined(patient, modality=modality)
+            facts = SeriesFacts(folder=patient, files=("1.dcm",), kind="dicom", samples=samples)
+            return dataclasses.replace(one, case=dataclasses.replace(one.case, facts=facts))
+
+        colours = [stated(f"C{n}", 3) for n in range(3)]
+        assert found([*colours, stated("G", 1), stated("U", None), stated("X", 1, "DX")]) == {
+            "quality.grey_among_colours": ("warns", 1, "series", ("G",))
+        }
+        assert found([*colours[:1], stated("G", 1)]) == {}
 
     def test_the_same_voxels_under_two_patients_block_both(self):
         cases = [examined("A", "x"), examined("B", "x"), examined("C", "y")]

@@ -79,6 +79,9 @@ class TestClinicalFindings:
     def test_a_column_of_one_value_teaches_nothing(self):
         assert found(classes(low=10)) == {"one_value": (1, ("grade",))}
 
+    def test_one_unit_for_all_is_as_it_should_be(self):
+        assert found([case(f"P{n}", age_unit="year") for n in range(10)]) == {}
+
     def test_texts_are_fixed(self):
         for finding in clinical_findings([case("A", age="-1", split="x"), case("A", 2, split="y")]):
             rule = CLINICAL_RULES[finding.rule.removeprefix("quality.")]

@@ -10,13 +10,16 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
+from eucaim_fl.cohorts.case_image import read_case_colours
 from eucaim_fl.cohorts.dicom import read_series
+from eucaim_fl.cohorts.dicom_writer import pseudonym
 from eucaim_fl.cohorts.ham10000 import IMAGES, TABLE, write_ham10000
 from eucaim_fl.cohorts.ham10000 import SITES as HAM_SITES
 from eucaim_fl.cohorts.lidc import ARCHIVE, SITES, write_lidc
+from eucaim_fl.cohorts.lidc_split import skewed_split
 from eucaim_fl.cohorts.manifest import Manifest, read_manifest
-from eucaim_fl.cohorts.nifti import read_colours
 from eucaim_fl.errors import SeriesError
 from eucaim_fl.sitefile import SiteFile
 
@@ -81,6 +84,21 @@ class TestLidc:
         assert sum(len(patients) for patients in found.values()) == 12
         assert len(set.union(*found.values())) == 12
 
+    def test_the_skewed_split_goes_from_small_and_solid_to_large_and_faint_with_both_classes(self) -> None:
+        with np.load(DATA / "lidc_nodules" / ARCHIVE, allow_pickle=False) as archive:
+            volumes = archive["masks"].reshape(len(archive["name"]), -1).sum(axis=1)
+            textures, malignancy = archive["texture"], archive["malignancy"]
+        malignant = [None if score == 3 else bool(score > 3) for score in malignancy]
+        for seed in range(3):
+            site = skewed_split(volumes, textures, malignant, seed)
+            assert sorted(np.bincount(site).tolist()) == [33, 33, 34, 34]
+            middles = [float(np.median(volumes[site == n])) for n in range(4)]
+            assert middles[0] < 250 < 1000 < middles[3]
+            assert textures[site == 0].mean() > 4.5 > 3 > textures[site == 3].mean()
+            for wanted in (True, False):
+                own = site[[n for n, one in enumerate(malignant) if one is wanted]]
+                assert np.bincount(own, minlength=4).min() >= 4
+
 
 class TestHam10000:
     def test_real_images_become_four_cohorts_in_colours(self, tmp_path: Path) -> None:
@@ -95,8 +113,12 @@ class TestHam10000:
                 part.writestr(name, whole.read(name))
         write_ham10000(few, tmp_path / "data")
         for site in HAM_SITES:
-            cases = manifest_of(tmp_path / "data" / site, "nifti_csv").cases
+            layout = "eucaim_tier3" if site in ("ham_molemax", "ham_modern") else "folder_csv"
+            cases = manifest_of(tmp_path / "data" / site, layout).cases
             assert [case.clinical["malignant"] in ("0", "1") for case in cases] == [True] * 3
-            red, _, blue = (volume.array for volume in read_colours(cases[0].image[0]))
-            assert red.shape == (64, 64, 1)
-            assert red.mean() > blue.mean()  # skin
+            stored = [read_case_colours(case) for case in cases]
+            pictures = [np.stack([colour.array[:, :, 0].T for colour in one], axis=-1) for one in stored]
+            named = {pseudonym("ham10000", line.split(",")[1]): line.partition(",")[0] for line in kept}
+            with zipfile.ZipFile(few / IMAGES) as part:
+                shown = [np.asarray(Image.open(part.open(f"{named[case.patient]}.jpg"))) for case in cases]
+            assert np.array_equal(pictures, shown)

@@ -119,6 +119,18 @@ class TestSelectWithoutChannels:
         cases = [case("P1", "1"), case("P2", "2")]
         assert select(cases, tiny.plan(GRADE)) == Selection(tuple(cases))
 
+    def test_colours_take_no_image_that_says_it_is_grey(self, tiny):
+        cases = [case("P1", "1", samples=3), case("P1", "2", samples=1), case("P2", "3", samples=1), case("P3", "4")]
+        assert select(cases, tiny.plan(GRADE)).cases == tuple(cases)
+        selection = select(cases, tiny.plan(GRADE, colour=True))
+        assert selection.cases == (cases[0], cases[3])
+        assert selection.left_out == (LeftOut("P2", "colour", "EFL202", "A patient's image has no colours.", "3"),)
+
+    def test_who_has_neither_colours_nor_a_label_is_left_out_once(self, tiny):
+        cases = [case("P2", "1", samples=1), case("P1", "2", samples=3)]
+        selection = select(cases, tiny.plan(colour=True))
+        assert [(one.patient, one.rule) for one in selection.left_out] == [("P1", "label"), ("P2", "colour")]
+
 
 class TestSelectWithChannels:
     def select(

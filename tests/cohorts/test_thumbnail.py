@@ -52,6 +52,20 @@ class TestSlicePicture:
         assert top_left > 200
         assert max(others) < 50
 
+    def test_colours_are_shown_as_they_are_and_not_enlarged(self):
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+        shown = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.float32)  # height, width
+        colours = [Volume(np.ascontiguousarray(shown[..., n].T[..., None]), affine) for n in range(3)]
+        assert np.array_equal(slice_picture(colours[0], None, colours), shown)
+
+    def test_large_ones_become_smaller_and_get_the_labels_outline(self):
+        colours = [Volume(np.full((300, 150, 1), 200.0, np.float32), AXIAL_LPS)] * 3
+        label = np.zeros((300, 150, 1), np.uint8)
+        label[100:200, 50:100] = 1
+        picture = slice_picture(colours[0], label, colours)
+        assert picture.shape == (LARGEST_SIDE // 2, LARGEST_SIDE, 3)
+        assert {tuple(pixel) for pixel in picture.reshape(-1, 3).tolist()} == {(200, 200, 200), OUTLINES_RGB[0]}
+
     def test_pixels_become_square(self):
         volume = Volume(np.random.default_rng(0).normal(size=(50, 100, 3)).astype(np.float32), np.diag([4.0, 1, 1, 1]))
         assert slice_picture(volume).shape == (LARGEST_SIDE // 2, LARGEST_SIDE, 3)

@@ -187,22 +187,22 @@ LAYOUT_WORDS = frozenset(_LAYOUT_WORDS_TEXT.split())
 """Words that folders and files of cohorts are called, beyond imaging words."""
 
 _CLINICAL_TEXT = """
-abnormal absent acinar active acute adeno adenocarcinoma adenoma advanced african age aggressive american ashkenazi
-asian atypical basal baseline benign bilateral birads black bowen british caucasian cell cells center centre chemo
-chemotherapy chinese chronic clear clinically colorectal complete confirmed control cribriform day days dead
-deceased definite department diagnosis diffuse disease distant ductal early east ecog elevated endocrine epithelial
-equipment european ever ex excision external false favorable female former free gender generalised gleason good
-grade group high hispanic histologic hormone immunotherapy inconclusive indian indolent infiltrating inflammatory
-intermediate intraductal invasion invasive irish isup keratosis known kras latino library lirads lobular local
-localised low luminal lumpectomy lymphoma male malignancy malignant man married mastectomy melanocytic melanoma men
-menopausal metastatic mild minor mixed moderate moderately month months mucinous mutant mutation negative
-neuroendocrine never nevi nevus none nonsmoker normal north observation open organ papillary partial pathologic
-pathology pattern pending performed pirads poor poorly positive possible postmenopausal premenopausal present
-primary probable progression progressive prostatectomy quit radical radio randomised recurrence recurrent refused
-relapse resection response risk sarcoma score secondary severe significant simple situ small smoker smoking software
-solid solitary south squamous stable stage status surgery surveillance suspicious systemic therapy tnm transurethral
-triple tubular type undifferentiated unfavorable universitario university urothelial vascular week weeks well west
-white wild woman women year years yes
+abnormal absent acinar active acute adeno adenocarcinoma adenoma advanced african age aggressive akiec american
+ashkenazi asian atypical basal baseline bcc benign bilateral birads bkl black bowen british caucasian cell cells
+center centre chemo chemotherapy chinese chronic clear clinically colorectal complete confirmed control cribriform
+day days dead deceased definite department diagnosis diffuse disease distant ductal early east ecog elevated
+endocrine epithelial equipment european ever ex excision external false favorable female former free gender
+generalised gleason good grade group high hispanic histologic hormone immunotherapy inconclusive indian indolent
+infiltrating inflammatory intermediate intraductal invasion invasive irish isup keratosis known kras latino library
+lirads lobular local localised low luminal lumpectomy lymphoma male malignancy malignant man married mastectomy mel
+melanocytic melanoma men menopausal metastatic mild minor mixed moderate moderately month months mucinous mutant
+mutation negative neuroendocrine never nevi nevus none nonsmoker normal north observation open organ papillary
+partial pathologic pathology pattern pending performed pirads poor poorly positive possible postmenopausal
+premenopausal present primary probable progression progressive prostatectomy quit radical radio randomised
+recurrence recurrent refused relapse resection response risk sarcoma score secondary severe significant simple situ
+small smoker smoking software solid solitary south squamous stable stage status surgery surveillance suspicious
+systemic therapy tnm transurethral triple tubular type undifferentiated unfavorable universitario university
+urothelial vasc vascular week weeks well west white wild woman women year years yes
 """
 CLINICAL_WORDS = frozenset(_CLINICAL_TEXT.split())
 """Words of medicine and of people's origin that stand in clinical tables beside each other, with capitals."""

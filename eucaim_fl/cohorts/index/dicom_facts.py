@@ -75,6 +75,8 @@ def dicom_facts(
         "rows": _whole(elements, 0x00280010),
         "columns": _whole(elements, 0x00280011),
         "frames": _whole(elements, 0x00280008),
+        "samples": _whole(elements, 0x00280002),
+        "photometric": terms.photometric(elements.text(0x00280004)),
         "position": position,
         "orientation": _vector(elements, nested, 0x00200037, 6),
         "spacing": spacing if spacing is not None and min(spacing) > 0 else None,

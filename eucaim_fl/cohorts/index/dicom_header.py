@@ -21,6 +21,7 @@ _NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 _MOST_FRAGMENTS = 20_000
+_SAMPLES_STORED = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3, "YBR_FULL": 3, "YBR_FULL_422": 2}
 _OF_PIXELS = re.compile(r"Image Storage|^Segmentation Storage|Label Map Segmentation Storage")
 _SHORT_HEADER = "A file ends before its header does."
 _SHORT_PIXELS = "A file ends before its pixel data does."
@@ -119,11 +120,12 @@ def _number(elements: Elements, tag: int, default: float) -> float:
 
 
 def _needed(elements: Elements) -> float:
-    """Bytes that native grey pixels need by what the header says; 0 where that can't be told."""
-    if elements.transfer_syntax not in _NATIVE or not elements.text(0x00280004).startswith("MONOCHROME"):
+    """Bytes that native pixels need by what the header says; 0 where that can't be told."""
+    samples = _SAMPLES_STORED.get(elements.text(0x00280004), 0)
+    if elements.transfer_syntax not in _NATIVE or not samples:
         return 0
     rows, columns, bits = (_number(elements, tag, 0) for tag in (0x00280010, 0x00280011, 0x00280100))
-    return rows * columns * max(1, _number(elements, 0x00280008, 1)) * bits // 8
+    return rows * columns * max(1, _number(elements, 0x00280008, 1)) * samples * bits // 8
 
 
 def _fault(elements: Elements, sop_class: str, stream: BinaryIO, end: int) -> str:

@@ -14,6 +14,7 @@ __all__ = ["nifti_facts"]
 
 _GZIP = b"\x1f\x8b"
 _HEADER_BYTES = 544
+_RGB24_BITS = 24  # no other type of NIfTI has so many
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -52,6 +53,8 @@ def nifti_facts(first: bytes, size: int, path: Path) -> dict[str, Any]:
         "rows": shape[1],
         "columns": shape[0],
         "frames": math.prod(shape[2:]),
+        "samples": 3 if bits == _RGB24_BITS else 1,
+        "photometric": "RGB" if bits == _RGB24_BITS else "",
         "position": place,
         "orientation": cosines,
         "spacing": (spacing[1], spacing[0]) if measured else None,

@@ -118,6 +118,8 @@ def _stack(folder: str, files: Sequence[FileFacts], name: str) -> SeriesFacts:
         transfer_syntax=first.transfer_syntax,
         plane=plane_of(first.orientation),
         size=(first.rows or 0, first.columns or 0, slices if first.rows else 0),
+        samples=_same(one.samples for one in files),
+        photometric=_same(one.photometric for one in files) or "",
         spacing_mm=(rows, columns, first.thickness_mm if first.kind == "nifti" else _between(files)),
         thickness_mm=_same(one.thickness_mm for one in files),
         contrast=_same(one.contrast for one in files),

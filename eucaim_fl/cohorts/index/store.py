@@ -42,7 +42,7 @@ __all__ = [
     "write_rows",
 ]
 
-_SCHEMA = 1
+_SCHEMA = 2
 """Raised whenever what is read from a header changes, so that all files are read again."""
 _MEMORY = "512MB"
 _ARROW = {

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from eucaim_fl.cohorts.deidentification.words import plain_words, tokens
 
-__all__ = ["image_type", "modality", "term", "vendor", "words_of", "year_of"]
+__all__ = ["image_type", "modality", "photometric", "term", "vendor", "words_of", "year_of"]
 
 _LONGEST = 1024
 _TERM = re.compile(r"[A-Z0-9 _./-]{1,32}")
@@ -33,6 +33,10 @@ _TYPE_WORDS = """
     mpr nd none norm op opp outphase p pha phase post proj projection r real se sh som4 som5 som7 spi spr st sub
     subtraction t1 t2 ud um uncompressed vfa vrt w water
 """
+_PHOTOMETRIC = frozenset({
+    "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT",
+    "YBR_RCT", "XYB",
+})
 # fmt: on
 _MODALITIES, _TYPES = frozenset(_MODALITY_CODES.split()), frozenset(_TYPE_WORDS.split())
 
@@ -80,6 +84,11 @@ def _type(value: str) -> str:
 def modality(text: str) -> str:
     """A modality of DICOM (PS3.3 C.7.3.1.1.1), or "" if it is none."""
     return text if text in _MODALITIES else ""
+
+
+def photometric(text: str) -> str:
+    """A photometric interpretation of DICOM (PS3.3 C.7.6.3.1.2), or "" if it is none."""
+    return text if text in _PHOTOMETRIC else ""
 
 
 @lru_cache(maxsize=4096)

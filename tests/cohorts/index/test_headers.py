@@ -56,6 +56,7 @@ class TestDicom:
             "echo_time_ms": 101.5, "field_strength_t": 3.0, "contrast": True, "b_value": 800.0, "acquisition": 2,
             "rows": 4, "columns": 5, "position": (10.0, -20.0, 30.0), "orientation": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
             "spacing": (2.0, 2.0), "thickness_mm": 3.0, "instance_number": 1, "series_uid": "1.2.3.4",
+            "samples": 1, "photometric": "MONOCHROME2",
         }  # fmt: skip
         assert {name: facts[name] for name in expected} == expected
         assert "code" not in facts
@@ -172,6 +173,18 @@ class TestBrokenDicom:
     def test_pixel_data_shorter_than_claimed_is_noticed(self, tiny: SimpleNamespace, home: Path) -> None:
         assert self.reason(one_slice(tiny, home, Rows=40)) == "A file's pixel data is shorter than its header says."
 
+    @pytest.mark.parametrize(("photometric", "samples"), [("RGB", 3), ("YBR_FULL", 3), ("YBR_FULL_422", 2)])
+    def test_colours_need_bytes_for_all_that_each_pixel_stores(
+        self, tiny: SimpleNamespace, home: Path, photometric: str, samples: int
+    ) -> None:
+        colours = {"SamplesPerPixel": 3, "PhotometricInterpretation": photometric, "PlanarConfiguration": 0}
+        path = tiny.series(home, np.zeros((1, 4, 4 * samples), np.uint8), Columns=4, **colours)[0]
+        facts = read(path)
+        assert "code" not in facts
+        assert (facts["samples"], facts["photometric"]) == (3, photometric)
+        path = tiny.series(home, np.zeros((1, 4, 4 * samples - 1), np.uint8), Columns=4, **colours)[0]
+        assert self.reason(path) == "A file's pixel data is shorter than its header says."
+
     def test_an_image_without_pixel_data_is_noticed(self, tiny: SimpleNamespace, home: Path) -> None:
         path = one_slice(tiny, home)
         ds = pydicom.dcmread(path)
@@ -245,7 +258,13 @@ class TestNifti:
             assert (facts["rows"], facts["columns"], facts["frames"]) == (5, 4, 6)
             assert (facts["spacing"], facts["thickness_mm"]) == ((2.0, 2.0), 3.0)
             assert facts["orientation"] == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # RAS −x is LPS +x
+            assert (facts["samples"], facts["photometric"]) == (1, "")
             assert "code" not in facts
+
+    def test_colours_are_told(self, tiny: SimpleNamespace, home: Path) -> None:
+        colours = np.zeros((4, 5, 1), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+        facts = read(tiny.nifti(home / "a.nii.gz", colours))
+        assert (facts["samples"], facts["photometric"]) == (3, "RGB")
 
     @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
     def test_what_is_none_is_told(self, home: Path, name: str) -> None:

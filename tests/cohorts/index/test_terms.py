@@ -39,6 +39,17 @@ class TestModality:
         assert [terms.modality(t) for t in ("CT", "SEG", "JONES", "ct", "")] == ["CT", "SEG", "", "", ""]
 
 
+class TestPhotometric:
+    def test_only_what_the_standard_lists_stays(self) -> None:
+        assert [terms.photometric(t) for t in ("RGB", "YBR_FULL_422", "JONES", "rgb", "")] == [
+            "RGB",
+            "YBR_FULL_422",
+            "",
+            "",
+            "",
+        ]
+
+
 class TestVendor:
     def test_known_ones_have_one_name_each(self) -> None:
         stated = ["SIEMENS", "Siemens Healthineers", "Philips Medical Systems", "GE MEDICAL SYSTEMS", "FUJIFILM Corp."]
