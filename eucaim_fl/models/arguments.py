@@ -54,8 +54,8 @@ def check_model(model: ModelConfig, task: TaskConfig) -> NetworkArguments:
     unknown, of the wrong type, out of bounds, or contradict each other or the task's number of axes.
     """
     kind = lookup(ARGUMENTS, model.name, "network")
-    if kind.task != task.name:
-        fitting = ", ".join(sorted(name for name, other in ARGUMENTS.items() if other.task == task.name))
+    if (kind.task == "segmentation") != (task.name == "segmentation"):
+        fitting = ", ".join(sorted(name for name, other in ARGUMENTS.items() if other.task != kind.task))
         raise RecipeError(
             f"{model.name} is a network for {kind.task}, but the task is {task.name}.",
             fix=f"Networks for {task.name}: {fitting}.",

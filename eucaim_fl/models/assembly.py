@@ -164,11 +164,31 @@ def _efficientnet(a: EfficientnetArguments, ends: Ends, nets: Any) -> Any:
 
 
 def _small_cnn(a: SmallCnnArguments, ends: Ends, nets: Any) -> Any:
-    network = nets.Classifier(
-        (ends.in_channels, *(ends.image_size or ())), ends.out, a.channels, a.strides, a.kernel_size, a.num_res_units,
-        act=a.act, norm=_norm(a.norm), dropout=a.dropout or None,
+    network = (
+        _pooled_cnn(a, ends)
+        if a.pooled
+        else nets.Classifier(
+            (ends.in_channels, *(ends.image_size or ())), ends.out, a.channels, a.strides, a.kernel_size,
+            a.num_res_units, act=a.act, norm=_norm(a.norm), dropout=a.dropout or None,
+        )
     )  # fmt: skip
     return Centred(network) if a.centred else network
+
+
+def _pooled_cnn(a: SmallCnnArguments, ends: Ends) -> torch.nn.Module:
+    """Convolutions, each with normalisation and activation, then the mean over the image, then one linear layer."""
+    from monai.networks.blocks import Convolution
+    from monai.networks.layers.factories import Pool
+
+    blocks = [
+        Convolution(
+            ends.spatial_dims, before, after, strides=stride, kernel_size=a.kernel_size, act=a.act, norm=_norm(a.norm),
+            dropout=a.dropout or None,
+        )
+        for before, after, stride in zip((ends.in_channels, *a.channels), a.channels, a.strides, strict=False)
+    ]  # fmt: skip
+    mean = Pool[Pool.ADAPTIVEAVG, ends.spatial_dims](1)
+    return torch.nn.Sequential(*blocks, mean, torch.nn.Flatten(), torch.nn.Linear(a.channels[-1], ends.out))
 
 
 def _scattering(a: ScatteringArguments, ends: Ends, nets: Any) -> Any:

@@ -100,7 +100,8 @@ def require_groups(norm: Norm, channels: Sequence[int]) -> None:
 class NetworkArguments(Config):
     """Arguments of one network.
 
-    task: what the network is for. stride: voxels along each axis that become one at the coarsest level.
+    task: what the network is for; one for classification gives the logits of a whole image for other such tasks too.
+    stride: voxels along each axis that become one at the coarsest level.
     divisible: images must be divisible by that. least: smallest image along each axis, in voxels.
     fixed_size: the number of weights depends on the image size, so every input must have the size it was built for.
     """

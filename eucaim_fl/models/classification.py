@@ -102,6 +102,8 @@ class EfficientnetArguments(NetworkArguments):
 class SmallCnnArguments(StridedArguments):
     """A chain of strided convolutions and one linear layer, for small images and quick runs.
 
+    pooled: the linear layer sees the mean of each channel of the last convolution over the image, not every place: far
+    fewer weights, and where in the image something lies does not matter.
     centred: what comes as 0 to 1 is first brought to −2 to 2, without which photographs, being bright, learn slowly.
     """
 
@@ -114,11 +116,14 @@ class SmallCnnArguments(StridedArguments):
     act: Activation = "relu"
     norm: Norm = "group"
     dropout: Dropout = 0.0
+    pooled: Switch = False
     centred: Switch = False
 
     @model_validator(mode="after")
     def _levels_fit(self) -> Self:
         levels = len(self.channels)
+        if self.pooled and self.num_res_units:
+            raise ValueError("pooled has plain convolutions; set num_res_units to 0")
         if len(self.strides) != levels:
             raise ValueError(f"{levels} channels need {levels} strides, got {len(self.strides)}")
         require_groups(self.norm, self.channels)

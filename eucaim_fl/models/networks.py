@@ -53,8 +53,8 @@ class _Outline(TorchFunctionMode):
 
 
 def output_channels(task: TaskConfig) -> int:
-    """Logits per voxel or per image: background and labels, or classes."""
-    return 1 + len(task.labels) if task.name == "segmentation" else len(task.classes)
+    """Logits per voxel or per image: background and labels, classes, targets, or a log risk."""
+    return task.outputs()
 
 
 def outline(
@@ -92,7 +92,8 @@ def build(
 ) -> torch.nn.Module:
     """The network on the CPU: (batch, in_channels, *size) float32 → logits.
 
-    Logits are (batch, 1 + labels, *size) for segmentation, background first, and (batch, classes) for classification.
+    Logits are (batch, 1 + labels, *size) for segmentation, background first; (batch, classes) for classification,
+    (batch, targets) for a multi-label task and (batch, 1), the log risk, for survival.
     image_size: voxels of what the network will be trained on (a patch, or whole images), first axis first; needed by
     networks whose weights depend on it, checked for the others if given.
     seed: the initial weights depend on it only, and PyTorch's global random state stays as it was. None: the weights

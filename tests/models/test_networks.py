@@ -67,6 +67,12 @@ def small(name: str, dims: int) -> torch.nn.Module:
     return build(model, task, seed=1, image_size=size)
 
 
+def pooled(**args: Any) -> torch.nn.Module:
+    model = ModelConfig(name="small_cnn", args={"channels": [8, 8], "strides": [2, 2], "pooled": True, **args})
+    task = ClassificationConfig(spatial_dims=2, target="grade", classes=("low", "middle", "high"))
+    return build(model, task, in_channels=3, seed=0, image_size=(16, 12))
+
+
 def tiny_cnn(seed: int | None = 0) -> torch.nn.Module:
     model, task, size = recipe("small_cnn", 2)
     return build(model, task, seed=seed, image_size=size)
@@ -329,3 +335,21 @@ class TestCentred:
         images = torch.rand(2, 1, *size)
         assert parameter_count(plain) == parameter_count(centred)
         assert torch.allclose(centred(images), plain((images - 0.5) * 4), atol=1e-6)
+
+
+class TestPooledCnn:
+    def test_its_head_has_one_weight_a_channel_and_class(self) -> None:
+        *_, head = pooled().modules()
+        assert isinstance(head, torch.nn.Linear)
+        assert head.weight.shape == (3, 8)
+
+    def test_where_something_lies_does_not_matter(self) -> None:
+        network = pooled(norm="batch", kernel_size=1).eval()
+        image = torch.zeros(1, 3, 16, 12)
+        image[..., 4:8, 4:8] = 1.0
+        moved = torch.roll(image, (4, -4), (2, 3))
+        assert torch.allclose(network(image), network(moved))
+
+    def test_residual_units_are_refused(self) -> None:
+        with pytest.raises(RecipeError, match="pooled has plain convolutions"):
+            pooled(num_res_units=1)
