@@ -18,7 +18,7 @@ NOT_BEGUN = "It is made when the site's client starts for the first time."
 """What is said where there is no log."""
 
 _BATCH = 500
-_WITHOUT_TRAINING = ("hello", "final")
+_WITHOUT_TRAINING = ("hello", "statistics", "final")
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class AuditReader:
         return frozenset(plans)
 
     def sent(self, plan_sha256: str) -> Sent:
-        """What left for a plan. The first hello and the final evaluation count as bytes, not as rounds.
+        """What left for a plan. Hello, statistics and the final evaluation count as bytes, not as rounds.
 
         Raises AuditError if the log can't be read.
         """

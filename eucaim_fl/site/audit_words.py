@@ -22,7 +22,12 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
 _PATH = re.compile(r"(^|[\s\"'(=:])[/~]|\\|\.\./")
 _LONGEST_TEXT = 300
 _NOT_SHOWN = "(not shown)"
-_ASKED = {"hello": "to take part", "round": "to train round {0}", "final": "to evaluate the final model"}
+_ASKED = {
+    "hello": "to take part",
+    "statistics": "to tell sums over training patients",
+    "round": "to train round {0}",
+    "final": "to evaluate the final model",
+}
 _HAPPENED = {
     "started": "the site's client started",
     "stopped": "the site's client stopped",

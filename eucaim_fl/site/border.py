@@ -33,7 +33,7 @@ from eucaim_fl.models import check_input_size, check_model
 from eucaim_fl.permits import stated_names
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import ArraySpec
-from eucaim_fl.seals import InstructionSeal, Kind, ReplySeal, read_instruction_seal, sealed
+from eucaim_fl.seals import InstructionSeal, ReplySeal, read_instruction_seal, sealed
 from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit import AuditLog
 from eucaim_fl.site.charges import known_head, ledger_count, ledger_entry, owed
@@ -298,7 +298,7 @@ class Border:
                 "bytes": size,
                 "arrays": len(answer.update),
                 "patients": answer.report.patients,
-                "metrics": {m.split: _list(sorted({*m.values, *m.sums})) for m in answer.report.metrics},
+                "metrics": {use: _list(names) for use, names in answer.report.told(task.plan).items()},
                 "pictures": 0 if answer.pictures is None else len(answer.pictures),
                 "update_norm": round(update_norm(answer.update), 6) if answer.update else None,
                 **ledger_entry(self.site, task.plan),
@@ -348,12 +348,11 @@ class Border:
         return self._seal(seal, state, digest, (head.count, head.hash))
 
     def _seal(self, seal: InstructionSeal, state: Any, digest: str, head: tuple[int, str]) -> dict[str, str]:
-        kind: Kind = seal.kind
         body = ReplySeal(
             federation=seal.federation,
             site=seal.site,
             plan=seal.plan,
-            kind=kind,
+            kind=seal.kind,
             round=seal.round,
             nonce=seal.nonce,
             state=state,
@@ -381,8 +380,9 @@ def _check_network(plan: FederationPlan) -> None:
 
 def _check_round(plan: FederationPlan, seal: InstructionSeal) -> None:
     """Raises PlanError if the plan has no such round, or not for this kind of question."""
-    first, last = {"hello": (0, 0), "round": (1, plan.rounds), "final": (plan.rounds + 1,) * 2}.get(seal.kind, (1, 0))
-    if not first <= seal.round <= last:
+    asked = plan.needs_statistics() if seal.kind == "statistics" else seal.kind != "probe"
+    first, last = {"round": (1, plan.rounds), "final": (plan.rounds + 1,) * 2}.get(seal.kind, (0, 0))
+    if not (asked and first <= seal.round <= last):
         raise PlanError("The plan has no such round.")
 
 

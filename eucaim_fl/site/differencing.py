@@ -113,8 +113,9 @@ def number_for(
     """The set that a number of patients is remembered with, and that number: near the truth, and constant while the set
     changes by fewer patients than the base, so that it does not show who withdrew.
 
-    own: what this plan told before; if the set is another one by now, the number can only fall. others: what other
-    plans told of the same thing; the nearest set's number is repeated if it is near enough. Thus it is at most
+    own: what this plan told before of the same thing; if the set is another one by now, the number can only fall.
+    others: all else that was told, also under another name: a plan can put the same patients into another split or
+    class to hear of them anew. The nearest set's number is repeated if it is near enough. Thus it is at most
     1.5 · base off.
     """
     if own is not None:
@@ -227,9 +228,9 @@ class Told:
 
     @staticmethod
     def _number(store: sqlite3.Connection, what: str, plan: str, patients: int, base: int) -> int:
-        rows = store.execute("SELECT plan, patients, number FROM numbers WHERE what = ?", (what,)).fetchall()
-        told = {name: (int.from_bytes(mask, "little"), number) for name, mask, number in rows}
-        own = told.pop(plan, None)
+        rows = store.execute("SELECT what, plan, patients, number FROM numbers").fetchall()
+        told = {(use, name): (int.from_bytes(mask, "little"), number) for use, name, mask, number in rows}
+        own = told.pop((what, plan), None)
         mask, number = number_for(patients, own, told.values(), base)
         store.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?, ?, ?)", (what, plan, _packed(mask), number))
         return number

@@ -6,12 +6,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 from eucaim_fl.errors import ReplyError
 from eucaim_fl.records import SiteMetrics, SplitName
-from eucaim_fl.site.report import MetricsRecord, SiteReport
-from eucaim_fl.validation.pooling import check_metrics, count_values
+from eucaim_fl.site.coarsening import Numbers, announced, base_name, on_base, patients_by_class
+from eucaim_fl.site.report import MetricsRecord, SiteReport, StatisticsRecord
+from eucaim_fl.validation.labels import by_label, joined, means_over_labels
+from eucaim_fl.validation.pooling import check_metrics
 
 __all__ = [
     "LEAST_BASE",
@@ -31,6 +32,7 @@ __all__ = [
     "only_listed",
     "rounded",
     "small_class",
+    "two_sided",
     "withheld",
     "without_few",
 ]
@@ -42,9 +44,7 @@ LEAST_BASE = 5
 WITHHELD = "by_the_sites_rules"
 """The one reason for withholding that is told: few, none, the policy's and the privacy's no look the same."""
 
-_BY_CLASS = ("auc", "balanced_accuracy", "confusion", "scores_")
-_WITH_ENDING = ("dice", "hd95_mm", "scores")
-_POSITIVE = "_positive"
+_BY_CLASS = ("auc", "balanced_accuracy", "confusion", "scores_", "c_index", "concordance")
 
 
 # --- how many people ------------------------------------------------------------------------------------------------
@@ -82,16 +82,6 @@ def least_people(*, confidential: bool, training: int, metric: int, base: int = 
     return LeastPeople(training, metric, base, metric if confidential else 1)
 
 
-def announced(count: int, base: int) -> int:
-    """A count of people as it is told: the nearest multiple of the base, the upper one of two; it is near the truth,
-    since sites are weighted by it.
-
-    >>> [announced(n, 5) for n in (0, 2, 3, 7, 8, 12)]
-    [0, 0, 5, 5, 10, 10]
-    """
-    return (count + base // 2) // base * base
-
-
 def coarse(count: int, minimum: int) -> int:
     """A count of people who are not behind any figure, rounded down to a multiple of the minimum.
 
@@ -124,15 +114,6 @@ def coarse_seconds(seconds: float, base: int) -> float:
 # --- which figures --------------------------------------------------------------------------------------------------
 
 
-def base_name(metric: str) -> str:
-    """The metric's name as a policy lists it: without label or class.
-
-    >>> [base_name(name) for name in ("dice_liver", "hd95_mm", "scores_1_positive", "auc")]
-    ['dice', 'hd95_mm', 'scores', 'auc']
-    """
-    return next((base for base in _WITH_ENDING if metric == base or metric.startswith(f"{base}_")), metric)
-
-
 def withheld(split: SplitName) -> SiteMetrics:
     """What is told of a split of which nothing is told, whatever the reason."""
     return SiteMetrics(split, 0, withheld=WITHHELD)
@@ -158,18 +139,36 @@ def enough_by_class(classes: Mapping[str, int | None], minimum: int) -> dict[str
     }
 
 
+def two_sided(groups: Mapping[str, frozenset[str]]) -> bool:
+    """Whether both sides of a label, or patients with and without an event, are there; for a figure of the one side
+    alone would say that the other is small. groups: see `enough_by_class`."""
+    return {"0", "1"} <= set(groups)
+
+
 def small_class(metrics: SiteMetrics, minimum: int) -> bool:
     """Whether figures by class are given although some class has patients, but fewer than the minimum.
 
     The patients of a class are a row of the confusion counts. A row without patients stands for none, or for few who
-    were left out of all figures (see `enough_by_class`).
+    were left out of all figures (see `enough_by_class`). Of a label both sides must have the minimum, and so must those
+    with and without an event.
     """
-    return any(0 < patients < minimum for patients in _rows(metrics))
+    if labels := by_label(metrics):
+        return any(_one_sided(one, minimum) for one in labels.values())
+    if "concordance" in metrics.sums:
+        return _one_sided(metrics, minimum)
+    return any(0 < patients < minimum for patients in patients_by_class(metrics))
+
+
+def _one_sided(metrics: SiteMetrics, minimum: int) -> bool:
+    return any(patients < minimum for patients in patients_by_class(metrics))
 
 
 def without_few(metrics: SiteMetrics, minimum: int) -> SiteMetrics:
     """Without sums and means that are defined for fewer patients than the minimum, nobody included (a Dice of empty
-    masks is not defined), and without figures by class if a class has some, but fewer."""
+    masks is not defined), and without figures by class if a class has some, but fewer; a label's of a side with fewer
+    are left out as a whole."""
+    if labels := by_label(metrics):
+        return joined(metrics, {name: one for name, one in labels.items() if not _one_sided(one, minimum)})
     few = {n for n, sums in metrics.sums.items() if not n.startswith(_BY_CLASS) and sums[0] < minimum}
     if small_class(metrics, minimum):
         few |= {n for n in {*metrics.values, *metrics.sums} if n.startswith(_BY_CLASS)}
@@ -192,7 +191,7 @@ def only_listed(metrics: SiteMetrics, listed: frozenset[str] | None) -> SiteMetr
 
 
 def as_told(
-    metrics: SiteMetrics, least: LeastPeople, listed: frozenset[str] | None, groups: Sequence[int] | None = None
+    metrics: SiteMetrics, least: LeastPeople, listed: frozenset[str] | None, groups: Numbers | None = None
 ) -> SiteMetrics:
     """Measured figures as they may leave: of enough people, counts on the base, only what is listed.
 
@@ -208,100 +207,6 @@ def as_told(
 # --- how finely -----------------------------------------------------------------------------------------------------
 
 
-def on_base(metrics: SiteMetrics, base: int, groups: Sequence[int] | None = None) -> SiteMetrics:
-    """The record with every count of people on multiples of the base, so that it is one that patients could have.
-
-    groups: numbers told for the classes that have patients, in their order (one number in a segmentation); None takes
-    `announced` of the record's own. Means stay: of sums, mean and mean square are multiplied by the number told.
-    Confusion counts keep the proportions of each class as well as multiples of the base can. A score histogram tells
-    n/base quantiles of its n patients (quantile j is where the share (j + ½)·base/n of them is reached) and the bins
-    between follow from these. The site's AUC is put on the nearest value that so many patients can have, and balanced
-    accuracy is that of the counts told, since the exact ones betray the numbers of patients.
-    What is on the base already stays the same to the bit. base 1 without groups changes nothing.
-    """
-    if metrics.withheld or (base == 1 and groups is None):
-        return metrics
-    rows = _rows(metrics)
-    if rows:
-        numbers = iter(groups or [])
-        told = [0 if not n else int(next(numbers, announced(int(n), base))) for n in rows]
-    else:
-        told = [sum(groups) if groups else announced(metrics.patients, base)]
-    total = sum(told)
-    sums: dict[str, tuple[float, ...]] = {}
-    for name, given in metrics.sums.items():
-        if name == "confusion":
-            side = len(rows)
-            cells = [_shared(given[k * side : (k + 1) * side], told[k], base) for k in range(side)]
-            sums[name] = tuple(count for row in cells for count in row)
-        elif name.startswith("scores_"):
-            positive = dict(enumerate(told)).get(int(name.split("_")[1]), 0)
-            sums[name] = _quantiles(given, positive if name.endswith(_POSITIVE) else total - positive, base)
-        else:
-            sums[name] = _moments_for(given, metrics.patients, total, base)
-    values = dict(metrics.values)
-    if "balanced_accuracy" in values:
-        values |= count_values({n: c for n, c in sums.items() if n == "confusion"})
-    pairs = min((n * (total - n) for n in told), default=0)
-    if "auc" in values and pairs:
-        values["auc"] = round(values["auc"] * pairs) / pairs
-    return replace(metrics, patients=total, values=values, sums=sums)
-
-
-def _rows(metrics: SiteMetrics) -> list[float]:
-    """Patients by class: from the confusion counts, else from the histograms; empty where no figure is by class."""
-    counts = metrics.sums.get("confusion", ())
-    if counts:
-        classes = math.isqrt(len(counts))
-        return [sum(counts[k * classes : (k + 1) * classes]) for k in range(classes)]
-    positive = {int(name.split("_")[1]): sum(c) for name, c in metrics.sums.items() if name.endswith(_POSITIVE)}
-    if set(positive) == {1}:
-        return [metrics.patients - positive[1], positive[1]]
-    return [positive[k] for k in sorted(positive)]
-
-
-def _shared(cells: Sequence[float], total: int, base: int) -> tuple[float, ...]:
-    """A total, which is a multiple of the base, shared out in whole bases by the largest remainders of the cells."""
-    units, people = total // base, int(sum(cells))
-    if not units or not people:
-        return (0.0,) * len(cells)
-    whole = [divmod(int(count) * units, people) for count in cells]
-    order = sorted(range(len(cells)), key=lambda k: (-whole[k][1], k))
-    more = set(order[: units - sum(count for count, _ in whole)])
-    return tuple(float((count + (k in more)) * base) for k, (count, _) in enumerate(whole))
-
-
-def _quantiles(histogram: Sequence[float], total: int, base: int) -> tuple[float, ...]:
-    """A histogram of that total that tells no more of the given one than its total/base quantiles.
-
-    The middle one of every `base` patients stands at a quantile, the others on the way to its neighbours. With all of
-    them at the quantile, scores would spread less than they do, and an AUC would be too good.
-    """
-    units, people = total // base, int(sum(histogram))
-    below, last = list(accumulate(int(count) for count in histogram)), len(histogram) - 1
-    middle: list[int] = []
-    for place, reached in enumerate(below if people else []):
-        while len(middle) < units and 2 * units * reached > (2 * len(middle) + 1) * people:
-            middle.append(place)
-    told = [0.0] * len(histogram)
-    for j, place in enumerate(middle):
-        step_up = middle[j + 1] - place if j + 1 < units else place - middle[max(j - 1, 0)]
-        step_down = place - middle[j - 1] if j else step_up
-        for way in range(-(base // 2), base - base // 2):
-            moved = (2 * way * (step_up if way > 0 else step_down) + base) // (2 * base)
-            told[min(max(place + moved, 0), last)] += 1
-    return tuple(told)
-
-
-def _moments_for(numbers: Sequence[float], patients: int, told: int, base: int) -> tuple[float, ...]:
-    """(n, Σx, Σx²) with the same means for another n: all who are told, or as large a share of them, on the base."""
-    count = int(numbers[0])
-    share = told if count >= patients else min(told, max(base, announced(round(count * told / patients), base)))
-    if not count or share == count:
-        return tuple(numbers)
-    return float(share), share * (numbers[1] / count), share * (numbers[2] / count)
-
-
 def not_as_told(report: SiteReport, least: LeastPeople, digits: int | None) -> tuple[str, ...]:
     """What in a report is finer than may be told: counts of people, times, withheld splits; empty if nothing is.
 
@@ -313,7 +218,7 @@ def not_as_told(report: SiteReport, least: LeastPeople, digits: int | None) -> t
         reasons.append("an exact count of patients")
     if any(coarse_seconds(s, least.base) != s for s in (report.seconds, report.prepare_seconds)):
         reasons.append("an exact time")
-    if any((m.withheld or not (m.values or m.sums)) and m != withheld(m.split) for m in plain):
+    if any((m.withheld or not (m.values or m.sums)) and m != replace(withheld(m.split), model=m.model) for m in plain):
         reasons.append("a split of which nothing is told, but which looks unlike others")
     if not reasons and _can_be(plain):
         again = report.model_copy(update={"metrics": tuple(MetricsRecord.of(on_base(m, least.base)) for m in plain)})
@@ -334,7 +239,8 @@ def _can_be(metrics: Sequence[SiteMetrics]) -> bool:
 def rounded(report: SiteReport, digits: int | None) -> SiteReport:
     """The report with every figure of patients told to `digits` decimal places (0 to 6); None changes nothing.
 
-    That is each metric and the mean training loss. Of sums (count, sum, sum of squares) the two means are rounded and
+    That is each metric, the mean training loss and, of statistics, mean and standard deviation of a channel over the
+    patients, from which sums are made again. Of sums (count, sum, sum of squares) the two means are rounded and
     multiplied by the count again: a sum told exactly would give the mean exactly, and the difference of two rounds the
     result of one patient. A mean of squares below the square of the rounded mean is raised to it, so that such
     moments exist. Counts stay. What is rounded already stays the same to the bit, for figures below 10⁹.
@@ -346,19 +252,38 @@ def rounded(report: SiteReport, digits: int | None) -> SiteReport:
         update={
             "train_loss": None if loss is None else round(loss, digits),
             "metrics": tuple(_rounded_metrics(metrics, digits) for metrics in report.metrics),
+            "statistics": None if report.statistics is None else _rounded_statistics(report.statistics, digits),
         }
     )
 
 
+def _rounded_statistics(told: StatisticsRecord, digits: int) -> StatisticsRecord:
+    """The deviation is rounded, not the mean square, whose last place decides on the deviation where that is small."""
+    if not told.patients:
+        return told
+    means, squares = [], []
+    for total, square in zip(told.means, told.squares, strict=False):
+        exact = total / told.patients
+        mean = round(exact, digits)
+        deviation = round(math.sqrt(max(square / told.patients - exact * exact, 0.0)), digits)
+        means.append(told.patients * mean)
+        squares.append(told.patients * (mean * mean + deviation * deviation))
+    return told.model_copy(update={"means": tuple(means), "squares": tuple(squares)})
+
+
 def _rounded_metrics(metrics: MetricsRecord, digits: int) -> MetricsRecord:
+    """Means over labels are rounded after their labels, so that they tell no more than these do."""
     values = {name: round(value, digits) for name, value in metrics.values.items()}
+    labels = by_label(SiteMetrics(metrics.split, metrics.patients, values))
+    means = {n: round(v, digits) for n, v in means_over_labels([one.values for one in labels.values()]).items()}
+    values |= {name: value for name, value in means.items() if name in values}
     return metrics.model_copy(update={"values": values, "sums": _rounded_sums(metrics.sums, digits)})
 
 
 def _rounded_sums(sums: Mapping[str, tuple[float, ...]], digits: int) -> dict[str, tuple[float, ...]]:
     return {
         name: _rounded_moments(numbers, digits)
-        if len(numbers) == 3 and numbers[0] > 0 and base_name(name) not in ("confusion", "scores")
+        if len(numbers) == 3 and numbers[0] > 0 and base_name(name) not in ("confusion", "scores", "concordance")
         else numbers
         for name, numbers in sums.items()
     }

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from eucaim_fl.arrays import Array
 from eucaim_fl.errors import ReplyError
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.records import ArraySpec
+from eucaim_fl.records import ArraySpec, ModelName, SplitName
 from eucaim_fl.site.disclosure import (
     WITHHELD,
     LeastPeople,
@@ -26,7 +26,9 @@ from eucaim_fl.site.disclosure import (
     small_class,
 )
 from eucaim_fl.site.report import MetricsRecord, SiteReport, allowed_metrics
+from eucaim_fl.site.statistics import objections
 from eucaim_fl.sitefile import ReleaseConfig
+from eucaim_fl.validation.choice import best_model
 from eucaim_fl.validation.pooling import check_metrics
 
 __all__ = ["GateBounds", "Outgoing", "default_bounds", "least_of", "refusals", "update_norm"]
@@ -34,7 +36,7 @@ __all__ = ["GateBounds", "Outgoing", "default_bounds", "least_of", "refusals", "
 _LARGEST_NORM = 1e9
 _LARGEST_BYTES = 8 * 2**30
 _WITHHELD = ("", WITHHELD)
-_SPLITS = {"hello": [], "round": ["validation"], "final": ["validation", "test"]}
+_SPLITS: dict[str, tuple[SplitName, ...]] = {"round": ("validation",), "final": ("validation", "test")}
 _LARGEST_PICTURES = 3
 
 
@@ -113,7 +115,8 @@ def refusals(answer: Outgoing, plan: FederationPlan, specs: Sequence[ArraySpec],
 
     Looked at: the report's form, plan and site; the update's names, shapes, types, finiteness and norm, and that it
     is one of a round; all bytes; the number of training patients; the metrics' names, possible values, decimal places
-    and numbers of patients; score histograms and pictures, which must be permitted. The reasons name arrays of the
+    and numbers of patients, of each model once, and that the choice of one follows from them; statistics, which must be
+    those that the plan asks for; score histograms and pictures, which must be permitted. The reasons name arrays of the
     plan's own network at most, so they are safe to send.
     """
     form = _form(answer.report, plan)
@@ -124,6 +127,8 @@ def refusals(answer: Outgoing, plan: FederationPlan, specs: Sequence[ArraySpec],
         *_size(answer, bounds),
         *_people(answer.report, plan, bounds),
         *_metrics(answer.report, plan, bounds),
+        *_choice(answer.report, plan),
+        *objections(answer.report, plan, bounds.least, bounds.metrics),
         *not_as_told(answer.report, bounds.least, bounds.digits),
         *_pictures(answer.pictures, bounds),
     )
@@ -210,8 +215,8 @@ def _people(report: SiteReport, plan: FederationPlan, bounds: GateBounds) -> lis
     bare = {m.split for m in report.metrics if m.values or m.sums} - bounds.test_data
     if private and plan.privacy.metrics_noise is None and bare:
         reasons.append("figures without noise of patients whom this site does not declare as test data")
-    if [m.split for m in report.metrics] != _SPLITS[report.kind]:
-        reasons.append("a record of other splits than were asked for")
+    if [(m.model, m.split) for m in report.metrics] != _asked(report, plan):
+        reasons.append("a record of other splits or models than were asked for")
     if report.patients < fewest:
         reasons.append("fewer training patients than the site's minimum")
     elif private and (report.seen or report.train_loss is not None):
@@ -231,9 +236,26 @@ def _people(report: SiteReport, plan: FederationPlan, bounds: GateBounds) -> lis
     return reasons
 
 
+def _asked(report: SiteReport, plan: FederationPlan) -> list[tuple[ModelName, SplitName]]:
+    """Whose figures over which patients an answer holds, in their order."""
+    models = plan.method.personal.candidates()
+    if report.kind == "round":
+        models = models[:1] if plan.stopping.validates(report.round) else ()
+    return [(model, split) for model in models for split in _SPLITS.get(report.kind, ())]
+
+
+def _choice(report: SiteReport, plan: FederationPlan) -> list[str]:
+    """A choice follows from the figures beside it, so that it tells nothing more."""
+    personal, told = plan.method.personal, [metrics.plain() for metrics in report.metrics]
+    due = report.kind == "final" and personal.choose
+    best = best_model(plan.task.name, personal.candidates(), told) if due else None
+    return [] if report.chosen in (None, best) else ["a choice of a model that does not follow from the figures told"]
+
+
 def _defined(metrics: MetricsRecord) -> list[float]:
     """For how many patients each mean is defined: the first of its sums (count, sum, sum of squares)."""
-    return [sums[0] for name, sums in metrics.sums.items() if sums and name != "confusion" and "scores_" not in name]
+    counts = ("confusion", "scores", "concordance")
+    return [sums[0] for name, sums in metrics.sums.items() if sums and base_name(name) not in counts]
 
 
 def _metrics(report: SiteReport, plan: FederationPlan, bounds: GateBounds) -> list[str]:

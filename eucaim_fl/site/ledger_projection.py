@@ -89,7 +89,7 @@ def costs_of(plan: FederationPlan, declared: Collection[str]) -> tuple[Cost, ...
     if once is not None and site_is_charged(plan.privacy):
         found.append(Cost("training", once, plan.rounds, epsilon([once.times(plan.rounds)], delta)))
     figures = figures_mechanism(plan.privacy)
-    for split, times in zip(_SPLITS, (plan.rounds + 1, 1), strict=True):
+    for split, times in zip(_SPLITS, (len(plan.measured_rounds()), 1), strict=True):
         if figures is not None and split not in declared:
             found.append(Cost(split, figures, times, epsilon([figures.times(times)], delta)))
     return tuple(found)

@@ -88,7 +88,7 @@ def most_spent(asked: Mapping[Question, int], plans: Mapping[str, FederationPlan
 
         if kind == "round" and once is not None and site_is_charged(plan.privacy):
             found.append(Spent(_bought(plan, dataset), number, once.times(times)))
-        if figures is not None:
+        if figures is not None and (kind == "final" or plan.stopping.validates(number)):
             parts = ("validation",) if kind == "round" else ("validation", "test")
             found += [Spent(_bought(plan, dataset, part), number, figures.times(times)) for part in parts]
     return tuple(found)

@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS answers (
 class Contribution:
     """One run (plan) in which patients of this site were used.
 
-    plan_sha256: the plan's identity. use: what for. rounds: first and last. since, until: UTC, ISO 8601.
+    plan_sha256: the plan's identity. use: what for. rounds: first and last; 0 is the question before
+    the first round. since, until: UTC, ISO 8601.
     model_sha256: of the weights that arrived last; those of the final model once the run was evaluated to its end.
     patients: how many of the asked-for patients were used so.
     """

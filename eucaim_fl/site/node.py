@@ -22,15 +22,19 @@ from eucaim_fl.arrays import Array, Arrays, arrays_sha256
 from eucaim_fl.cohorts.cohort import Cohort, open_cohort, too_few
 from eucaim_fl.cohorts.consent import read_consent
 from eucaim_fl.errors import NotFiniteError, PlanError, PolicyRefusalError, PrivateTrainingError, SiteFileError
-from eucaim_fl.models.networks import array_specs, build, get_arrays, set_arrays
+from eucaim_fl.models.blend import Blend
+from eucaim_fl.models.networks import get_arrays, set_arrays
+from eucaim_fl.models.parts import personal_names, shared_specs
+from eucaim_fl.models.planned import initial_arrays, network_for, network_image_size
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.privacy.stages import with_counters
-from eucaim_fl.records import ArraySpec, SiteMetrics, SplitName
+from eucaim_fl.records import ArraySpec, ModelName, SiteMetrics, SplitName
 from eucaim_fl.seeding import derive_seed
 from eucaim_fl.site.disclosure import rounded
 from eucaim_fl.site.gate import GateBounds, default_bounds
 from eucaim_fl.site.held_out import held_out_of
 from eucaim_fl.site.lineage import Lineage, Use
+from eucaim_fl.site.personal import OwnModels, Start
 from eucaim_fl.site.policy import PrivacyPolicy, load_policy
 from eucaim_fl.site.policy_decision import bounds
 from eucaim_fl.site.policy_privacy import FORESEEABLE, foreseeable, limits_of, privacy_answer
@@ -40,6 +44,7 @@ from eucaim_fl.site.telling import Telling
 from eucaim_fl.sitefile import SiteFile, load_site_file
 from eucaim_fl.training.evaluation import previews
 from eucaim_fl.training.loop import train_round
+from eucaim_fl.validation.choice import best_model
 
 __all__ = ["Answer", "SiteNode", "initial_arrays", "network_for", "network_image_size"]
 
@@ -57,40 +62,15 @@ class Answer:
     pictures: NDArray[np.uint8] | None = None
 
 
-def network_image_size(plan: FederationPlan) -> tuple[int, ...] | None:
-    """Spatial size that the network sees: the training patch, else the plan's grid; None if neither is fixed."""
-    if plan.training.patch_voxels is not None:
-        return plan.training.patch_voxels
-    size = plan.data.size_voxels[: plan.task.spatial_dims]
-    return None if None in size else tuple(int(n) for n in size if n is not None)
-
-
-def network_for(plan: FederationPlan, seed: int) -> nn.Module:
-    """The plan's network with fresh weights: its input has the plan's channels and image size.
-
-    Raises RecipeError if the model doesn't fit.
-    """
-    return build(
-        plan.model,
-        plan.task,
-        in_channels=plan.data.number_of_channels(),
-        seed=seed,
-        image_size=network_image_size(plan),
-    )
-
-
-def initial_arrays(plan: FederationPlan) -> tuple[tuple[ArraySpec, ...], Arrays]:
-    """The model's arrays before the first round; they follow from the plan alone."""
-    network = network_for(plan, derive_seed(plan.seed, "initial weights"))
-    return array_specs(network), get_arrays(network)
-
-
 @lru_cache(maxsize=1)
 def _network(plan_json: str, device: str) -> tuple[nn.Module, tuple[ArraySpec, ...]]:
-    """One network a process, shared by the sites it works for: every answer sets all of its arrays first."""
+    """One network a process, shared by the sites it works for: every answer sets all of its arrays first.
+
+    With it, what of its arrays travels.
+    """
     plan = read_plan(plan_json)
     network = network_for(plan, 0).to(device)
-    return network, array_specs(network)
+    return network, shared_specs(network, personal_names(network, plan))
 
 
 class SiteNode:
@@ -126,12 +106,13 @@ class SiteNode:
             privacy = PrivacyPolicy() if policy is None else policy.privacy
             limits = limits_of(privacy, plan.purpose)
             self._private = PrivateWork(self.site, plan, limits, self.bounds.least, privacy.reserved_days)
+        self._own = OwnModels(self.site, plan)
         self._telling = Telling(self.site, plan, self.bounds, self._private)
         self._plan_json = plan.canonical_json()
         self.prepare_seconds = time.perf_counter() - started
 
     def specs(self) -> tuple[ArraySpec, ...]:
-        """Names, shapes and types of the model's arrays."""
+        """Names, shapes and types of the model's arrays that travel; those that stay at the site are not among them."""
         return self._network()[1]
 
     def _network(self) -> tuple[nn.Module, tuple[ArraySpec, ...]]:
@@ -152,22 +133,48 @@ class SiteNode:
             self._private.prepare(network, self.cohort, self.bounds.test_data, public)
         return Answer(self._report("hello", 0), {})
 
-    def round(self, number: int, arriving: Mapping[str, Array]) -> Answer:
-        """Evaluate the arriving weights on the validation patients, then train one round from them.
+    def statistics(self) -> Answer:
+        """Sums over the training patients, for a plan that asks for them before its first round.
 
-        With noise, training is paid for before the figures are: nobody pays for figures of a round that can't be.
+        Raises PlanError if it does not; CohortError or ConsentError as `round`; JournalError if what is told can't be
+        remembered.
+        """
+        if not self.plan.needs_statistics():
+            raise PlanError("The plan asks for no statistics.")
+        started = time.perf_counter()
+        self._ask_for_consent()
+        told = self._telling.statistics(self.cohort)
+        self._record("statistics", 0, {}, ("train",))
+        report = self._report("statistics", 0, seconds=time.perf_counter() - started)
+        return Answer(rounded(report.model_copy(update={"statistics": told}), self.bounds.digits), {})
+
+    def round(self, number: int, arrived: Mapping[str, Array]) -> Answer:
+        """Evaluate the arriving weights on the validation patients if it is time to, then train one round from them.
+
+        arrived: what travels of the model; under names that begin with `guide:` also what the method tells all sites.
+        The site's own arrays, models and state come from its records, where the next ones are kept before anything
+        leaves. With noise, training is paid for before the figures are: nobody pays for figures of a round that can't
+        be.
         Raises PlanError if the arrays are not the plan's network's; NotFiniteError if training
-        diverges; CohortError if consent was withdrawn and too few patients are left; with differential privacy also
-        PrivacyBudgetError if the round can't be paid for, PrivateTrainingError and LedgerError.
+        diverges; CohortError if consent was withdrawn and too few patients are left; JournalError if its records can't
+        be written; with differential privacy also PrivacyBudgetError if the round can't be paid for,
+        PrivateTrainingError and LedgerError.
         """
         started = time.perf_counter()
         self._ask_for_consent()
         network, _ = self._network()
-        set_arrays(network, arriving)
+        start = self._own.start(network, arrived, self.cohort.cases("train"), number)
+        set_arrays(network, start.whole)
         paid = self._pay(number)
-        metrics = [self._telling.figures(network, self.cohort, "validation", number)]
-        told, update = self._train(network, number, arriving, paid)
-        self._record("round", number, arriving, ("train", "validation"))
+        metrics: list[SiteMetrics] = []
+        used: tuple[Use, ...] = ("train",)
+        if self.plan.stopping.validates(number):
+            used = ("train", "validation")
+            metrics = [self._telling.figures(network, self.cohort, "validation", number, self._own.first)]
+        told, update, kept = self._train(network, number, start, paid)
+        kept |= self._own.train(network, start, self.cohort.cases("train"), number)
+        self._own.keep(number, kept)
+        self._record("round", number, start.arriving, used)
         report = self._report("round", number, metrics, seconds=time.perf_counter() - started)
         return Answer(rounded(report.model_copy(update=told), self.bounds.digits), update)
 
@@ -183,46 +190,79 @@ class SiteNode:
         return None
 
     def _train(
-        self, network: nn.Module, number: int, arriving: Mapping[str, Array], paid: PaidRound | None
-    ) -> tuple[dict[str, float | int], Arrays]:
-        """One round of training: what may be told of it, and the update as it may leave."""
+        self, network: nn.Module, number: int, start: Start, paid: PaidRound | None
+    ) -> tuple[dict[str, float | int], Arrays, dict[str, Arrays]]:
+        """One round of training: what may be told of it, the update as it may leave, what is kept for the next one."""
         cases, private = self.cohort.cases("train"), self._private
         if private is not None and paid is not None:
             steps = private.train(network, paid, self._telling.patients(self.cohort))
-            return {"steps": steps}, self._difference(network, arriving)
-        seed = derive_seed(self.plan.seed, "training", self.site.name, number)
+            return {"steps": steps}, self._difference(network, start.arriving), {}
+        seed, rounds = derive_seed(self.plan.seed, "training", self.site.name, number), (number,)
+        pull, moments = self._own.pull(start), self._own.moments(start)
         if private is not None and private.charges_training:
             try:
-                train_round(network, cases, self.plan, seed)
-                update = self._difference(network, arriving)
+                train_round(network, cases, self.plan, seed, rounds=rounds, pull=pull)
+                update = self._difference(network, start.arriving)
             except NotFiniteError:  # whose images make it so must not show: noise alone leaves
-                update = _difference(arriving, arriving)
-            return {"steps": self.plan.training.local_steps or 0}, private.hidden(update, arriving, number)
-        outcome = train_round(network, cases, self.plan, seed)
-        return self._telling.training(self.cohort, outcome), self._difference(network, arriving)
+                update = _difference(start.arriving, start.arriving)
+            return {"steps": self.plan.training.local_steps or 0}, private.hidden(update, start.arriving, number), {}
+        outcome = train_round(network, cases, self.plan, seed, rounds=rounds, pull=pull, moments=moments)
+        update = self._difference(network, start.arriving)
+        kept = self._own.after(network, start, update, outcome)
+        return self._telling.training(self.cohort, outcome), update, kept
 
     def _difference(self, network: nn.Module, arriving: Mapping[str, Array]) -> Arrays:
-        """The update. Counters of steps count cases, where epochs are the measure: they stay as they arrived then."""
-        update = _difference(get_arrays(network), arriving)
+        """The update: of what travels. Counters of steps count cases, where epochs are the measure: they stay as they
+        arrived then."""
+        update = _difference({n: array for n, array in get_arrays(network).items() if n in arriving}, arriving)
         count = self.bounds.base > 1 and self.plan.training.local_steps is None
         return with_counters(update, arriving) if count else update
 
-    def final(self, number: int, weights: Mapping[str, Array]) -> Answer:
-        """Evaluate the final weights on validation and test patients; pictures only of data that may be shown."""
+    def final(self, number: int, arrived: Mapping[str, Array]) -> Answer:
+        """Evaluate the final weights, and the site's own models, on validation and test patients, and choose.
+
+        Pictures only of data that may be shown. The choice follows from the figures as they leave, so it tells no more
+        than they do; without comparable ones none is told. The site's own models are kept in its records.
+        Raises what `round` raises.
+        """
         started = time.perf_counter()
         self._ask_for_consent()
         network, _ = self._network()
-        set_arrays(network, weights)
-        metrics = [self._telling.figures(network, self.cohort, split, number) for split in ("validation", "test")]
-        pictures = None
-        if self.bounds.pictures:
-            pictures = previews(network, self.cohort.cases("test"), self.plan, _PICTURES_PER_SITE)
-        self._record("final", number, weights, ("validation", "test"))
+        cases, pictures = self.cohort.cases("train"), None
+        start = self._own.start(network, arrived, cases, number)
+        set_arrays(network, start.whole)
+        metrics: list[SiteMetrics] = []
+        models: dict[ModelName, Arrays] = {}
+        for model, arrays in self._own.finished(network, start, cases):
+            set_arrays(network, arrays)
+            models[model] = arrays
+            metrics += self._measured(network, number, model)
+            if self.bounds.pictures and model == self._own.first:
+                pictures = previews(network, self.cohort.cases("test"), self.plan, _PICTURES_PER_SITE)
+        if self.plan.method.personal.blend:
+            metrics += self._measured(self._blend(network, models), number, "blended")
+        report = self._report("final", number, metrics, seconds=time.perf_counter() - started)
+        report = rounded(report.model_copy(update={"shares_pictures": pictures is not None}), self.bounds.digits)
+        if self.plan.method.personal.choose:
+            told, candidates = [record.plain() for record in report.metrics], self.plan.method.personal.candidates()
+            report = report.model_copy(update={"chosen": best_model(self.plan.task.name, candidates, told)})
+        self._own.keep_final(models, report.chosen)
+        tuned: tuple[Use, ...] = ("train",) if self.plan.method.personal.fine_tune_steps else ()
+        self._record("final", number, start.arriving, (*tuned, "validation", "test"))
         if self._private is not None:
             self._private.end()
-        report = self._report("final", number, metrics, seconds=time.perf_counter() - started)
-        report = report.model_copy(update={"shares_pictures": pictures is not None})
-        return Answer(rounded(report, self.bounds.digits), {}, pictures)
+        return Answer(report, {}, pictures)
+
+    def _measured(self, network: nn.Module, number: int, model: ModelName) -> list[SiteMetrics]:
+        """What the last exchange tells of one model."""
+        return [self._telling.figures(network, self.cohort, split, number, model) for split in ("validation", "test")]
+
+    def _blend(self, network: nn.Module, models: Mapping[ModelName, Arrays]) -> nn.Module:
+        """The site's local model and the other one that is blended with it, each in a network of its own."""
+        other = network_for(self.plan, 0).to(self.site.compute.device)
+        set_arrays(network, models[self.plan.method.personal.blended()])
+        set_arrays(other, models["local"])
+        return Blend(network, other)
 
     def _ask_for_consent(self) -> None:
         """Leave out patients who have withdrawn since; whoever consents anew comes back when the cohort is opened.

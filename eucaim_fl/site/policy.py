@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from eucaim_fl.config import SITE_NAME, Config, Purpose
+from eucaim_fl.config import SITE_NAME, Config, Purpose, TaskName
 from eucaim_fl.errors import PolicyError
 from eucaim_fl.parsing import IN_RANGE, short_numbers
 from eucaim_fl.permits import DATASET_NAME
@@ -55,7 +55,19 @@ __all__ = [
 ]
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-MetricName = Literal["dice", "hd95_mm", "auc", "balanced_accuracy", "brier", "confusion", "scores"]
+MetricName = Literal[
+    "dice",
+    "hd95_mm",
+    "auc",
+    "balanced_accuracy",
+    "brier",
+    "confusion",
+    "scores",
+    "c_index",
+    "concordance",
+    "intensity_sums",
+    "class_counts",
+]
 _Dataset = Annotated[str, Field(pattern=DATASET_NAME)]
 _Network = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 _Target = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
@@ -113,7 +125,9 @@ class PatientsPolicy(Config):
 
 class MetricsPolicy(Config):
     """Figures that may leave. names: dice, hd95_mm, auc, balanced_accuracy, brier, confusion (counts of true against
-    predicted class), scores (histograms; `score_histograms` must be true too). A plan that needs others is refused.
+    predicted class), scores (histograms; `score_histograms` must be true too); and of training patients, told once
+    before the first round: intensity_sums (mean and spread of image values), class_counts (patients of each class). A
+    plan that needs others is refused.
 
     decimals: decimal places of figures, 0 to 6; means in sums and the training loss are rounded alike.
     """
@@ -233,8 +247,8 @@ class Policy(Config):
     """What a site lets a federation do.
 
     valid_until: last day (UTC) on which anything is allowed. datasets: ids that this cohort stands for in permits.
-    purposes: of Art. 53(1) EHDS, see `config.PURPOSES`. tasks: segmentation, classification. targets: clinical columns,
-    by the name in plans, that a classification may learn to predict, or `any`. networks: names of `eucaim_fl.models`,
+    purposes: of Art. 53(1) EHDS, see `config.PURPOSES`. tasks: of `config.TASKS`. targets: clinical columns, by the
+    name in plans, that a plan may learn to predict, or `any`. networks: names of `eucaim_fl.models`,
     or `any`. pictures, score_histograms: whether they may leave; the site file must agree. rounds: largest number in a
     plan. hours: windows in which work is done, or `any`. approval: whether a person decides on every new plan. The
     other sections say it themselves.
@@ -245,7 +259,7 @@ class Policy(Config):
     datasets: tuple[_Dataset, ...] = Field(default=(), max_length=1000)
     asking: AskingPolicy = AskingPolicy()
     purposes: tuple[Purpose, ...] = ()
-    tasks: tuple[Literal["segmentation", "classification"], ...] = ()
+    tasks: tuple[TaskName, ...] = ()
     targets: Targets = ()
     networks: Networks = ()
     sites: SitesPolicy = SitesPolicy()

@@ -25,7 +25,7 @@ from eucaim_fl.site.gate import GateBounds, least_of
 from eucaim_fl.site.policy import LoadedPolicy, Policy, Window
 from eucaim_fl.site.policy_privacy import privacy_answer
 from eucaim_fl.site.policy_text import describe
-from eucaim_fl.site.report import allowed_metrics
+from eucaim_fl.site.report import allowed_metrics, asked_statistics, unlisted
 from eucaim_fl.sitefile import ReleaseConfig
 
 __all__ = ["RUN_TIME", "Clause", "Decision", "Situation", "Verdict", "bounds", "decide", "is_open"]
@@ -249,9 +249,9 @@ def _tasks(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found
 
 
 def _targets(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
-    if plan.task.name == "segmentation":
-        return _Found("allows", "no clinical column as target")
-    return _found(policy.targets == "any" or plan.task.target in policy.targets, f"column '{plan.task.target}'")
+    asked = plan.task.columns()
+    says = f"column {', '.join(map(repr, asked))}" if asked else "no clinical column as target"
+    return _found(policy.targets == "any" or set(asked) <= set(policy.targets), says)
 
 
 def _networks(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
@@ -283,8 +283,8 @@ def _metric_patients(plan: FederationPlan, policy: Policy, situation: Situation)
 
 
 def _metric_names(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
-    asked = {base_name(name) for name in allowed_metrics(plan)} - {"scores"}
-    return _found(asked <= set(policy.metrics.names), ", ".join(sorted(asked)))
+    asked = {base_name(name) for name in allowed_metrics(plan)} - {"scores"} | asked_statistics(plan)
+    return _found(asked <= set(policy.metrics.names), ", ".join(sorted(asked)), unlisted(plan, policy.metrics.names))
 
 
 def _decimals(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
@@ -296,7 +296,7 @@ def _pictures(plan: FederationPlan, policy: Policy, situation: Situation) -> _Fo
 
 
 def _score_histograms(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
-    wanted = plan.task.name == "classification"
+    wanted = plan.task.name in ("classification", "multilabel")
     return _Found("allows", "score histograms, where they are permitted" if wanted else "no score histograms")
 
 

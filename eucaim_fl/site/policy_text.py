@@ -20,9 +20,9 @@ def describe(policy: Policy) -> dict[str, str]:
         "asking": _asking(policy),
         "purposes": _listed(policy.purposes, "for {} only"),
         "tasks": _listed(policy.tasks, "{} only"),
-        "targets": "a classification may learn any clinical column"
+        "targets": "a plan may learn any clinical column"
         if isinstance(policy.targets, str)
-        else _listed(policy.targets, "clinical columns that a classification may learn: {}"),
+        else _listed(policy.targets, "clinical columns that a plan may learn: {}"),
         "networks": "any network" if isinstance(policy.networks, str) else _listed(policy.networks, "only {}"),
         "sites.at_least": _said(
             policy.sites.at_least,

@@ -7,7 +7,7 @@ loader that is trained on, whichever way the instruction came.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,8 +36,9 @@ _LOG = logging.getLogger("eucaim_fl.site")
 
 @dataclass(frozen=True)
 class PaidRound:
-    """A round of DP-SGD that was charged for: whom it is trained on, and where its noise comes from."""
+    """A round of DP-SGD that was charged for: its number, whom it is trained on, and where its noise comes from."""
 
+    number: int
     loader: PatientLoader
     randomness: Randomness
 
@@ -96,12 +97,12 @@ class PrivateWork:
             if plan.privacy.mechanism == "patient_dp":
                 made_private(network)
             self._reserve(cohort, "train", once, range(1, last))
-        asked: tuple[tuple[SplitName, range], ...] = ("validation", range(1, last + 1)), ("test", range(last, last + 1))
+        asked: tuple[tuple[SplitName, Collection[int]], ...] = ("validation", plan.measured_rounds()), ("test", (last,))
         for split, rounds in asked:
             if figures is not None and split not in declared and cohort.patients(split) >= self._least.metric:
                 self._reserve(cohort, split, figures, rounds)
 
-    def _reserve(self, cohort: Cohort, split: SplitName, once: Mechanism, rounds: range) -> None:
+    def _reserve(self, cohort: Cohort, split: SplitName, once: Mechanism, rounds: Collection[int]) -> None:
         """Hold what the rounds cost that were not charged for before the site's client, or the run, began anew."""
         left = len(set(rounds) - self._rounds_paid(split))
         if not left:
@@ -142,7 +143,7 @@ class PrivateWork:
         randomness = self.randomness(number, "train")
         loader = PatientLoader(cases, self._plan, randomness)
         loader.charge(self._commit("train", number))
-        return PaidRound(loader, randomness)
+        return PaidRound(number, loader, randomness)
 
     def train(self, network: nn.Module, paid: PaidRound, told: int) -> int:
         """One round of DP-SGD in place; the number of steps made. told: number of patients that means are taken over.
@@ -151,7 +152,9 @@ class PrivateWork:
         """
         from eucaim_fl.training.private_loop import train_privately  # here, because Opacus takes long to load
 
-        return train_privately(made_private(network), paid.loader, self._plan, told, paid.randomness)
+        return train_privately(
+            made_private(network), paid.loader, self._plan, told, paid.randomness, number=paid.number
+        )
 
     def charge_update(self, patients: frozenset[str], at_most: int, number: int) -> None:
         """Pay for one noised update over these patients, all of whom must be able to. at_most: see `prepare`.

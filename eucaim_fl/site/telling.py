@@ -1,4 +1,4 @@
-"""What a site tells of its patients in numbers: figures, counts, the training loss, times.
+"""What a site tells of its patients in numbers: figures, statistics, counts, the training loss, times.
 
 Every set of patients goes through the site's memory of what was told (`differencing`), and every record through
 `disclosure`; the gate looks again at what comes out.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,12 +21,23 @@ from eucaim_fl.durable import local_key
 from eucaim_fl.errors import PrivacyBudgetError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.figures import noised_classification, noised_segmentation
-from eucaim_fl.records import SiteMetrics, SplitName
+from eucaim_fl.records import ModelName, SiteMetrics, SplitName
+from eucaim_fl.site.coarsening import Numbers
 from eucaim_fl.site.differencing import Group, Told
-from eucaim_fl.site.disclosure import announced, as_told, base_name, coarse, coarse_seconds, enough_by_class, withheld
+from eucaim_fl.site.disclosure import (
+    announced,
+    as_told,
+    base_name,
+    coarse,
+    coarse_seconds,
+    enough_by_class,
+    two_sided,
+    withheld,
+)
 from eucaim_fl.site.gate import GateBounds
 from eucaim_fl.site.private_work import PrivateWork
-from eucaim_fl.site.report import allowed_metrics
+from eucaim_fl.site.report import StatisticsRecord, allowed_metrics
+from eucaim_fl.site.statistics import statistics_told
 from eucaim_fl.sitefile import SiteFile
 from eucaim_fl.training.evaluation import evaluate, patient_results
 from eucaim_fl.training.loop import TrainingOutcome
@@ -85,6 +97,14 @@ class Telling:
             told["train_loss"] = outcome.loss
         return told
 
+    def statistics(self, cohort: Cohort) -> StatisticsRecord:
+        """The sums over training patients that the plan asks for, as they may leave; see `statistics_told`.
+
+        Raises JournalError if it can't be remembered.
+        """
+        cases, patients = cohort.cases("train"), self.patients(cohort)
+        return statistics_told(cases, self._plan, self._least, self._told, patients)
+
     def fingerprint(self, cohort: Cohort) -> str:
         """The fingerprint of the cohort as it is told: of confidential data with a key of the site's own and for this
         plan alone, so that who has all patients' files but one can't try whether that one is here, nor see whether two
@@ -101,33 +121,69 @@ class Telling:
         """A time as it is told."""
         return coarse_seconds(seconds, self._least.base)
 
-    def figures(self, network: nn.Module, cohort: Cohort, split: SplitName, number: int) -> SiteMetrics:
+    def figures(
+        self, network: nn.Module, cohort: Cohort, split: SplitName, number: int, model: ModelName = "common"
+    ) -> SiteMetrics:
         """Metrics of one split as they may leave; one record for all reasons why they may not.
 
+        model: whose weights the network has. Figures of several models are like those of several rounds: each is over
+        the patients of whom the first told, or the site tells nothing.
         With noise on figures, the patients are charged before anything is measured; those who can't pay are not.
         Declared test data of a plan with noise are told of as they are, but for patients of confidential data for whom
         the ledger was ever charged for training: who is test data can have been drawn anew, or from a larger share.
         Raises JournalError or LedgerError if it can't be written down.
         """
+        return replace(self._figures(network, cohort, split, number), model=model)
+
+    def _figures(self, network: nn.Module, cohort: Cohort, split: SplitName, number: int) -> SiteMetrics:
         cases = cohort.cases(split)
         if self._private is not None and split not in self._bounds.test_data:
             return self._noised(network, cohort, split, number)
         if self._private is not None and self._least.base > 1:
             trained = self._private.trained(frozenset(case.patient for case in cases))
             cases = tuple(case for case in cases if case.patient not in trained)
-        groups = enough_by_class({case.patient: case.target for case in cases}, self._least.metric)
-        if not groups:
+        told_of = self._labels if self._plan.task.name == "multilabel" else self._whole
+        kept, numbers = told_of(cases, split)
+        if not kept:
             return withheld(split)
-        if self._least.apart > 1:
-            found = self._told.figures(split, self._plan.sha256(), groups, self._least.metric, self._least.base)
-        else:
-            found = tuple(Group(members, len(members)) for members in groups.values())
-        if not found:
-            return withheld(split)
-        kept = _of(cases, frozenset().union(*(group.patients for group in found)))
         measured = evaluate(network, kept, self._plan, split, histograms=self._bounds.score_histograms)
-        numbers = [group.number for group in found] if self._least.base > 1 else None
-        return as_told(_finite(measured), self._least, self._bounds.metrics, numbers)
+        told = numbers if self._least.base > 1 else None
+        return as_told(_finite(measured), self._least, self._bounds.metrics, told)
+
+    def _whole(self, cases: Sequence[PreparedCase], split: str) -> tuple[list[PreparedCase], Numbers]:
+        """The cases of the patients whom one set of figures is about, and the numbers told for their groups."""
+        survival = self._plan.task.name == "survival"
+        kinds = {case.patient: int(case.targets[1]) if survival else case.target for case in cases}
+        found = self._groups(split, kinds, both=survival)
+        return _of(cases, frozenset().union(*(group.patients for group in found))), [group.number for group in found]
+
+    def _labels(self, cases: Sequence[PreparedCase], split: str) -> tuple[list[PreparedCase], Numbers]:
+        """The cases of the patients whom figures of some label are about, with the truth of those labels alone; and the
+        numbers told by label. Sets of different labels are compared like those of different plans: all labels can be
+        the same column of the network's output."""
+        numbers: dict[str, list[int]] = {}
+        truths = {case: [math.nan] * len(case.targets) for case in cases}
+        for column, label in enumerate(self._plan.task.columns()):
+            kinds = {case.patient: int(case.targets[column]) for case in cases if not math.isnan(case.targets[column])}
+            found = self._groups(f"{split} {label}", kinds, both=True)
+            about = frozenset[str]().union(*(group.patients for group in found))
+            for case in _of(cases, about):
+                truths[case][column] = case.targets[column]
+            if found:
+                numbers[label] = [group.number for group in found]
+        kept = [replace(case, targets=tuple(truth)) for case, truth in truths.items()]
+        return [case for case in kept if not all(map(math.isnan, case.targets))], numbers
+
+    def _groups(self, what: str, kinds: Mapping[str, int | None], *, both: bool) -> tuple[Group, ...]:
+        """The groups of patients, by kind, about which figures may be told. both: of the kinds 0 and 1, or of none."""
+        least = self._least
+        groups = enough_by_class(kinds, least.metric)
+        if not groups or (both and not two_sided(groups)):
+            return ()
+        if least.apart == 1:
+            return tuple(Group(members, len(members)) for members in groups.values())
+        found = self._told.figures(what, self._plan.sha256(), groups, least.metric, least.base)
+        return found if len(found) == len(groups) or not both else ()
 
     def _noised(self, network: nn.Module, cohort: Cohort, split: SplitName, number: int) -> SiteMetrics:
         noise, private, names = self._plan.privacy.metrics_noise, self._private, self._names()

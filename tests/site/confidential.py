@@ -117,12 +117,12 @@ class Place:
 
 
 @contextmanager
-def prepared_here(root: Path) -> Iterator[Place]:
+def prepared_here(root: Path, patients: int = 24) -> Iterator[Place]:
     """A place whose images are prepared in this process, so that many tests need no others."""
     real = preparation.map_isolated
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparation, "map_isolated", lambda *args, **options: real(*args, **{**options, "workers": 0}))
-        yield Place(root)
+        yield Place(root, patients)
 
 
 def weights(plan: FederationPlan) -> Arrays:

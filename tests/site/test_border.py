@@ -44,6 +44,7 @@ from eucaim_fl.records import ArraySpec
 from eucaim_fl.seals import InstructionSeal, new_nonce, read_reply_seal, sealed
 from eucaim_fl.signing import PrivateKey, new_node_key
 from eucaim_fl.site.audit import verify_log
+from eucaim_fl.site.audit_words import Asker, line_of
 from eucaim_fl.site.border import Border, Task
 from eucaim_fl.site.home import SiteHome
 from eucaim_fl.site.ledger import Ledger, LedgerHead, Purchase
@@ -476,6 +477,31 @@ class TestAdmit:
         with pytest.raises(PlanError, match="no such round"):
             admitted(at, border, kind=kind, round=number)
         assert decisions(border) == []
+
+    def test_sums_over_training_patients_are_asked_for_by_plans_that_need_them_only(
+        self, tmp_path: Path, at: Home, border: Border, recipe: Callable[..., Any]
+    ) -> None:
+        with pytest.raises(PlanError, match="no such round"):
+            admitted(at, border, kind="statistics", round=0)
+        asking = make_plan(recipe(["north.yaml"], data={"standardise": "federation"}), ("north", "south"))
+        other = Home(tmp_path / "other", asking)
+        with pytest.raises(PolicyRefusalError, match=r"metrics\.names"):
+            admitted(other, other.open(), kind="statistics", round=0)
+        other.policy(metrics={"names": ["dice", "hd95_mm", "intensity_sums"], "decimals": 3})
+        here = other.open()
+        task = admitted(other, here, kind="statistics", round=0)
+        with pytest.raises(PlanError, match="no such round"):
+            admitted(other, here, kind="statistics", round=1)
+        told = {"patients": 10, "means": (5.0,), "squares": (10 * (0.5**2 + 0.2**2),)}
+        answer = other.answer(kind="statistics", round=0, seen=0, metrics=(), statistics=told)
+        bare = Answer(answer.report)
+        assert here.reasons_against(task, answer, SPECS) == ("an update that was not asked for",)
+        assert here.reasons_against(task, bare, ()) == ()
+        here.released(task, bare, REPLY_DIGEST, 100)
+        (sent,) = here.audit.records(kind="sent")
+        assert sent.body["metrics"] == {"train": ["intensity_sums"]}
+        assert here.audit.sent(asking.sha256()).rounds == frozenset()
+        assert line_of(sent, Asker()).asked == "to tell sums over training patients"
 
     @pytest.mark.parametrize(("kind", "number"), [("round", 1), ("final", 3)])
     def test_a_question_is_answered_as_often_as_the_policy_says(

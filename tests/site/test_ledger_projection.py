@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from eucaim_fl.config import StoppingConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism, epsilon
 from eucaim_fl.privacy.budget import Budget
@@ -50,6 +51,8 @@ class TestCosts:
         assert found["validation"] == (Mechanism(5.0, 1.0, 1), 4), "after every round, and at the end"
         assert "test" not in found
         assert {cost.of for cost in costs_of(plan, ())} == {"training", "validation", "test"}
+        seldom = plan.model_copy(update={"stopping": StoppingConfig(validate_every=2)})
+        assert {cost.of: cost.times for cost in costs_of(seldom, ())} == {"training": 3, "validation": 3, "test": 1}
 
     def test_without_noise_of_the_site_nothing_is_charged(self, plan_for: Callable[..., FederationPlan]) -> None:
         assert costs_of(plan_for(), ()) == ()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from eucaim_fl.config import StoppingConfig
 from eucaim_fl.durable import exclusive
 from eucaim_fl.errors import (
     AuditError,
@@ -150,6 +151,9 @@ class TestMostSpent:
             Spent(figures("validation"), 3, Mechanism(20.0, 1.0, 1)),
             Spent(figures("test"), 3, Mechanism(20.0, 1.0, 1)),
         }
+        seldom = plan.model_copy(update={"stopping": StoppingConfig(validate_every=2)})
+        found = most_spent({("p", "round", 2): 1, ("p", "final", 3): 1}, {"p": seldom}, "a")
+        assert [(one.round, one.what.part) for one in found] == [(3, "validation"), (3, "test"), (2, "")]
 
     def test_plans_that_charge_nobody_cost_nothing(self, plan_for: Callable[..., FederationPlan]) -> None:
         for privacy in ({}, {**NOISE, "mechanism": "central_dp"}):

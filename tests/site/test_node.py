@@ -159,9 +159,9 @@ class TestRound:
     ) -> None:
         seeds: list[int] = []
 
-        def recorded(network: Any, cases: Any, plan: Any, seed: int) -> TrainingOutcome:
+        def recorded(network: Any, cases: Any, plan: Any, seed: int, **_: Any) -> TrainingOutcome:
             seeds.append(seed)
-            return TrainingOutcome(0.0, 1, patients=8)
+            return TrainingOutcome(0.0, 1, patients=8, lr_sum=0.1)
 
         monkeypatch.setattr("eucaim_fl.site.node.train_round", recorded)
         paths = [hospital("a"), hospital("b")]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eucaim_fl.config import ClassificationConfig, PrivacyConfig
+from eucaim_fl.config import TASKS, ClassificationConfig, MultilabelConfig, PrivacyConfig, SurvivalConfig
 from eucaim_fl.errors import ApprovalPendingError, OutsideHoursError, PolicyRefusalError
 from eucaim_fl.permits import Permit, issue, sign_plan
 from eucaim_fl.plan import FederationPlan, make_plan
@@ -140,12 +140,35 @@ class TestEachLine:
         assert decide(other, loaded(metrics=CLASSIFIED), situation()).allowed
 
     @pytest.mark.parametrize(
+        ("listed", "allowed"), [((), False), (("class_counts",), False), (("intensity_sums",), True)]
+    )
+    def test_sums_over_training_patients_must_be_listed(self, recipe, listed, allowed):
+        asking = make_plan(recipe(["a.yaml"], data={"standardise": "federation"}), ("a", "b"))
+        policy = loaded(metrics={"names": ("dice", "hd95_mm", *listed), "decimals": 3})
+        decision = decide(asking, policy, situation())
+        assert decision.allowed == allowed
+        if not allowed:
+            with pytest.raises(PolicyRefusalError, match=r"metrics\.names.*data\.standardise or training\.balance"):
+                decision.raise_if_not_allowed()
+
+    @pytest.mark.parametrize(
         ("targets", "allowed"),
         [("any", True), (("psa", "malignant"), True), (("psa",), False), (("Malignant",), False), (("any",), False)],
     )
     def test_a_classification_learns_the_columns_that_are_named(self, plan, targets, allowed):
         decision = decide(classifying(plan), loaded(targets=targets, metrics=CLASSIFIED), situation())
         assert [clause.key for clause in decision.refused] == ([] if allowed else ["targets"])
+
+    @pytest.mark.parametrize(
+        "task", [MultilabelConfig(targets=("oedema", "effusion")), SurvivalConfig(time="oedema", event="effusion")]
+    )
+    def test_all_columns_of_a_plan_must_be_named(self, plan, task):
+        names = ("auc", "balanced_accuracy", "brier", "confusion", "c_index", "concordance")
+        allows = {"tasks": TASKS, "metrics": {"names": names, "decimals": 3}}
+        asks = plan.model_copy(update={"task": task})
+        for targets, refused in ((("effusion", "oedema"), []), (("oedema",), ["targets"])):
+            decision = decide(asks, loaded(targets=targets, **allows), situation())
+            assert [clause.key for clause in decision.refused] == refused
 
     def test_a_segmentation_asks_for_no_column(self, plan):
         assert decide(plan, loaded(targets=()), situation()).allowed

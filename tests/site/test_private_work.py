@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from eucaim_fl.arrays import arrays_sha256
+from eucaim_fl.config import StoppingConfig
 from eucaim_fl.errors import LedgerError, NotFiniteError, PolicyRefusalError, PrivacyBudgetError, PrivateTrainingError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism
@@ -97,6 +98,12 @@ class TestReserved:
         assert held["validation"] == (Mechanism(9.0, 1.0, 3), 5)  # two rounds and the last look
         assert held["test"] == (Mechanism(9.0, 1.0, 1), 6)
 
+    def test_rounds_that_measure_nothing_reserve_nothing_for_figures(self, place: Place) -> None:
+        plan = place.plan(privacy={**GAUSSIAN, "metrics_noise": 9.0}, data=SPLIT, rounds=5)
+        place.node(plan.model_copy(update={"stopping": StoppingConfig(validate_every=3)})).hello()
+        held = {one.what.part: one.mechanism.steps for one in place.reader().reservations()}
+        assert held == {"": 2 * 5, "validation": 3, "test": 1}  # the first round, the fourth, and the last look
+
     def test_a_split_of_which_nothing_may_be_told_reserves_nothing(self, place: Place) -> None:
         place.settings(release={"minimum_metric_patients": 6})
         place.node(privacy={**GAUSSIAN, "metrics_noise": 9.0}, data=SPLIT).hello()
@@ -171,13 +178,14 @@ class TestRoundsOfPatients:
         seen: list[tuple[frozenset[str], Mechanism]] = []
         real = private_loop.train_privately
 
-        def watched(network: Any, loader: PatientLoader, *rest: Any) -> int:
+        def watched(network: Any, loader: PatientLoader, *rest: Any, number: int) -> int:
             paid = {p: place.ledger().patient_mechanisms(p) for p in place.patients()}
             assert {p for p, several in paid.items() if several} == loader.patients == trained(node)
             assert {several for p, several in paid.items() if several} == {(loader.mechanism,)}
             assert rest[1] == 15  # the number of patients as it is told, not 13
+            assert number == 1
             seen.append((loader.patients, loader.mechanism))
-            return real(network, loader, *rest)
+            return real(network, loader, *rest, number=number)
 
         monkeypatch.setattr(private_loop, "train_privately", watched)
         node.hello()
@@ -223,7 +231,7 @@ class TestRoundsOfPatients:
         assert place.commits() == [(1, "", 13)]
 
 
-def _killed(*_: Any) -> int:
+def _killed(*_: Any, **__: Any) -> int:
     raise KeyboardInterrupt
 
 
@@ -282,9 +290,9 @@ class TestBudgets:
         trained_on: list[frozenset[str]] = []
         real = private_loop.train_privately
 
-        def watched(network: Any, loader: PatientLoader, *rest: Any) -> int:
+        def watched(network: Any, loader: PatientLoader, *rest: Any, number: int) -> int:
             trained_on.append(loader.patients)
-            return real(network, loader, *rest)
+            return real(network, loader, *rest, number=number)
 
         monkeypatch.setattr(private_loop, "train_privately", watched)
         node.hello()
@@ -527,16 +535,16 @@ class TestADamagedLedger:
         assert place.commits() == []
 
 
-def _diverged(*_: Any) -> None:
+def _diverged(*_: Any, **__: Any) -> None:
     raise NotFiniteError("The loss is not finite.")
 
 
-def _overflown(network: nn.Module, *_: Any) -> TrainingOutcome:
+def _overflown(network: nn.Module, *_: Any, **__: Any) -> TrainingOutcome:
     """The last step takes the weights out of what can be written."""
     with torch.no_grad():
         for weight in network.parameters():
             weight.fill_(torch.inf)
-    return TrainingOutcome(0.5, 2, patients=13)
+    return TrainingOutcome(0.5, 2, patients=13, lr_sum=0.2)
 
 
 class TestWholeUpdates:

@@ -80,7 +80,7 @@ class TestSiteReport:
     @pytest.mark.parametrize(
         ("changes", "complaint"),
         [
-            ({"kind": "news"}, "'hello', 'round' or 'final'"),
+            ({"kind": "news"}, "'hello', 'statistics', 'round' or 'final'"),
             ({"site": "../a"}, "should match pattern"),
             ({"plan_sha256": "F" * 64}, "should match pattern"),
             ({"cohort_sha256": "P007"}, "should match pattern"),
@@ -88,7 +88,7 @@ class TestSiteReport:
             ({"patients": -1}, "greater than or equal to 0"),
             ({"train_loss": float("nan")}, "finite number"),
             ({"seconds": -1.0}, "greater than or equal to 0"),
-            ({"metrics": [{"split": "test", "patients": 5}] * 4}, "at most 3 items"),
+            ({"metrics": [{"split": "test", "patients": 5}] * 9}, "at most 8 items"),
             ({"comment": "P007"}, "Extra inputs"),
         ],
     )

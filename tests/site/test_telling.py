@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from eucaim_fl.cohorts.cohort import Cohort
-from eucaim_fl.errors import CohortError, JournalError
+from eucaim_fl.errors import CohortError, ConsentError, JournalError, PlanError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism
 from eucaim_fl.records import SplitName
@@ -24,6 +24,7 @@ from eucaim_fl.site.report import MetricsRecord
 from eucaim_fl.site.telling import Telling
 from eucaim_fl.sitefile import ReleaseConfig
 from eucaim_fl.training.loop import TrainingOutcome
+from eucaim_fl.training.statistics import sums_over
 from tests.site.confidential import GAUSSIAN, SAMPLED, UPDATE, Place, prepared_here, weights
 
 pytestmark = pytest.mark.integration
@@ -110,7 +111,7 @@ class TestCounts:
     @pytest.mark.parametrize(("seen", "told"), [(2, 0), (8, 0), (9, 0), (10, 10), (12, 10), (13, 15), (14, 15)])
     def test_steps_that_saw_too_few_are_not_rounded_past_the_gate(self, place: Place, seen: int, told: int) -> None:
         node = place.node()
-        outcome = TrainingOutcome(0.5, 2, patients=seen)
+        outcome = TrainingOutcome(0.5, 2, patients=seen, lr_sum=0.2)
         assert node._telling.training(node.cohort, outcome) == {"steps": 2, "seen": told, "train_loss": 0.5}
 
     def test_an_update_of_steps_that_saw_eight_stays(self, place: Place) -> None:
@@ -480,10 +481,54 @@ class TestWhoTrainedBefore:
         assert test <= seen
 
 
+class TestStatistics:
+    """Sums over the training patients, before the first round: by the rules of figures."""
+
+    ASKED: ClassVar[dict[str, Any]] = {"data": {"standardise": "federation"}}
+
+    def test_fourteen_are_told_as_fifteen_to_the_policy_s_decimals(self, place: Place) -> None:
+        place.policy(metrics={"names": ["dice", "hd95_mm", "intensity_sums"], "decimals": 2})
+        node = place.node(**self.ASKED)
+        answer = node.statistics()
+        assert leaves(node, answer)
+        told, exact = answer.report.statistics, sums_over(node.cohort.cases("train"), node.plan)
+        assert told is not None
+        assert (told.patients, exact.patients) == (15, 14)
+        assert told.means == (15 * round(exact.means[0] / 14, 2),)
+
+    def test_a_policy_that_does_not_list_them_keeps_them_here(self, place: Place) -> None:
+        place.policy()
+        node = place.node(**self.ASKED)
+        assert refusals(node.statistics(), node.plan, (), node.bounds) == ("a statistic that is not on the list",)
+
+    def test_who_withdraws_takes_others_along(self, place: Place) -> None:
+        place.consent()
+        node = place.node(**self.ASKED)
+        before = node.statistics().report.statistics
+        place.consent(min(members(node.cohort, "train")))
+        after = node.statistics().report.statistics
+        assert before is not None
+        assert after is not None
+        assert (before.patients, after.patients) == (15, 15)
+        assert sorted(one.patients for one in Told(place.records).remembered()) == [9, 14]
+
+    def test_a_site_that_can_not_tell_says_so(self, place: Place) -> None:
+        place.consent()
+        other, node = place.node(), place.node(**self.ASKED)
+        with pytest.raises(PlanError, match="asks for no statistics"):
+            other.statistics()
+        place.consent(*sorted(members(node.cohort, "train"))[:5])
+        with pytest.raises(CohortError, match="Too few patients would train"):
+            node.statistics()
+        (place.root / "consent.csv").unlink()
+        with pytest.raises(ConsentError, match="until then no patient is used"):
+            node.statistics()
+
+
 class TestADamagedMemory:
     def test_nothing_is_told_that_can_not_be_remembered(self, place: Place) -> None:
         node = place.node()
-        telling, outcome = node._telling, TrainingOutcome(0.5, 2, patients=14)
+        telling, outcome = node._telling, TrainingOutcome(0.5, 2, patients=14, lr_sum=0.2)
         node.hello()
         place.damage("told.sqlite")
         with pytest.raises(JournalError, match="record of what was told"):
@@ -494,6 +539,15 @@ class TestADamagedMemory:
             telling.training(node.cohort, outcome)
         with pytest.raises(JournalError, match="record of what was told"):
             telling.figures(node._network()[0], node.cohort, "validation", 1)
+
+    def test_nor_any_sum(self, place: Place) -> None:
+        node = place.node(data={"standardise": "federation"})
+        node.hello()
+        place.damage("told.sqlite")
+        with pytest.raises(JournalError, match="record of what was told"):
+            node.statistics()
+        with pytest.raises(JournalError, match="record of what was told"):
+            node._telling.statistics(node.cohort)
 
     def test_without_its_key_no_fingerprint_leaves(self, place: Place) -> None:
         node = place.node()

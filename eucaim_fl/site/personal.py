@@ -1,0 +1,204 @@
+"""What a site has beside the common model: arrays of its own in it, a personal model, a local one, and a state.
+
+All of it stays here. The state of a round begins where the newest one before it ended, so a round that is asked for
+twice has the same answer twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+from eucaim_fl.arrays import GUIDE, Array, Arrays, without_guide
+from eucaim_fl.cohorts.cohort import PreparedCase
+from eucaim_fl.errors import NotFiniteError, PlanError
+from eucaim_fl.models.networks import get_arrays, set_arrays
+from eucaim_fl.models.parts import personal_names
+from eucaim_fl.models.planned import first_arrays
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.records import ModelName
+from eucaim_fl.seeding import derive_seed
+from eucaim_fl.site.state_store import StateStore, joined, part
+from eucaim_fl.sitefile import SiteFile
+from eucaim_fl.training.loop import TrainingOutcome, train_round
+from eucaim_fl.training.objective import Pull, pull_for, state_after
+from eucaim_fl.training.statistics import conditioning, own_input, sums_over
+
+__all__ = ["OwnModels", "Start"]
+
+_CONTROL, _OWN, _MOMENTS = "control", "own", "moments"
+"""What a state holds beside whole models: what the objective remembers, arrays that stay at the site, and what the
+optimizer of the common model's training remembers; `moments_NAME` is that of a whole model."""
+_CONTROLLED = ("scaffold", "dynamic")
+
+Cases = Sequence[PreparedCase]
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a round begins. arriving: what travelled of the model. whole: all arrays of the network, with the site's
+    own. guide: what the method tells all sites. state: what the site kept of earlier rounds."""
+
+    arriving: Arrays
+    whole: Arrays
+    guide: Arrays = field(default_factory=dict)
+    state: Arrays = field(default_factory=dict)
+
+
+class OwnModels:
+    """One plan's own models and state at one site. A plan that has none of these touches no disk."""
+
+    def __init__(self, site: SiteFile, plan: FederationPlan) -> None:
+        self._site, self._plan, self._personal = site.name, plan, plan.method.personal
+        self._store = StateStore(site.records_folder(), plan.sha256())
+        self._input: tuple[Cases, Arrays] | None = None
+
+    @property
+    def first(self) -> ModelName:
+        """The model that is measured in rounds: the common one, or the site's own where there is none."""
+        return self._personal.candidates()[0]
+
+    def start(self, network: nn.Module, arrived: Mapping[str, Array], cases: Cases, number: int) -> Start:
+        """What a round, or the last exchange, begins with. arrived: the arrays of the instruction. cases: of training.
+
+        Raises PlanError if what arrived is not what travels of the network; JournalError if the state can't be read.
+        """
+        arriving, personal = without_guide(arrived), personal_names(network, self._plan)
+        if not personal.isdisjoint(arriving):
+            raise PlanError("Arrays arrived that stay at the site.")
+        state = self._store.before(number) if self._remembers() else {}
+        own = part(state, _OWN)
+        if personal and not own:
+            own = {name: array for name, array in first_arrays(self._plan).items() if name in personal}
+        guide = {name.removeprefix(GUIDE): array for name, array in arrived.items() if name.startswith(GUIDE)}
+        return Start(arriving, {**arriving, **own, **self._own_input(cases)}, guide, state)
+
+    def pull(self, start: Start) -> Pull | None:
+        """What draws the steps of the common model's training; see `training.objective`."""
+        control = part(start.state, _CONTROL)
+        return pull_for(self._plan.method.objective, start.arriving, control, start.guide)
+
+    def moments(self, start: Start) -> Arrays:
+        """What the optimizer of the common model's training remembers of earlier rounds; {} if nothing is kept."""
+        return part(start.state, _MOMENTS)
+
+    def after(
+        self, network: nn.Module, start: Start, update: Mapping[str, Array], outcome: TrainingOutcome
+    ) -> dict[str, Arrays]:
+        """What is kept of the common model's training: what the objective remembers, and the site's own arrays.
+
+        network: as it was trained. update: what leaves of it.
+        """
+        kept: dict[str, Arrays] = {_MOMENTS: outcome.moments} if outcome.moments else {}
+        if self._plan.method.objective.name in _CONTROLLED:
+            trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+            learnt = {name: array for name, array in update.items() if name in trainable}
+            control = part(start.state, _CONTROL)
+            kept[_CONTROL] = state_after(self._plan.method.objective, control, start.guide, learnt, outcome.lr_sum)
+        if self._personal.arrays != "none":
+            kept[_OWN] = {name: array for name, array in get_arrays(network).items() if name not in update}
+        return kept
+
+    def train(self, network: nn.Module, start: Start, cases: Cases, number: int) -> dict[str, Arrays]:
+        """Train the models that are the site's alone for one round, each from where it stood: name → arrays.
+
+        personal: towards the arriving weights, with the gradient λ · (w − w_common). Source: Li et al. 2021, Ditto,
+        algorithm 1. local: as if there were no federation, with statistics of this site alone. Both begin with the
+        weights that the first round begins with; a personal one that is lost begins with those that arrive.
+        Raises NotFiniteError if training diverges.
+        """
+        kept: dict[str, Arrays] = {}
+        if self._personal.ditto is not None:
+            own = part(start.state, "personal") or start.whole
+            pull = Pull(self._personal.ditto, start.arriving, {})
+            set_arrays(network, {**own, **self._own_input(cases)})
+            kept |= self._trained(network, start, cases, number, pull)
+        if self._personal.local:
+            set_arrays(network, self._local(start, cases, number))
+            kept |= self._trained(network, start, cases, number, None)
+        return kept
+
+    def keep(self, number: int, kept: Mapping[str, Mapping[str, Array]]) -> None:
+        """Keep the state of a round, before its answer leaves. Raises JournalError if it can't be written."""
+        if self._remembers():
+            self._store.keep(number, joined(kept), self._plan.canonical_json())
+
+    def finished(self, network: nn.Module, start: Start, cases: Cases) -> Iterator[tuple[ModelName, Arrays]]:
+        """The models that the site has in the end, one after the other, each complete; but for the blended one, which
+        is two of these.
+
+        personal: fine-tuned from the final weights on the site's training patients, where the plan says so.
+        Raises NotFiniteError if fine-tuning diverges.
+        """
+        for name in self._personal.candidates():
+            if name == "blended":
+                continue
+            if name == "local":
+                yield name, self._local(start, cases, self._plan.rounds + 1)
+            elif name == "personal" and self._personal.ditto is not None:
+                yield name, {**(part(start.state, name) or start.whole), **self._own_input(cases)}
+            elif name == "personal" and self._personal.fine_tune_steps:
+                yield name, self._fine_tuned(network, start, cases)
+            else:
+                yield name, start.whole
+
+    def keep_final(self, models: Mapping[ModelName, Mapping[str, Array]], chosen: ModelName | None) -> None:
+        """Keep the models that the site has in the end, if any is its own. Raises JournalError."""
+        if self._personal.candidates() != ("common",):
+            complete = {str(name): arrays for name, arrays in models.items()}
+            self._store.keep_final(complete, chosen or "", self._plan.canonical_json())
+
+    def _remembers(self) -> bool:
+        """Whether anything is kept from round to round."""
+        personal = self._personal
+        own = personal.arrays != "none" or personal.ditto is not None or personal.local
+        own = own or self._plan.training.optimizer.kept
+        return own or self._plan.method.objective.name in _CONTROLLED
+
+    def _own_input(self, cases: Cases) -> Arrays:
+        """The statistics of the site's own input, where the plan has it standardise by these; made once a cohort."""
+        if self._input is None or self._input[0] is not cases:
+            self._input = (cases, own_input(cases, self._plan))
+        return self._input[1]
+
+    def _local(self, start: Start, cases: Cases, number: int) -> Arrays:
+        """The local model as it stands. Of the federation it has the first weights at most, which nobody trained."""
+        found = part(start.state, "local")
+        if found:
+            return {**found, **self._own_input(cases)}
+        first = first_arrays(self._plan)
+        arrays = {**first, **start.arriving} if number == 1 else first
+        statistics = conditioning([sums_over(cases, self._plan)], self._plan)
+        return {**arrays, **{name: array for name, array in statistics.items() if name in arrays}}
+
+    def _trained(
+        self, network: nn.Module, start: Start, cases: Cases, number: int, pull: Pull | None
+    ) -> dict[str, Arrays]:
+        """One round of a model of the site's own, from the weights that the network has; without a pull, the local."""
+        name = "local" if pull is None else "personal"
+        seed = derive_seed(self._plan.seed, f"{name} training", self._site, number)
+        moments = part(start.state, f"{_MOMENTS}_{name}")
+        outcome = train_round(network, cases, self._plan, seed, rounds=(number,), pull=pull, moments=moments)
+        return {name: _finite(get_arrays(network)), f"{_MOMENTS}_{name}": outcome.moments}
+
+    def _fine_tuned(self, network: nn.Module, start: Start, cases: Cases) -> Arrays:
+        """The final model after more steps here, at the learning rate of the plan's last round."""
+        steps = {"local_steps": self._personal.fine_tune_steps, "local_epochs": None}
+        plan = self._plan.model_copy(update={"training": self._plan.training.model_copy(update=steps)})
+        set_arrays(network, start.whole)
+        seed = derive_seed(self._plan.seed, "fine-tuning", self._site)
+        train_round(network, cases, plan, seed, rounds=(self._plan.rounds,))
+        return _finite(get_arrays(network))
+
+
+def _finite(arrays: Arrays) -> Arrays:
+    for array in arrays.values():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise NotFiniteError(
+                "A weight of a model that stays at the site is not finite after training.",
+                fix="Lower training.optimizer.lr or method.personal.ditto.",
+            )
+    return arrays
