@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eucaim_fl.config import SeriesRule
+from eucaim_fl.config import SeriesRule, TaskConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.promise import epsilon_words, promise, round_mechanism, steps_of_round
 
@@ -126,21 +126,146 @@ def _explain_data(plan: FederationPlan) -> str:
     )
 
 
+_WEIGHTING = {
+    "patients": "weights by patients",
+    "equal": "every site alike",
+    "normalised": "weights by patients, each update divided by its site's local steps",
+    "fair": "more weight where the training loss is larger (q = {q:g})",
+    "agnostic": "weights that move towards the sites with the largest training loss (step {step:g})",
+}
+_OBJECTIVE = {
+    "proximal": " The loss has a proximal term with mu = {mu:g}.",
+    "scaffold": " Each step's gradient is corrected by a control variate of the site's own, which it keeps to itself, "
+    "and one of all sites, which arrives with the model.",
+    "dynamic": " The loss has a proximal term with mu = {mu:g} and a linear one, which the site gathers over the "
+    "rounds and keeps to itself.",
+}
+
+
+def _explain_local(plan: FederationPlan) -> str:
+    """What the rate, the classes' shares and the objective make of a step."""
+    training, objective = plan.training, plan.method.objective
+    schedule, balance = training.schedule, training.balance
+    lines = []
+    if schedule.kind != "constant" or schedule.warmup_rounds:
+        warm = f"rises over {schedule.warmup_rounds} rounds" if schedule.warmup_rounds else ""
+        falls = "" if schedule.kind == "constant" else f"falls ({schedule.kind}) to {schedule.floor:g} of itself"
+        lines.append(f" The learning rate {', then '.join(filter(None, (warm, falls)))}.")
+    if balance.loss != "none":
+        whose = "the site's own training patients" if balance.shares == "site" else "all sites' training patients"
+        how = "weighs classes" if balance.loss == "weights" else "shifts the logits"
+        lines.append(f" The loss {how} by their shares among {whose} (strength {balance.strength:g}).")
+    if balance.sampling == "classes":
+        lines.append(" Each class is drawn equally often.")
+    return "".join(lines) + _OBJECTIVE.get(objective.name, "").format(mu=objective.mu)
+
+
+def _explain_rounds(plan: FederationPlan) -> str:
+    """How often the arriving model is measured."""
+    stopping = plan.stopping
+    when = "" if stopping.validate_every == 1 else f" (in the first and then every {stopping.validate_every} rounds)"
+    return f"Each of {plan.rounds} rounds: evaluate the arriving model on the validation patients{when}"
+
+
+def _explain_conditioning(plan: FederationPlan) -> list[str]:
+    """What the model is told of patients beforehand, and what is sent for it; nothing where the plan needs none."""
+    lines, asked = [], []
+    if plan.data.standardise != "none":
+        own = plan.data.standardise == "site"
+        whose = "the site's own, which stay there" if own else "those of all sites, which are a part of the model"
+        lines.append(
+            "Inputs: each channel has its mean taken off and is divided by its standard deviation, over training "
+            f"patients: {whose}."
+        )
+    if plan.training.balance.expect == "federation":
+        lines.append("Predictions: brought to the shares of classes in all sites together, a part of the model.")
+    if plan.asked_channels():
+        asked.append("the sums of each channel's mean and mean square over its training patients")
+    if plan.asked_classes():
+        asked.append("the number of its training patients of each class")
+    if asked:
+        lines.append(
+            f"Sent once before the first round: {', and '.join(asked)}; of confidential data as coarsely as other "
+            "figures, without classes of too few. A site whose policy lists no intensity_sums or class_counts refuses "
+            "a plan that asks for them."
+        )
+    return lines
+
+
+def _explain_personal(plan: FederationPlan) -> list[str]:
+    """What is the site's own beside the common model, and what it says of it; nothing where the plan has none."""
+    personal, what = plan.method.personal, []
+    if personal.arrays != "none":
+        kind = "all of the normalisation layers" if personal.arrays == "normalization" else "the last layer"
+        what.append(f"{kind} of the network stays at the site and is in neither direction's message")
+    if personal.ditto is not None:
+        what.append(
+            "the site trains a second model for itself, with as many steps, drawn towards the common one "
+            f"(lambda = {personal.ditto:g})"
+        )
+    if personal.fine_tune_steps:
+        what.append(f"in the end the site makes {personal.fine_tune_steps} more steps from the final model, for itself")
+    if personal.local:
+        what.append("the site trains a model that sees nothing of the federation, with as many steps")
+    if personal.blend:
+        what.append(f"the mean of what that one and the {personal.blended()} model say counts as a further model")
+    if plan.training.optimizer.kept:
+        what.append("the optimizer's state is kept from round to round")
+    if not what:
+        return []
+    choice = (
+        " Of its models the site names the one that is best by the figures on its validation patients that it tells."
+        if personal.choose
+        else ""
+    )
+    told = " In the end it tells the metrics of each of its models." if len(personal.candidates()) > 1 else ""
+    return [
+        f"The site's own: {'; '.join(what)}. These are kept in the site's records (`eucaim-fl site models`) and never "
+        f"sent.{told}{choice}"
+    ]
+
+
+_FIGURES = {
+    "segmentation": ("Dice and HD95 in mm", "count, sum and sum of squares over patients"),
+    "classification": (
+        "AUC, balanced accuracy and Brier score",
+        "counts of true against predicted class, sums of the Brier score, and where the site file permits it a "
+        "histogram of scores by class",
+    ),
+    "multilabel": (
+        "AUC, balanced accuracy and Brier score of each column and their means",
+        "of each column counts of true against predicted answer, sums of the Brier score, and where the site file "
+        "permits it a histogram of scores by answer; nothing of a column with too few patients of either answer",
+    ),
+    "survival": (
+        "the concordance index",
+        "numbers of patients with and without the event, and of pairs of patients whose order is known, is predicted "
+        "right, and is predicted as equal; nothing where too few have, or too few have not, had the event",
+    ),
+}
+"""What leaves of each task: figures, and the sums they are pooled by."""
+
+
+def _goal(task: TaskConfig) -> str:
+    if task.name == "segmentation":
+        return f"segmentation of {', '.join(task.labels)}"
+    if task.name == "multilabel":
+        return f"a yes or no for each of {', '.join(repr(target) for target in task.targets)}"
+    if task.name == "survival":
+        return f"a risk that orders patients by '{task.time}' until '{task.event}' (Cox)"
+    return f"classification of '{task.target}' into {', '.join(task.classes)}"
+
+
 def _explain_sent(plan: FederationPlan) -> list[str]:
     """What leaves, and when. With noise no loss leaves, no count of who was set aside, and few figures."""
-    noise, segmentation = plan.privacy.mechanism != "none", plan.task.name == "segmentation"
-    metrics = "Dice and HD95 in mm" if segmentation else "AUC, balanced accuracy and Brier score"
-    sums = (
-        "count, sum and sum of squares over patients"
-        if segmentation
-        else "counts of true against predicted class, sums of the Brier score, and where the site file permits it a "
-        "histogram of scores by class"
-    )
+    noise = plan.privacy.mechanism != "none"
+    metrics, sums = _FIGURES[plan.task.name]
     only = ", but only those that the line Figures lets leave" if noise else ""
+    stays = " that does not stay at the site" if plan.leaves_arrays() else ""
     return [
         "Sent at the start: the site's short name, the number of its training patients"
         f"{'' if noise else ' and of cases set aside'}, and a SHA-256 over its cohort's content.",
-        f"Sent after each round: the change of every model weight, {'' if noise else 'the mean training loss, '}"
+        f"Sent after each round: the change of every model weight{stays}, {'' if noise else 'the mean training loss, '}"
         f"seconds, and {metrics} over the validation patients with the sums they are pooled by ({sums}){only}.",
         "Sent once at the end: the same metrics of the final model over validation and test patients"
         f"{', under the same condition' if noise else ''}; and, only by sites whose site file calls their data "
@@ -157,26 +282,27 @@ def explain(plan: FederationPlan) -> list[str]:
         else f"{training.local_epochs} epochs over its training patients"
     )
     batch = "patients drawn at random" if by_patient else f"batch {training.batch_size}"
-    weights = "every site alike" if plan.privacy.mechanism == "central_dp" else "weights by patients"
-    goal = (
-        f"segmentation of {', '.join(task.labels)}"
-        if task.name == "segmentation"
-        else f"classification of '{task.target}' into {', '.join(task.classes)}"
-    )
-    proximal = (
-        f" The loss has a proximal term with mu = {method.objective.mu:g}."
-        if method.objective.name == "proximal"
+    alike = plan.privacy.mechanism == "central_dp"
+    weights = _WEIGHTING["equal" if alike else method.weighting.name].format(**method.weighting.model_dump())
+    stopping = plan.stopping
+    early = (
+        f" The rounds end early when the pooled validation metric was not bettered in {stopping.patience} measurements."
+        if stopping.patience is not None
         else ""
     )
+    kept = " The best model by the pooled validation metric is the result." if stopping.keep == "best" else ""
     return [
-        f"Purpose: {goal} with a {task.spatial_dims}-D {plan.model.name}, over {len(plan.sites)} sites "
+        f"Purpose: {_goal(task)} with a {task.spatial_dims}-D {plan.model.name}, over {len(plan.sites)} sites "
         f"({', '.join(plan.sites)}).",
         f"By what right: asked for {plan.purpose.replace('_', ' ')} (Art. 53 EHDS), "
         f"{'without' if plan.permit is None else 'with'} a data permit.",
         _explain_data(plan),
         *_explain_channels(plan),
-        f"Each of {plan.rounds} rounds: evaluate the arriving model on the validation patients, then train for "
-        f"{length} ({batch}, {training.optimizer.name}, learning rate {training.optimizer.lr:g}).{proximal}",
+        *_explain_conditioning(plan),
+        f"{_explain_rounds(plan)}, then train for "
+        f"{length} ({batch}, {training.optimizer.name}, learning rate {training.optimizer.lr:g}).{_explain_local(plan)}"
+        f"{early}{kept}",
+        *_explain_personal(plan),
         *_explain_sent(plan),
         "Withheld: every figure over fewer patients than the site's minimum.",
         "Never sent: images, labels, clinical values, identifiers, file names or paths (but for the pictures above).",

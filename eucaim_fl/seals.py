@@ -18,7 +18,7 @@ from eucaim_fl.signing import PrivateKey, verify
 
 __all__ = ["InstructionSeal", "Kind", "ReplySeal", "new_nonce", "read_instruction_seal", "read_reply_seal", "sealed"]
 
-Kind = Literal["hello", "round", "final", "probe"]
+Kind = Literal["hello", "statistics", "round", "final", "probe"]
 _LONGEST = 4096
 _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=0, le=2**53)]

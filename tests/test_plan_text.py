@@ -170,3 +170,82 @@ class TestPrivacy:
             return float(found.group(1))
 
         assert spent(1.0) > spent(2.0) > spent(8.0) > 0
+
+
+class TestPersonal:
+    def told(self, **personal: Any) -> str:
+        return " ".join(explain(plan_of(method={"personal": personal})))
+
+    def test_a_plan_without_own_models_has_no_word_of_them(self) -> None:
+        assert "The site's own" not in self.told()
+
+    def test_arrays_that_stay_are_not_said_to_leave(self) -> None:
+        told = self.told(arrays="normalization", fine_tune_steps=5)
+        for phrase in (
+            "The site's own: all of the normalisation layers of the network stays at the site and is in neither",
+            "in the end the site makes 5 more steps from the final model, for itself",
+            "the change of every model weight that does not stay at the site",
+            "never sent.",
+        ):
+            assert phrase in told
+        assert "each of its models" not in told
+        assert "the last layer of the network stays" in self.told(arrays="head")
+
+    def test_several_models_are_measured_and_one_is_named(self) -> None:
+        told = self.told(ditto=0.5, local=True, choose=True)
+        for phrase in (
+            "a second model for itself, with as many steps, drawn towards the common one (lambda = 0.5)",
+            "a model that sees nothing of the federation",
+            "In the end it tells the metrics of each of its models.",
+            "names the one that is best by the figures on its validation patients that it tells",
+        ):
+            assert phrase in told
+
+
+class TestConditioning:
+    def test_a_plan_that_needs_no_statistics_has_no_word_of_them(self) -> None:
+        assert not any("before the first round" in line or line.startswith("Inputs") for line in explain(plan_of()))
+
+    def test_what_is_sent_before_the_first_round_is_said(self) -> None:
+        told = " ".join(
+            explain(
+                plan_of(
+                    task={"name": "classification", "target": "malignant", "classes": ["no", "yes"]},
+                    data={"standardise": "federation"},
+                    training={"local_steps": 3, "balance": {"loss": "logits", "expect": "federation"}},
+                )
+            )
+        )
+        for phrase in (
+            "those of all sites, which are a part of the model",
+            "Sent once before the first round: the sums of each channel's mean and mean square over its training "
+            "patients, and the number of its training patients of each class",
+            "lists no intensity_sums or class_counts refuses",
+            "Predictions: brought to the shares of classes in all sites together",
+        ):
+            assert phrase in told
+
+    def test_a_site_s_own_statistics_are_not_sent(self) -> None:
+        told = " ".join(explain(plan_of(data={"standardise": "site"})))
+        assert "the site's own, which stay there" in told
+        assert "before the first round" not in told
+
+    @pytest.mark.parametrize(
+        ("task", "phrases"),
+        [
+            (
+                {"name": "multilabel", "targets": ["oedema", "effusion"]},
+                ("a yes or no for each of 'oedema', 'effusion'", "of each column and their means", "of either answer"),
+            ),
+            (
+                {"name": "survival", "time": "time_days", "event": "died"},
+                ("orders patients by 'time_days' until 'died'", "the concordance index", "pairs of patients"),
+            ),
+        ],
+        ids=["multilabel", "survival"],
+    )
+    def test_labels_and_survival_are_told_with_their_columns_and_figures(
+        self, task: dict[str, Any], phrases: tuple[str, ...]
+    ) -> None:
+        told = " ".join(explain(plan_of(task=task, model={"name": "small_cnn"})))
+        assert all(phrase in told for phrase in phrases)

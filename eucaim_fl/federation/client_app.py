@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 import eucaim_fl.federation.preload  # noqa: F401  (so that a process of Ray, too, has it before the first message)
-from eucaim_fl.arrays import Arrays
+from eucaim_fl.arrays import GUIDE, Arrays
 from eucaim_fl.errors import EucaimError, GateError, PlanError, SiteFileError
 from eucaim_fl.federation.messages import (
     Instruction,
@@ -31,7 +32,7 @@ from eucaim_fl.site.gate import refusals
 from eucaim_fl.site.node import Answer, SiteNode
 from eucaim_fl.sitefile import load_site_file
 
-__all__ = ["SITE_FILES_VARIABLE", "app"]
+__all__ = ["SITE_FILES_VARIABLE", "app", "asked"]
 
 SITE_FILES_VARIABLE = "EUCAIM_FL_SITE_FILES"
 """On Ray, whose nodes have no configuration of their own: a JSON list of site files, by partition number."""
@@ -97,7 +98,11 @@ def _answered(message: Message, node: SiteNode, answer: Answer) -> Message:
     return Message(reply_content(answer.report, answer.update, answer.pictures), reply_to=message)
 
 
-def _asked(message: Message, context: Context) -> tuple[SiteNode, Instruction]:
+def asked(message: Message, context: Context) -> tuple[SiteNode, Instruction]:
+    """The site's client for the plan of a message, which is kept from message to message, and what is asked.
+
+    Raises PlanError or SiteFileError if either can't be read, and what `SiteNode` raises.
+    """
     instruction = read_instruction(message.content)
     site_file = _site_file(context)
     return _node(site_file, instruction.plan_json, _state(site_file)), instruction
@@ -106,26 +111,39 @@ def _asked(message: Message, context: Context) -> tuple[SiteNode, Instruction]:
 @app.query()
 def hello(message: Message, context: Context) -> Message:
     """Open the cohort and say how many patients can train."""
-    node, _ = _asked(message, context)
+    node, _ = asked(message, context)
     return _answered(message, node, node.hello())
 
 
+@app.query("statistics")
+def statistics(message: Message, context: Context) -> Message:
+    """Before the first round: sums over the training patients."""
+    node, _ = asked(message, context)
+    return _answered(message, node, node.statistics())
+
+
 def _weights(node: SiteNode, instruction: Instruction) -> Arrays:
-    """The arriving weights, exactly the arrays of the plan's network. Raises PlanError if they are not."""
-    if instruction.weights is None:
+    """The arriving weights: exactly the arrays of the plan's network that travel, and under SCAFFOLD the common control
+    variate beside them, which is left out where it is still zero. Raises PlanError if they are not."""
+    record = instruction.weights
+    if record is None:
         raise PlanError("The instruction holds no weights.")
-    return from_record(instruction.weights, node.specs(), PlanError)
+    specs = node.specs()
+    if node.plan.method.objective.name == "scaffold" and any(name.startswith(GUIDE) for name in record):
+        guides = (replace(spec, name=GUIDE + spec.name) for spec in specs if spec.trainable)
+        specs = (*specs, *guides)
+    return from_record(record, specs, PlanError)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One exchange: evaluate the arriving weights, then train from them."""
-    node, instruction = _asked(message, context)
+    node, instruction = asked(message, context)
     return _answered(message, node, node.round(instruction.round, _weights(node, instruction)))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """The last exchange: evaluate the final weights."""
-    node, instruction = _asked(message, context)
+    node, instruction = asked(message, context)
     return _answered(message, node, node.final(instruction.round, _weights(node, instruction)))

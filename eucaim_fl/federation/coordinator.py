@@ -7,50 +7,49 @@ missing without a word (see docs/architecture.md).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast
 
-import numpy as np
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
 from eucaim_fl.arrays import ArrayFile, Arrays, arrays_sha256
-from eucaim_fl.errors import InterruptedRunError, NotFiniteError, ReplyError
-from eucaim_fl.federation.combining import combined
+from eucaim_fl.errors import InterruptedRunError, ReplyError
+from eucaim_fl.federation.attendance import Attendance
+from eucaim_fl.federation.combining import Gathered, guided, next_model
 from eucaim_fl.federation.exchange import Question, ask
-from eucaim_fl.federation.messages import Reply, read_report, to_record
+from eucaim_fl.federation.messages import read_report, to_record
 from eucaim_fl.federation.progress import Listener
-from eucaim_fl.federation.result import best_round
-from eucaim_fl.federation.shortfall import below_quorum, budgets_end_it, never_enough, with_spent_budget
+from eucaim_fl.federation.result import best_round, stalled
+from eucaim_fl.federation.shortfall import (
+    below_quorum,
+    budgets_end_it,
+    never_enough,
+    nothing_told,
+    with_spent_budget,
+)
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec, Participation, RoundRecord, SiteMetrics
 from eucaim_fl.site.gate import update_norm
 from eucaim_fl.site.report import SiteReport
 from eucaim_fl.strategies.outliers import outlying
-from eucaim_fl.strategies.server_optimizer import apply
 from eucaim_fl.tracking.journal import Journal, JournalState
+from eucaim_fl.training.statistics import conditioning
 from eucaim_fl.validation.pooling import pool
 
 __all__ = ["Coordinator"]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
-_FIRST_WORD_S, _NEXT_WORD_S = 5.0, 20.0
-"""After how long a person at the terminal hears that sites are waited for, and how often then."""
-_MORE_THAN_QUORUM_S = 60.0
-"""How long sites that the quorum does not need may delay the first round, however long the quorum is waited for."""
-_APPROVAL = "EFL311"
-_LATER = {_APPROVAL, "EFL312"}
-"""Refusals for now: the site's IT has to approve first, or the hour is wrong. Such a site is asked again each round."""
 
 
 @dataclass
 class _Round:
     """A round under way: valid replies (update on disk) and what became of each site."""
 
-    kind: Literal["round", "final"]
+    kind: Literal["statistics", "round", "final"]
     number: int
     reports: dict[str, SiteReport] = field(default_factory=dict)
     updates: dict[str, ArrayFile] = field(default_factory=dict)
@@ -77,10 +76,7 @@ class Coordinator:
     ) -> None:
         self._grid, self._plan, self._journal, self._specs = grid, plan, journal, specs
         self._listeners, self._stopped = list(listeners), stopped
-        self._nodes: dict[str, int] = {}
-        self._announced: dict[str, SiteReport] = {}
-        self._refused: dict[int, Participation] = {}
-        self._told: set[tuple[str, str, str]] = set()
+        self._sites = Attendance(grid, plan, journal, self._tell, self._look_up, self._rest)
         self._norms: list[float] = []
         self._writer = ThreadPoolExecutor(1)
         self._written: Future[RoundRecord] | None = None
@@ -97,27 +93,31 @@ class Coordinator:
         """
         self._tell("run_started", self._plan, min(state.round, self._plan.rounds))
         records = list(state.records)
-        if not (records and records[-1].is_final(self._plan.rounds)):
-            self._gather()
+        over = bool(records) and records[-1].is_final(self._plan.rounds)
         self._norms = [p.update_norm for r in records for p in r.participation if p.site in r.aggregated_from]
-        weights, optimizer, digest = state.weights, state.optimizer, arrays_sha256(state.weights)
-        trainable = {spec.name for spec in self._specs if spec.trainable}
+        weights, method = state.weights, state.optimizer
         try:
-            for number in range(state.round + 1, self._plan.rounds + 2):
-                if records and records[-1].is_final(self._plan.rounds):
-                    break
+            if not over:
+                self._sites.gather()
+                if state.round == 0:
+                    weights = self._conditioned(weights)
+            digest = arrays_sha256(weights)
+            while not over:
                 started = time.monotonic()
-                current = _Round("final" if number > self._plan.rounds else "round", number)
+                current = self._next(records)
+                if current.kind == "final":
+                    weights, digest = self._kept(weights, digest)
                 try:
-                    self._fill(current, to_record(weights), digest)
+                    self._fill(current, to_record(self._sent(current, weights, method)), digest)
                 except _BudgetsSpentError:
                     self._tell("line", f"the privacy budget of {', '.join(with_spent_budget(current.states))} is spent")
-                    current = _Round("final", number)  # the last complete model is what the budget could pay for
+                    current = _Round("final", current.number)  # the last complete model is what the budget paid for
+                    weights, digest = self._kept(weights, digest)
                     self._fill(current, to_record(weights), digest)
                 combining = time.monotonic()
                 arriving = digest
                 if current.kind == "round":
-                    weights, optimizer = self._combine(current, weights, optimizer, trainable)
+                    weights, method = self._combine(current, weights, method, records)
                     digest = arrays_sha256(weights)
                 record = replace(
                     self._record(current, arriving, digest),
@@ -128,37 +128,73 @@ class Coordinator:
                 self._norms += [p.update_norm for p in record.participation if p.site in record.aggregated_from]
                 better_now = self._is_better(record, records)
                 records.append(record)
-                self._written = self._writer.submit(self._write, record, weights, optimizer, better_now)
+                self._written = self._writer.submit(self._write, record, weights, method, better_now)
+                over = record.is_final(self._plan.rounds)
             self._settle()
         finally:
             self._writer.shutdown(wait=True)
         self._journal.keep_last(weights)
 
+    def _next(self, records: list[RoundRecord]) -> _Round:
+        """The exchange that comes now: a round, or the last one where the rounds are over or gain nothing any more."""
+        number = len(records) + 1
+        if number > self._plan.rounds:
+            return _Round("final", number)
+        if stalled(self._plan, records):
+            self._tell("line", f"no better for {self._plan.stopping.patience} measurements: the rounds end")
+            return _Round("final", number)
+        return _Round("round", number)
+
+    def _kept(self, weights: Arrays, digest: str) -> tuple[Arrays, str]:
+        """The model that the last exchange measures: the last, or the best that sites measured, where there is one."""
+        if self._plan.stopping.keep == "last":
+            return weights, digest
+        self._settle()
+        best = self._journal.best()
+        return (weights, digest) if best is None else (best, arrays_sha256(best))
+
+    def _sent(self, current: _Round, weights: Arrays, method: Arrays) -> Arrays:
+        """What travels to the sites: the model, and in a round what the method tells them beside."""
+        return {**weights, **guided(self._plan, method)} if current.kind == "round" else weights
+
+    def _conditioned(self, weights: Arrays) -> Arrays:
+        """The first model with the statistics of all sites' inputs and classes, where the plan asks for them.
+
+        They are asked for once: a resumed run finds them in its first model. Raises QuorumError.
+        """
+        if not self._plan.needs_statistics() or self._journal.statistics() is not None:
+            return weights
+        current = _Round("statistics", 0)
+        self._tell("line", "asking the sites for sums over their training patients")
+        self._fill(current, None, "")
+        told = {site: report.statistics for site, report in sorted(current.reports.items()) if report.statistics}
+        sums = [one for one in told.values() if one.patients > 0]
+        if len(sums) < self._plan.participation.quorum:
+            raise nothing_told(len(sums), self._plan.participation.quorum)
+        weights = {**weights, **conditioning(sums, self._plan)}
+        self._journal.begin(self._specs, weights, {site: one.model_dump(mode="json") for site, one in told.items()})
+        return weights
+
     def _combine(
-        self, current: _Round, weights: Arrays, optimizer: Arrays, trainable: set[str]
+        self, current: _Round, weights: Arrays, method: Arrays, records: list[RoundRecord]
     ) -> tuple[Arrays, Arrays]:
         sites = sorted(current.updates)
-        patients = [current.reports[s].patients for s in sites]
-        common = combined(self._plan, current.number, [current.updates[s] for s in sites], patients, weights)
-        moved, state = apply(self._plan.method.server_optimizer, weights, common, optimizer, trainable.__contains__)
-        if not all(np.isfinite(a).all() for a in moved.values() if np.issubdtype(a.dtype, np.floating)):
-            raise NotFiniteError(
-                "The combined weights are not finite.", fix="Lower method.server_optimizer.lr or training.optimizer.lr."
-            )
-        return moved, state
+        gathered = [Gathered(s, current.updates[s], current.reports[s]) for s in sites]
+        known = {p.site: p.patients for r in records for p in r.participation if p.patients}
+        return next_model(self._plan, current.number, gathered, known, self._specs, (weights, method))
 
     def _record(self, current: _Round, arriving: str, digest: str) -> RoundRecord:
         sites = sorted(current.reports)
         metrics = {s: tuple(m.plain() for m in current.reports[s].metrics) for s in sites}
         by_split: dict[str, list[SiteMetrics]] = {}
-        for site in sites:
-            for entry in metrics[site]:
-                by_split.setdefault(entry.split, []).append(entry)
+        model = self._plan.method.personal.candidates()[0]
+        for entry in (entry for site in sites for entry in metrics[site] if entry.model == model):
+            by_split.setdefault(entry.split, []).append(entry)
         return RoundRecord(
             round=current.number,
             arriving_sha256=arriving,
             weights_sha256=digest,
-            participation=self._participation(current),
+            participation=self._sites.participation(current.states),
             metrics=metrics,
             pooled={split: pool(entries) for split, entries in by_split.items()},
             train_loss={s: loss for s in sites if (loss := current.reports[s].train_loss) is not None},
@@ -166,6 +202,7 @@ class Coordinator:
             seconds=0.0,
             attempts=current.attempts,
             final=current.kind == "final",
+            chosen={s: chosen for s in sites if (chosen := current.reports[s].chosen) is not None},
         )
 
     def _write(self, record: RoundRecord, weights: Arrays, optimizer: Arrays, better_now: bool) -> RoundRecord:
@@ -201,7 +238,7 @@ class Coordinator:
 
     # --- one round --------------------------------------------------------------------------------------------
 
-    def _fill(self, current: _Round, weights: ArrayRecord, arriving: str) -> None:
+    def _fill(self, current: _Round, weights: ArrayRecord | None, arriving: str) -> None:
         """Ask the sites until the quorum is met or its waiting time is over.
 
         Raises QuorumError.
@@ -210,36 +247,37 @@ class Coordinator:
         waiting_since: float | None = None
         while True:
             current.attempts += 1
-            self._discover(again=current.attempts > 1)
+            self._sites.discover(again=current.attempts > 1)
             if current.attempts == 1:
                 self._take_spooled(current, arriving)
-                self._tell("round_started", current.number, len(self._nodes))
+                if current.kind != "statistics":
+                    self._tell("round_started", current.number, len(self._sites.nodes))
             self._collect(current, weights, arriving)
             self._set_aside_outliers(current)
             have = len(current.reports)
             if have >= rules.quorum:
                 return
-            if current.kind == "round" and budgets_end_it(current.states, self._nodes, rules.quorum):
+            if current.kind == "round" and budgets_end_it(current.states, self._sites.nodes, rules.quorum):
                 raise _BudgetsSpentError
             waiting_since = waiting_since or time.monotonic()
             left = rules.quorum_wait_s - (time.monotonic() - waiting_since)
-            participation = self._participation(current)
+            participation = self._sites.participation(current.states)
             if left <= 0 or never_enough(participation, rules.quorum):
                 raise below_quorum(current.number, rules.quorum, participation, self._journal.folder.name)
             self._tell("waiting_for_quorum", current.number, have, rules.quorum)
             self._rest(min(left, _LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(current.attempts, 10)))
 
-    def _collect(self, current: _Round, weights: ArrayRecord, arriving: str) -> None:
+    def _collect(self, current: _Round, weights: ArrayRecord | None, arriving: str) -> None:
         question = Question(
             current.kind,
-            current.number if current.kind == "round" else self._plan.rounds + 1,
+            self._plan.rounds + 1 if current.kind == "final" else current.number,
             self._plan,
             self._specs if current.kind == "round" else (),
             weights,
         )
         done = {*current.reports, *current.excluded}
-        targets = {s: self._nodes[s] for s in self._plan.sites if s in self._nodes and s not in done}
-        announced = {site: (report.patients, report.cohort_sha256) for site, report in self._announced.items()}
+        targets = {s: self._sites.nodes[s] for s in self._plan.sites if s in self._sites.nodes and s not in done}
+        announced = {site: (report.patients, report.cohort_sha256) for site, report in self._sites.announced.items()}
         waiting = partial(self._tell, "waiting_for_answers", current.number)
         for answered in ask(self._grid, question, targets, announced, self._look_up, waiting):
             site, reply = answered.target, answered.reply
@@ -252,7 +290,8 @@ class Coordinator:
                     self._journal.keep_pictures(site, reply.pictures)
                 current.reports[site] = reply.report
             del reply
-            self._tell("site_answered", current.number, answered.participation)
+            if current.kind != "statistics":
+                self._tell("site_answered", current.number, answered.participation)
 
     def _set_aside_outliers(self, current: _Round) -> None:
         """Exclude updates that are too long to be believed; their sites are not asked again in this round.
@@ -279,13 +318,13 @@ class Coordinator:
         names = {spec.name for spec in self._specs}
         for site in self._plan.sites if current.kind == "round" else ():
             file = self._journal.spooled(current.number, site, arriving)
-            if file is None or set(file.names) != names or site not in self._announced:
+            if file is None or set(file.names) != names or site not in self._sites.announced:
                 continue
             try:
                 report = read_report(file.metadata["report"])
             except ReplyError:
                 continue
-            now = self._announced[site]
+            now = self._sites.announced[site]
             same = report.cohort_sha256 == now.cohort_sha256 and report.patients <= now.patients
             if report.plan_sha256 == self._plan.sha256() and same:
                 current.reports[site], current.updates[site] = report, file
@@ -298,100 +337,6 @@ class Coordinator:
                     bytes_up=size,
                     update_norm=update_norm({name: file.read(name) for name in file.names}),
                 )
-
-    def _participation(self, current: _Round) -> tuple[Participation, ...]:
-        refused = {p.site: p for p in self._refused.values()}
-        absent = {s: Participation(s, "absent", reason="The site is not connected.") for s in self._plan.sites}
-        return tuple((absent | refused | current.states)[site] for site in self._plan.sites)
-
-    # --- who is there -----------------------------------------------------------------------------------------
-
-    def _gather(self) -> None:
-        """Before the first round: let all sites connect, for as long as a round may wait for its quorum.
-
-        Where the quorum is there, the others are waited for a minute at most. Sites that said not yet are asked again
-        at growing intervals: each greeting is a decision in their audit logs.
-        """
-        rules, wanted = self._plan.participation, len(self._plan.sites)
-        began = time.monotonic()
-        word_at, greet_at, pause = began + _FIRST_WORD_S, began, _FIRST_PAUSE_S
-        while True:
-            greeting = time.monotonic() >= greet_at
-            self._discover(again=False, only_new=not greeting)
-            now = time.monotonic()
-            if greeting:
-                greet_at, pause = now + pause, min(2.0 * pause, _LONGEST_PAUSE_S)
-            here = len(self._nodes) + len(self._refused)
-            enough = len(self._nodes) >= rules.quorum
-            patience = min(rules.quorum_wait_s, _MORE_THAN_QUORUM_S) if enough else rules.quorum_wait_s
-            if here >= wanted or now >= began + patience:
-                return
-            if now >= word_at:
-                word_at = now + _NEXT_WORD_S
-                self._tell("line", f"waiting for sites: {here} of {wanted} connected")
-            self._rest(_FIRST_PAUSE_S)
-
-    def _discover(self, *, again: bool, only_new: bool = False) -> None:
-        """Say hello to nodes that are not known yet.
-
-        `again`: also to those that refused before; `only_new`: not even to those that may say yes the next time.
-        """
-        lasting = {n for n, p in self._refused.items() if p.status not in ("lost", "deadline") and p.code not in _LATER}
-        known = set(self._nodes.values()) | (set() if again else set(self._refused) if only_new else lasting)
-        if len(self._nodes) == len(self._plan.sites):
-            return
-        connected = list(self._grid.get_node_ids())
-        names: Mapping[int, str] = getattr(self._grid, "names", {})
-        asked = {node for node in connected if names.get(node, self._plan.sites[0]) in self._plan.sites}
-        targets = {f"node-{node}": node for node in connected if node in asked and node not in known}
-        question = Question("hello", 0, self._plan)
-        for answered in ask(self._grid, question, targets, {}, self._look_up):
-            node = targets[answered.target]
-            site = answered.claims or names.get(node, "")
-            wrong = self._wrong_hello(site, names.get(node, ""), answered.reply)
-            if wrong:
-                self._refused[node] = Participation(names.get(node, site), "rejected", "EFL302", wrong)
-            elif answered.reply is None:
-                self._refused[node] = replace(answered.participation, site=site)
-            elif self._changed(site, answered.reply.report):
-                self._refused[node] = Participation(
-                    site, "rejected", "EFL302", "The site's cohort has changed since the run began."
-                )
-            elif site in self._plan.sites and site not in self._nodes:
-                self._refused.pop(node, None)
-                self._nodes[site], self._announced[site] = node, answered.reply.report
-                report = answered.reply.report
-                self._journal.keep_site(site, report.patients, report.quarantined, report.cohort_sha256)
-                self._tell("site_ready", site, report.patients, report.quarantined)
-            if node in self._refused:
-                self._tell_refusal(self._refused[node])
-
-    def _tell_refusal(self, found: Participation) -> None:
-        """Say why a site does not take part, once for each reason, however often it is asked."""
-        known = (found.site, found.code, found.reason)
-        if found.site not in self._plan.sites or known in self._told:
-            return
-        self._told.add(known)
-        if found.code == _APPROVAL:
-            self._tell("line", f"site {found.site} waits for a person there ({_APPROVAL})")
-        else:
-            now = " now" if found.code in _LATER else ""
-            self._tell("line", f"site {found.site} does not take part{now}: {found.code} {found.reason}")
-
-    def _wrong_hello(self, site: str, admitted_as: str, reply: Reply | None) -> str:
-        """Why a greeting can't be believed, where the grid knows whose node it is; empty if it can."""
-        limits: Mapping[str, int | None] = getattr(self._grid, "largest_patients", {})
-        if admitted_as and site != admitted_as:
-            return "The reply bears another site's name."
-        limit = limits.get(site)
-        if reply is not None and limit is not None and reply.report.patients > limit:
-            return "The site announces more patients than it was admitted with."
-        return ""
-
-    def _changed(self, site: str, report: SiteReport) -> bool:
-        """Whether a site's cohort is another one than when this run began; its splits could then mix."""
-        before = self._journal.sites().get(site)
-        return before is not None and before["cohort_sha256"] != report.cohort_sha256
 
     def _tell(self, event: str, *values: Any) -> None:
         for listener in self._listeners:

@@ -16,8 +16,10 @@ from eucaim_fl.federation.local_grid import DEADLINE, LOST, SEAL
 from eucaim_fl.federation.messages import Refusal, Reply, instruction_content, read_reply
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec, Participation
+from eucaim_fl.site.disclosure import base_name
 from eucaim_fl.site.gate import update_norm
 from eucaim_fl.site.report import SiteReport, allowed_metrics
+from eucaim_fl.site.statistics import check_statistics
 from eucaim_fl.validation.pooling import check_metrics
 
 __all__ = ["Answered", "Question", "ask"]
@@ -27,14 +29,15 @@ _TELL_AFTER_S = 30.0
 _PULL_AT_ONCE = 8
 _LARGEST_CHANGE = 1e9
 _LARGEST_MM = 1e6
-_TYPES = {"hello": "query", "round": "train", "final": "evaluate"}
+_MEANS = ("dice", "hd95_mm", "brier")
+_TYPES = {"hello": "query", "statistics": "query.statistics", "round": "train", "final": "evaluate"}
 
 
 @dataclass(frozen=True)
 class Question:
     """What is asked: the kind of exchange, its round, the plan, the model's arrays, the arriving weights."""
 
-    kind: Literal["hello", "round", "final"]
+    kind: Literal["hello", "statistics", "round", "final"]
     round: int
     plan: FederationPlan
     specs: Sequence[ArraySpec] = ()
@@ -168,6 +171,9 @@ def _check(target: str, question: Question, announced: Mapping[str, tuple[int, s
     patients, cohort = announced.get(target, (0, ""))
     if not 1 <= report.patients <= patients or report.cohort_sha256 != cohort:  # fewer: consent may be withdrawn
         raise ReplyError("The patients are not those that the site announced: its cohort has changed.")
+    if question.kind == "statistics":
+        check_statistics(report, question.plan)
+        return
     if question.kind == "round" and not reply.update:
         raise ReplyError("The reply holds no update.")
     if question.plan.privacy.mechanism != "none" and (report.train_loss is not None or report.seen):
@@ -187,17 +193,28 @@ def _check_metrics(question: Question, report: SiteReport) -> None:
     """Raises ReplyError if metrics are not those that were asked for, or can't be true."""
     plan = question.plan
     classes = len(plan.task.classes) if plan.task.name == "classification" else None
-    splits = [metrics.split for metrics in report.metrics]
-    wanted = {"validation"} if question.kind == "round" else {"validation", "test"}
-    if len(set(splits)) != len(splits) or not set(splits) <= wanted:
-        raise ReplyError("The reply measures other patients than were asked for.")
+    measured = [(metrics.split, metrics.model) for metrics in report.metrics]
+    if len(set(measured)) != len(measured) or not set(measured) <= _asked_for(question):
+        raise ReplyError("The reply measures other patients or models than were asked for.")
+    candidates = plan.method.personal.candidates() if question.kind == "final" and plan.method.personal.choose else ()
+    if report.chosen is not None and report.chosen not in candidates:
+        raise ReplyError("The reply chooses a model that the plan does not let sites choose.")
     for metrics in report.metrics:
         if not {*metrics.values, *metrics.sums} <= allowed_metrics(plan):
             raise ReplyError("The reply holds metrics that the plan does not ask for.")
         if any(not 0 <= v <= (_LARGEST_MM if n.startswith("hd95") else 2) for n, v in metrics.values.items()):
             raise ReplyError("A metric of the reply is out of its range.")
         for name, sums in metrics.sums.items():
-            moments = name != "confusion" and not name.startswith("scores_")
-            if moments and len(sums) == 3 and sums[1] > sums[0] * (_LARGEST_MM if name.startswith("hd95") else 2):
+            moments, largest = base_name(name) in _MEANS, _LARGEST_MM if name.startswith("hd95") else 2
+            if moments and len(sums) == 3 and sums[1] > sums[0] * largest:
                 raise ReplyError("A metric of the reply is out of its range.")
         check_metrics(metrics.plain(), classes=classes)
+
+
+def _asked_for(question: Question) -> set[tuple[str, str]]:
+    """Which patients are measured under which models in an exchange."""
+    candidates = question.plan.method.personal.candidates()
+    if question.kind == "final":
+        return {(split, model) for split in ("validation", "test") for model in candidates}
+    measured = question.kind == "round" and question.plan.stopping.validates(question.round)
+    return {("validation", candidates[0])} if measured else set()

@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import yaml
 
+from eucaim_fl.config import TASKS
 from eucaim_fl.durable import write_atomically
 from eucaim_fl.errors import ServiceError
 from eucaim_fl.federation.home import FEDERATIONS_VARIABLE, FederationHome
@@ -37,13 +38,16 @@ POLICY: Mapping[str, Any] = {
     "datasets": ["rehearsal"],
     "asking": {"permits": "not_required", "bodies": {}},
     "purposes": ["scientific_research"],
-    "tasks": ["segmentation", "classification"],
+    "tasks": list(TASKS),
     "targets": "any",
     "networks": "any",
     "sites": {"at_least": 1},
     "patients": {"training": 10, "metric": 3},
     "metrics": {
-        "names": ["dice", "hd95_mm", "auc", "balanced_accuracy", "brier", "confusion", "scores"],
+        "names": [
+            *("dice", "hd95_mm", "auc", "balanced_accuracy", "brier", "confusion", "scores", "c_index", "concordance"),
+            *("intensity_sums", "class_counts"),
+        ],
         "decimals": 4,
     },
     "pictures": True,

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import epsilon
 from eucaim_fl.privacy.promise import promise, round_mechanism
-from eucaim_fl.records import RoundRecord
-from eucaim_fl.validation.pooling import better
+from eucaim_fl.records import RoundRecord, SiteMetrics
+from eucaim_fl.validation.choice import by_model
+from eucaim_fl.validation.pooling import better, pool
 from eucaim_fl.validation.spread import standard_errors
 
-__all__ = ["best_round", "make_result"]
+__all__ = ["best_round", "make_result", "stalled"]
 
 
 def make_result(run: str, plan: FederationPlan, records: Sequence[RoundRecord], wall_s: float) -> dict[str, Any]:
     """The content of result.json, from the records of all rounds and the last exchange.
 
-    metrics: of the final model on the test patients; validation: the same on the validation patients. A site that
-    withholds its metrics has only `withheld`. standard_error: of the pooled values, see
+    metrics: of the final model on the test patients; validation: the same on the validation patients. Where arrays stay
+    at the sites, the final model is each site's own. A site that withholds its metrics has only `withheld`. models,
+    where sites have several: the same as metrics for each of them (common, personal, local, blended), and under `chosen` for
+    those that the sites chose; chosen: which that was, by site. standard_error: of the pooled values, see
     `validation.spread`. privacy: what the run promised and cost (None without noise). wall_s: seconds of this call,
     which for a resumed run is not the whole.
     """
@@ -35,8 +38,10 @@ def make_result(run: str, plan: FederationPlan, records: Sequence[RoundRecord], 
         "rounds_trained": sum(1 for r in records if not r.is_final(plan.rounds)),
         "privacy": _privacy(plan, sum(1 for r in records if r.aggregated_from)),
         "split": "test",
-        "metrics": _metrics(final, "test"),
-        "validation": _metrics(final, "validation"),
+        "metrics": _metrics(plan, final, "test"),
+        "validation": _metrics(plan, final, "validation"),
+        "models": _models(final) if len(plan.method.personal.candidates()) > 1 else {},
+        "chosen": dict(sorted(final.chosen.items())),
         "best": _best(plan, records),
         "participation": [
             {
@@ -86,17 +91,22 @@ def _privacy(plan: FederationPlan, trained: int) -> dict[str, Any] | None:
     }
 
 
-def _metrics(record: RoundRecord, split: str) -> dict[str, Any]:
-    sites: dict[str, Any] = {}
-    for site, entries in record.metrics.items():
-        for entry in entries:
-            if entry.split == split:
-                sites[site] = (
-                    {"withheld": entry.withheld} if entry.withheld else {**entry.values, "patients": entry.patients}
-                )
-    pooled = dict(record.pooled.get(split, {}))
-    sent = [entry for _, entries in sorted(record.metrics.items()) for entry in entries if entry.split == split]
-    return {"pooled": pooled, "standard_error": standard_errors(pooled, sent), "sites": sites}
+def _metrics(plan: FederationPlan, record: RoundRecord, split: str) -> dict[str, Any]:
+    measured = by_model(record.metrics, {}, split).get(plan.method.personal.candidates()[0], {})
+    return _summary(dict(record.pooled.get(split, {})), measured)
+
+
+def _models(record: RoundRecord) -> dict[str, Any]:
+    found = by_model(record.metrics, record.chosen, "test")
+    return {model: _summary(pool(list(sites.values())), sites) for model, sites in found.items()}
+
+
+def _summary(pooled: dict[str, float], measured: Mapping[str, SiteMetrics]) -> dict[str, Any]:
+    sites = {
+        site: {"withheld": entry.withheld} if entry.withheld else {**entry.values, "patients": entry.patients}
+        for site, entry in measured.items()
+    }
+    return {"pooled": pooled, "standard_error": standard_errors(pooled, list(measured.values())), "sites": sites}
 
 
 def best_round(task: str, records: Sequence[RoundRecord]) -> RoundRecord | None:
@@ -111,6 +121,15 @@ def best_round(task: str, records: Sequence[RoundRecord]) -> RoundRecord | None:
         return None
     sign = -1.0 if direction == "max" else 1.0
     return min(scored, key=lambda r: (sign * r.pooled["validation"][metric], r.round))
+
+
+def stalled(plan: FederationPlan, records: Sequence[RoundRecord]) -> bool:
+    """Whether the pooled validation metric was not bettered in the last `stopping.patience` rounds that have one."""
+    best, patience = best_round(plan.task.name, records), plan.stopping.patience
+    if best is None or patience is None:
+        return False
+    measured = [r.round for r in records if r.pooled.get("validation", {}).keys() & best.pooled["validation"].keys()]
+    return sum(number > best.round for number in measured) >= patience
 
 
 def _best(plan: FederationPlan, records: Sequence[RoundRecord]) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from eucaim_fl.arrays import ArrayFile, encode_arrays
 from eucaim_fl.config import ExperimentConfig, parse
 from eucaim_fl.durable import exclusive, write_atomically, write_json
 from eucaim_fl.errors import EucaimError, InterruptedRunError, JournalError, RunNotFoundError
@@ -24,6 +25,7 @@ from eucaim_fl.federation.local_grid import CLIENT_APP
 from eucaim_fl.federation.processes import context, warm_up
 from eucaim_fl.federation.progress import Listener, listening
 from eucaim_fl.federation.result import make_result
+from eucaim_fl.federation.server_app import START_FILE
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import RoundRecord
 from eucaim_fl.registry import suggestion
@@ -66,6 +68,8 @@ def create_run(
         write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False).encode())
         told = {"data_root": str(data_root().absolute()), "holder_signature": holder_signature}
         write_json(folder / "launch.json", told)
+        if config.start is not None:
+            write_atomically(folder / START_FILE, encode_arrays(ArrayFile(config.start).load()))
         write_atomically(folder / "plan.json", plan.canonical_json().encode())
     except JournalError:
         for path in folder.iterdir():

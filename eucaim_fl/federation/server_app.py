@@ -13,7 +13,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from eucaim_fl.errors import RunNotFoundError
+from eucaim_fl.arrays import Array, ArrayFile, Arrays, arrays_sha256
+from eucaim_fl.errors import RecipeError, RunNotFoundError
 from eucaim_fl.federation.coordinator import Coordinator
 from eucaim_fl.federation.processes import call
 from eucaim_fl.federation.progress import listeners
@@ -21,9 +22,11 @@ from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import ArraySpec
 from eucaim_fl.tracking.journal import Journal, JournalState
 
-__all__ = ["RUN_FOLDER_VARIABLE", "app", "running", "stopping"]
+__all__ = ["RUN_FOLDER_VARIABLE", "START_FILE", "app", "running", "stopping"]
 
 RUN_FOLDER_VARIABLE = "EUCAIM_FL_RUN_FOLDER"
+START_FILE = "start.safetensors"
+"""In the run folder: the weights that the first round begins with, where the plan names some."""
 
 app = ServerApp()
 stopping = threading.Event()
@@ -50,8 +53,32 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _begin(journal: Journal, plan: FederationPlan) -> JournalState:
-    """The model before the first round, built in a process that has torch, from the plan's seed."""
+    """The model before the first round: from the plan's seed, in a process that has torch, or the one it starts from.
+
+    Raises RecipeError if that one is not the plan's network.
+    """
     specs, weights = call("eucaim_fl.site.node:initial_arrays", plan)
+    if plan.start_sha256 is not None:
+        weights = _started(journal.folder / START_FILE, plan.start_sha256, weights)
     state = JournalState(0, tuple(ArraySpec(**vars(s)) for s in specs), weights, {}, ())
     journal.begin(state.specs, weights)
     return state
+
+
+def _started(file: Path, digest: str, like: Arrays) -> Arrays:
+    """The weights of a file, which must be those that the plan names, and look like the plan's network."""
+    found = ArrayFile(file).load()
+    if arrays_sha256(found) != digest:
+        raise RecipeError("The weights to start from are not those that the plan names.", local_detail=str(file))
+    other = sorted(n for n in {*like, *found} if n not in like or n not in found or not _alike(found[n], like[n]))
+    if other:
+        raise RecipeError(
+            f"The weights to start from are not those of the plan's network: {len(other)} arrays differ in name, shape "
+            "or type.",
+            fix="Start from a run with the same model, task and channels.",
+        )
+    return found
+
+
+def _alike(one: Array, other: Array) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype

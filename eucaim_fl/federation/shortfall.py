@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from eucaim_fl.errors import ApprovalPendingError, PrivacyBudgetError, PrivateTrainingError, QuorumError
 from eucaim_fl.records import Participation
 
-__all__ = ["below_quorum", "budgets_end_it", "never_enough", "with_spent_budget"]
+__all__ = ["below_quorum", "budgets_end_it", "never_enough", "nothing_told", "with_spent_budget"]
 
 
 def below_quorum(number: int, quorum: int, participation: Sequence[Participation], run: str) -> QuorumError:
@@ -31,7 +31,17 @@ def below_quorum(number: int, quorum: int, participation: Sequence[Participation
             "start again with another recipe, for instance with a smaller privacy.delta."
         )
     have = len(participation) - len(missing)
-    return QuorumError(f"Round {number} has {have} of the {quorum} sites that it needs. {told}", fix=fix)
+    what = f"Round {number}" if number else "The question before the first round"
+    return QuorumError(f"{what} has {have} of the {quorum} sites that it needs. {told}", fix=fix)
+
+
+def nothing_told(sites: int, quorum: int) -> QuorumError:
+    """The error of a run whose sites answered, but too few of them with the sums that the plan needs."""
+    return QuorumError(
+        f"{sites} sites tell sums over their training patients, and the quorum is {quorum}.",
+        fix="Set data.standardise and training.balance so that the plan needs none of the federation's, or ask the "
+        "sites whether their policy may list them.",
+    )
 
 
 def never_enough(participation: Sequence[Participation], quorum: int) -> bool:

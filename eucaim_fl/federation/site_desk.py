@@ -16,6 +16,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from eucaim_fl.arrays import GUIDE
 from eucaim_fl.errors import (
     AuditError,
     EucaimError,
@@ -53,7 +54,7 @@ _MOST_WAITING = 3
 _MOST_AGAIN = 5
 _LOOK_S = 10.0
 _START_S = 180.0
-_QUESTIONS = {"query": "hello", "train": "round", "evaluate": "final"}
+_QUESTIONS = {"query": "hello", "query.statistics": "statistics", "train": "round", "evaluate": "final"}
 
 
 @dataclass
@@ -183,7 +184,11 @@ class Desk:
         if self._answer_again(incoming, task):
             return
         record = instruction.weights
-        specs = tuple(ArraySpec(n, tuple(a.shape), a.dtype, trainable=True) for n, a in (record or {}).items())
+        specs = tuple(
+            ArraySpec(n, tuple(a.shape), a.dtype, trainable=True)
+            for n, a in (record or {}).items()
+            if not n.startswith(GUIDE)
+        )
         if sum(len(a.data) for a in (record or {}).values()) > LARGEST_MODEL_BYTES:
             raise PlanError("The arriving model is larger than any that is accepted.")
         ttl = max(1.0, min(seal.deadline_s, incoming.seconds_left, task.longest_s))

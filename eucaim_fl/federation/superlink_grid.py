@@ -52,7 +52,7 @@ _MOST_RESENT = 5
 _PARTIAL_S, _PARTIAL_PAUSE_S, _UPLOAD_S, _SLOWEST_UPLOAD = 180.0, 1.0, 15.0, 2**20
 _SMALL_REPLY_BYTES = 40 * 2**20
 _NODE = Node(node_id=SUPERLINK_NODE_ID)
-_KINDS: dict[str, Kind] = {"query": "hello", "train": "round", "evaluate": "final"}
+_KINDS: dict[str, Kind] = {"query": "hello", "query.statistics": "statistics", "train": "round", "evaluate": "final"}
 _GONE = "The site gives no sign of life: its line is down, or its client has stopped."
 _REMOVED = "The site is not admitted any more: it was removed from the federation."
 

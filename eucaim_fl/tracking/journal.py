@@ -78,9 +78,32 @@ class Journal:
 
     # --- rounds -----------------------------------------------------------------------------------------------
 
-    def begin(self, specs: tuple[ArraySpec, ...], weights: Mapping[str, Array]) -> None:
-        """Write the model before the first round. Raises JournalError if it can't be written."""
-        self._commit(0, {"weights": weights}, {"specs.json": [asdict(s) for s in specs]}, arrays_sha256(weights))
+    def begin(
+        self, specs: tuple[ArraySpec, ...], weights: Mapping[str, Array], statistics: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write the model before the first round. Raises JournalError if it can't be written.
+
+        statistics: site → what it told of its training patients, where the model was given their pooled values.
+        """
+        values: dict[str, Any] = {"specs.json": [asdict(s) for s in specs]}
+        if statistics is not None:
+            values["statistics.json"] = dict(statistics)
+        self._commit(0, {"weights": weights}, values, arrays_sha256(weights))
+
+    def statistics(self) -> dict[str, Any] | None:
+        """What `begin` was given; None if the sites were not asked, or the file is damaged."""
+        try:
+            told = json.loads((self._round(0) / "statistics.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return told if isinstance(told, dict) else None
+
+    def best(self) -> Arrays | None:
+        """The weights under models/best; None if no round was measured, or they can't be read."""
+        try:
+            return ArrayFile(self._models / "best.safetensors").load()
+        except JournalError:
+            return None
 
     def commit(
         self, record: RoundRecord, weights: Mapping[str, Array], optimizer: Mapping[str, Array], better: bool

@@ -7,13 +7,15 @@ are the same code. What was logged stands in `mlflow.json` beside the rest; the 
     result.json  report.html  models/best.safetensors  models/best.json  models/last.safetensors
 
 Steps: `train_loss`, `seconds`, `bytes_*` and `round_seconds` of round r have step r. What sites measured on the model
-that arrived in round r has step r - 1: step 0 is the untrained model, the last step the final one.
+that arrived in round r has step r - 1: step 0 is the untrained model, the last step the final one. A model of which
+some arrays stay at the sites is not logged, for nobody could use it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,12 +28,16 @@ from eucaim_fl.config import TrackingConfig
 from eucaim_fl.durable import write_json
 from eucaim_fl.errors import RunNotFoundError
 from eucaim_fl.plan import FederationPlan, read_plan
-from eucaim_fl.records import RoundRecord
+from eucaim_fl.records import ModelName, RoundRecord
 from eucaim_fl.tracking.address import check_database, tracking_uri
 from eucaim_fl.tracking.model_export import SOURCE_TAGS, log_network, quiet_mlflow
 from eucaim_fl.tracking.summary import read_records
+from eucaim_fl.validation.choice import by_model
+from eucaim_fl.validation.pooling import pool
 
 __all__ = ["MlflowTracker", "TrackedState", "replay", "round_metrics"]
+
+_LOG = logging.getLogger("eucaim_fl.tracking")
 
 TrackedState = Literal["running", "finished", "interrupted", "failed"]
 _STATUS: dict[TrackedState, str] = {
@@ -42,12 +48,22 @@ _ROLES = ("best", "last")
 _METRICS_A_BATCH, _PARAMS_A_BATCH, _LONGEST_PARAM = 1000, 100, 6000
 
 
-def round_metrics(record: RoundRecord) -> Iterator[tuple[str, float, int]]:
+def round_metrics(record: RoundRecord, model: ModelName = "common") -> Iterator[tuple[str, float, int]]:
     """(name, value, step) of everything that a round measured; values that are not finite are left out.
 
     Metrics of the arriving model have step round - 1, because that many rounds made it.
+    model: whose metrics have no model in their name; those of others, and of what sites chose, do.
     """
     arrived = record.round - 1
+
+    def beside() -> Iterator[tuple[str, float, int]]:
+        for split in ("validation", "test"):
+            for other, sites in by_model(record.metrics, record.chosen, split).items():
+                if other != model:
+                    for name, value in pool(list(sites.values())).items():
+                        yield f"{split}/{other}/pooled/{name}", value, arrived
+        for other in sorted(set(record.chosen.values())):
+            yield f"chosen/{other}", list(record.chosen.values()).count(other), arrived
 
     def found() -> Iterator[tuple[str, float, int]]:
         for split, values in record.pooled.items():
@@ -55,9 +71,11 @@ def round_metrics(record: RoundRecord) -> Iterator[tuple[str, float, int]]:
                 yield f"{split}/pooled/{name}", value, arrived
         for site, entries in record.metrics.items():
             for entry in entries:
-                yield f"{entry.split}/site/{site}/patients", entry.patients, arrived
+                where = f"{entry.split}/site/{site}" if entry.model == model else f"{entry.split}/{entry.model}/{site}"
+                yield f"{where}/patients", entry.patients, arrived
                 for name, value in entry.values.items():
-                    yield f"{entry.split}/site/{site}/{name}", value, arrived
+                    yield f"{where}/{name}", value, arrived
+        yield from beside()
         for site, value in record.train_loss.items():
             yield f"train_loss/site/{site}", value, record.round
         for entry_of in record.participation:
@@ -198,7 +216,10 @@ class MlflowTracker:
             path = self.run_folder / "journal" / f"round-{record.round:04d}" / "record.json"
             # The file's own time: a round that is logged twice after a crash gives equal rows, which MLflow drops.
             moment = int((path.stat().st_mtime if path.exists() else time.time()) * 1000)
-            entries = [Metric(name, value, moment, step) for name, value, step in round_metrics(record)]
+            measured = round_metrics(record, self._plan.method.personal.candidates()[0])
+            entries = [Metric(name, value, moment, step) for name, value, step in measured]
+            for site, chosen in sorted(record.chosen.items()):
+                client.set_tag(run_id, f"chosen.{site}", chosen)
             for batch in _batches(entries, _METRICS_A_BATCH):
                 client.log_batch(run_id, metrics=batch)
             logged.add(record.round)
@@ -208,6 +229,9 @@ class MlflowTracker:
         """Log and register one model, once for the same weights; the alias of its role moves to it."""
         path = self.run_folder / "models" / f"{role}.safetensors"
         if not path.is_file():
+            return
+        if self._plan.leaves_arrays():
+            _LOG.warning("the %s model is not logged: some of its arrays stay at the sites", role)
             return
         arrays = ArrayFile(path).load()
         digest = arrays_sha256(arrays)

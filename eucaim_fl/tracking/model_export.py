@@ -61,10 +61,11 @@ def log_network(
     from mlflow.pytorch import log_model
     from mlflow.types import Schema, TensorSpec
 
-    from eucaim_fl.models.networks import build, set_arrays
+    from eucaim_fl.models.networks import set_arrays
+    from eucaim_fl.models.planned import network_for, network_image_size
 
-    size = _image_size(plan)
-    network = build(plan.model, plan.task, in_channels=plan.data.number_of_channels(), image_size=size)
+    size = network_image_size(plan)
+    network = network_for(plan, 0)
     set_arrays(network, arrays)
     network.eval()
     spatial = size or _FALLBACK_SIZE[plan.task.spatial_dims]
@@ -106,14 +107,6 @@ def warm_up() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.export(torch.nn.Identity(), (torch.zeros(1),))
-
-
-def _image_size(plan: FederationPlan) -> tuple[int, ...] | None:
-    """What the network sees at once: the plan's patch, else its image size; None if the images keep their own."""
-    if plan.training.patch_voxels is not None:
-        return tuple(plan.training.patch_voxels)
-    size = tuple(n for n in plan.data.size_voxels[: plan.task.spatial_dims] if n is not None)
-    return size if len(size) == plan.task.spatial_dims else None
 
 
 def _example(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from eucaim_fl.records import RoundRecord
 __all__ = ["RunRow", "RunState", "list_runs", "read_records"]
 
 RunState = Literal["running", "finished", "interrupted", "failed"]
-_HEADLINE = ("dice", "auc", "auc_site_mean", "balanced_accuracy")
+_HEADLINE = ("dice", "auc", "auc_site_mean", "c_index", "c_index_site_mean", "balanced_accuracy")
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,9 @@ def report(plan: FederationPlan, kind: str, site: str, number: int, **changes: A
     return SiteReport.model_validate(values)
 
 
-def honest(plan: FederationPlan, steps: dict[str, float] | None = None) -> Handler:
+def honest(
+    plan: FederationPlan, steps: dict[str, float] | None = None, specs: tuple[ArraySpec, ...] = SPECS
+) -> Handler:
     """Sites that move w by their own step (default: a letter's place in the alphabet) and count up."""
 
     def answer(site: str, message: Message) -> Message:
@@ -112,9 +114,10 @@ def honest(plan: FederationPlan, steps: dict[str, float] | None = None) -> Handl
         update = {}
         if kind == "round":
             assert instruction.weights is not None
-            arriving = from_record(instruction.weights, SPECS)
+            arriving = from_record(instruction.weights, specs)
             step = (steps or {}).get(site, float(ord(site[0]) - 96))
-            update = {"w": np.full(3, step, np.float32), "count": arriving["count"] + 1}
+            update = {name: np.zeros_like(array) for name, array in arriving.items()}
+            update |= {"w": np.full(3, step, np.float32), "count": arriving["count"] + 1}
         return Message(reply_content(report(plan, kind, site, instruction.round), update, None), reply_to=message)
 
     return answer

@@ -13,17 +13,24 @@ from flwr.supercore.task_identity import TaskIdentity
 from eucaim_fl.compose import resolve
 from eucaim_fl.federation import client_app
 from eucaim_fl.federation.messages import Refusal, instruction_content, read_reply, to_record
+from eucaim_fl.records import INPUT_MEAN
+from eucaim_fl.site.lineage import Lineage
 from eucaim_fl.site.node import initial_arrays
+from eucaim_fl.sitefile import load_site_file
+from eucaim_fl.training.statistics import conditioning
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
 def ask(hospital, recipe):
-    """Send one message to the real app of one tiny hospital; returns the checked reply and the plan's specs."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
+    """Send one message to the real app of one tiny hospital; returns the checked reply."""
     site_file = hospital("a")
-    plan = resolve(recipe([site_file])).plan
+    return asking(site_file, resolve(recipe([site_file])).plan)
+
+
+def asking(site_file, plan):
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
     specs, weights = initial_arrays(plan)
 
     def send(kind, number=1, plan_json=None, arrays=weights, config=None):
@@ -60,6 +67,35 @@ class TestAnswers:
         assert [m.split for m in reply.report.metrics] == ["validation", "test"]
         assert reply.update == {}
         assert reply.pictures is not None
+
+
+class TestStatistics:
+    """One question before the first round; its answer becomes a part of the model that arrives in each."""
+
+    @pytest.fixture
+    def standardised(self, hospital, recipe):
+        site_file = hospital("a")
+        return asking(site_file, resolve(recipe([site_file], data={"standardise": "federation"})).plan)
+
+    def test_a_site_tells_sums_over_its_training_patients_and_nothing_else(self, standardised):
+        reply = standardised("query.statistics", number=0, arrays=None)
+        assert (reply.report.kind, reply.report.round, reply.report.statistics.patients) == ("statistics", 0, 8)
+        assert reply.report.metrics == ()
+        assert reply.update == {}
+        used = Lineage(load_site_file(standardised.site_file).records_folder()).contributions()
+        assert [(one.use, one.rounds, one.patients) for one in used] == [("train", (0, 0), 8)]
+
+    def test_a_model_that_has_them_is_trained_and_they_stay_as_they_are(self, standardised):
+        told = standardised("query.statistics", number=0, arrays=None).report.statistics
+        found = conditioning([told], standardised.plan)
+        assert 0 < found[INPUT_MEAN][0] < 1
+        reply = standardised("train", arrays={**standardised.weights, **found})
+        assert all(not reply.update[name].any() for name in found)
+        assert any(name.startswith("network.") and reply.update[name].any() for name in reply.update)
+
+    def test_a_plan_that_asks_for_none_gets_none(self, ask):
+        refusal = ask("query.statistics", number=0, arrays=None)
+        assert (refusal.code, refusal.reason) == ("EFL102", "The plan asks for no statistics.")
 
 
 class TestPolicy:

@@ -15,6 +15,7 @@ from eucaim_fl.durable import write_atomically
 from eucaim_fl.errors import NotFiniteError, ReplyError
 from eucaim_fl.federation.combining import combined
 from eucaim_fl.plan import FederationPlan, make_plan
+from eucaim_fl.strategies.weighting import Weighed
 from tests.conftest import tiny_recipe
 
 CENTRAL: dict[str, Any] = {
@@ -24,7 +25,13 @@ CENTRAL: dict[str, Any] = {
     "clipping_norm": 1.0,
     "secure": False,
 }
-ARRIVING = {"steps": np.array(7), "w": np.zeros(4000, np.float32)}
+ARRIVING: Arrays = {"steps": np.array(7), "w": np.zeros(4000, np.float32)}
+MODEL = (ARRIVING, lambda name: name == "w")
+
+
+def counting(*patients: int) -> Weighed:
+    """Sites that count by their patients."""
+    return Weighed(tuple(float(n) for n in patients))
 
 
 def spooled(folder: Path, updates: Sequence[Mapping[str, Array]]) -> list[ArrayFile]:
@@ -54,7 +61,7 @@ class TestWithoutNoise:
         self, tmp_path: Path, plan_of: Callable[..., FederationPlan]
     ) -> None:
         files = spooled(tmp_path, [update(0.0), update(1.0)])
-        common = dict(combined(plan_of(), 1, files, [30, 10], ARRIVING))
+        common = dict(combined(plan_of(), 1, files, counting(30, 10), MODEL))
         assert common["w"][0] == 0.25
 
     def test_noise_of_the_sites_leaves_the_rule_as_it_is(
@@ -62,14 +69,14 @@ class TestWithoutNoise:
     ) -> None:
         files = spooled(tmp_path, [update(0.0), update(1.0)])
         plan = plan_of(privacy={**CENTRAL, "mechanism": "update_dp"})
-        assert dict(combined(plan, 1, files, [30, 10], ARRIVING))["w"][0] == 0.25
+        assert dict(combined(plan, 1, files, counting(30, 10), MODEL))["w"][0] == 0.25
 
 
 class TestCentralNoise:
     """4,000 values: the sum of clipped updates has noise of 2 · 1 each; it is divided by all four sites of the plan."""
 
     def common(self, folder: Path, plan: FederationPlan, number: int = 1, patients: Sequence[int] = (30, 10)) -> Arrays:
-        return dict(combined(plan, number, spooled(folder, [update(0.0), update(1.0)]), patients, ARRIVING))
+        return dict(combined(plan, number, spooled(folder, [update(0.0), update(1.0)]), counting(*patients), MODEL))
 
     def test_it_has_the_stated_spread_around_the_clipped_mean(
         self, tmp_path: Path, plan_of: Callable[..., FederationPlan]
@@ -104,6 +111,6 @@ class TestCentralNoise:
     def test_updates_that_do_not_fit_are_refused(self, tmp_path: Path, plan_of: Callable[..., FederationPlan]) -> None:
         plan = plan_of(privacy=CENTRAL)
         with pytest.raises(NotFiniteError, match="not finite"):
-            combined(plan, 1, spooled(tmp_path, [update(np.inf)]), [10], ARRIVING)
+            combined(plan, 1, spooled(tmp_path, [update(np.inf)]), counting(10), MODEL)
         with pytest.raises(ReplyError, match="5 updates of 4 sites"):
-            combined(plan, 1, spooled(tmp_path, [update(0.0)] * 5), [10] * 5, ARRIVING)
+            combined(plan, 1, spooled(tmp_path, [update(0.0)] * 5), counting(*[10] * 5), MODEL)

@@ -140,7 +140,10 @@ def huge_change(message, reply):
     return reply
 
 
-ENTRY = '{"split":"validation","patients":5,"values":{"dice":0.5},"sums":{"dice":[5.0,2.5,1.25]},"withheld":""}'
+ENTRY = (
+    '{"split":"validation","patients":5,"values":{"dice":0.5},"sums":{"dice":[5.0,2.5,1.25]},"withheld":"",'
+    '"model":"common"}'
+)
 
 
 def says_no(message, reply):
@@ -501,7 +504,7 @@ class TestGathering:
         grid, ear = fakes.Grid(plan.sites, handler), Lines()
         every = list(grid.get_node_ids())
         grid.get_node_ids = lambda: every[:connected]
-        Coordinator(grid, plan, journal, fakes.SPECS, [ear])._gather()
+        Coordinator(grid, plan, journal, fakes.SPECS, [ear])._sites.gather()
         return ear.lines
 
     def test_it_is_said_now_and_then_how_many_sites_are_there(self, fakes, make_federation, clock):

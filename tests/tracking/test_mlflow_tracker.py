@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import sqlite3
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from eucaim_fl.arrays import arrays_sha256, encode_arrays
-from eucaim_fl.config import ExperimentConfig, TrackingConfig
+from eucaim_fl.config import ExperimentConfig, MethodConfig, TrackingConfig
 from eucaim_fl.durable import write_atomically, write_json
 from eucaim_fl.errors import RunError, RunNotFoundError
 from eucaim_fl.models.networks import build, get_arrays
@@ -272,3 +273,49 @@ class TestRoundMetrics:
         assert "validation/site/a/hd95_mm" not in names
         assert "validation/pooled/dice" not in names
         assert "validation/pooled/patients" in names
+
+    def test_other_models_have_their_name_in_the_metric_s_and_choices_are_counted(self) -> None:
+        entries = tuple(
+            SiteMetrics("test", 4, {"dice": dice}, {"dice": (4.0, 4 * dice, 4 * dice * dice)}, model=model)
+            for model, dice in (("common", 0.5), ("local", 0.75))
+        )
+        last = dataclasses.replace(record(3, 0.5), metrics={"a": entries}, pooled={}, chosen={"a": "local"})
+        found = {name: value for name, value, step in round_metrics(last) if step == 2}
+        assert (found["test/site/a/dice"], found["test/local/a/dice"]) == (0.5, 0.75)
+        assert (found["test/local/pooled/dice"], found["test/chosen/pooled/dice"]) == (0.75, 0.75)
+        assert found["chosen/local"] == 1
+        own = {name for name, _, _ in round_metrics(last, "local")}
+        assert {"test/site/a/dice", "test/common/a/dice", "test/common/pooled/dice"} <= own
+
+
+class Client:
+    """Stands for MLflow's client: remembers tags, and has nothing by which a model could be logged."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, str] = {}
+
+    def set_tag(self, _run_id: str, name: str, value: str) -> None:
+        self.tags[name] = value
+
+    def log_batch(self, _run_id: str, **_entries: Any) -> None:
+        """Metrics are looked at elsewhere."""
+
+
+class TestOwnModels:
+    def test_choices_are_tags_and_a_model_that_is_not_whole_is_not_logged(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        folder, client = tmp_path / "run-1", Client()
+        start(folder)
+        complete(folder, 3, 0.5)
+        path = folder / "journal" / "round-0003" / "record.json"
+        path.write_text(json.dumps(dataclasses.replace(record(3, 0.5), chosen={"a": "local"}, metrics={}).to_json()))
+        method = MethodConfig.model_validate({"personal": {"arrays": "normalization", "local": True, "choose": True}})
+        (folder / "plan.json").write_text(make().model_copy(update={"method": method}).canonical_json())
+        finish(folder)
+        tracker = MlflowTracker(folder, TrackingConfig(), tmp_path)
+        tracker._log_rounds(client, "run")
+        with caplog.at_level(logging.WARNING, logger="eucaim_fl.tracking"):
+            tracker._log_model(client, "run", "last")
+        assert client.tags == {"chosen.a": "local"}
+        assert "the last model is not logged: some of its arrays stay at the sites" in caplog.text

@@ -1,0 +1,133 @@
+"""When the rounds end, and which model is the result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from eucaim_fl.federation.coordinator import Coordinator
+from eucaim_fl.federation.messages import read_instruction
+from eucaim_fl.federation.progress import Listener
+from eucaim_fl.federation.result import stalled
+from eucaim_fl.records import RoundRecord
+
+
+def measured(dice):
+    return {
+        "split": "validation",
+        "patients": 5,
+        "values": {"dice": dice},
+        "sums": {"dice": (5.0, 5 * dice, 5 * dice**2)},
+    }
+
+
+def run(fakes, made, dice, listeners=()):
+    """Sites whose arriving model in round r has the r-th Dice of `dice`; None: nobody measures."""
+    plan, journal, state = made
+    inner = fakes.honest(plan)
+
+    def handler(site, message):
+        reply = inner(site, message)
+        number = read_instruction(message.content).round
+        if message.metadata.message_type != "train":
+            return reply
+        value = dice[number - 1]
+        metrics = () if value is None else (measured(value),)
+        report = fakes.report(plan, "round", site, number, metrics=metrics)
+        return replace_report(message, report, reply)
+
+    def replace_report(message, report, reply):
+        reply.content["report"]["json"] = report.model_dump_json()
+        return reply
+
+    Coordinator(fakes.Grid(plan.sites, handler), plan, journal, fakes.SPECS, listeners).run(state)
+    return journal
+
+
+class TestPatience:
+    def test_the_rounds_end_when_the_metric_was_not_bettered_so_often(self, fakes, make_federation):
+        made = make_federation("ab", rounds=9, stopping={"patience": 2})
+        records = run(fakes, made, [0.3, 0.5, 0.4, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6]).records()
+        assert [(r.round, r.final) for r in records] == [(1, False), (2, False), (3, False), (4, False), (5, True)]
+
+    def test_a_better_measurement_begins_the_count_anew(self, fakes, make_federation):
+        made = make_federation("ab", rounds=6, stopping={"patience": 2})
+        assert len(run(fakes, made, [0.3, 0.2, 0.4, 0.3, 0.5, 0.5]).records()) == 7
+
+    def test_rounds_that_nobody_measures_do_not_count(self, fakes, make_federation):
+        made = make_federation("ab", rounds=6, stopping={"patience": 2, "validate_every": 2})
+        dice = [0.5, None, 0.4, None, 0.3, None]
+        assert [r.round for r in run(fakes, made, dice).records()] == [1, 2, 3, 4, 5, 6]
+
+    def test_it_is_told(self, fakes, make_federation):
+        heard = []
+
+        class Ear(Listener):
+            def line(self, text):
+                heard.append(text)
+
+        run(fakes, make_federation("ab", rounds=5, stopping={"patience": 1}), [0.5, 0.5, 0.6, 0.6, 0.6], [Ear()])
+        assert heard == ["no better for 1 measurements: the rounds end"]
+
+    def test_a_run_that_ended_so_is_over_when_it_is_resumed(self, fakes, make_federation):
+        plan, journal, _ = made = make_federation("ab", rounds=5, stopping={"patience": 1})
+        run(fakes, made, [0.5, 0.5, 0.6, 0.6, 0.6])
+        before = journal.records()
+        run(fakes, (plan, journal, journal.load()), [0.9] * 5)
+        assert journal.records() == before
+
+    def test_without_it_all_rounds_are_made(self, make_federation):
+        plan, _, _ = make_federation("ab", rounds=3)
+        record = RoundRecord(1, "", "", (), {}, {"validation": {"dice": 0.5}}, {}, (), 0.0)
+        assert not stalled(plan, [record, *(replace(record, round=n) for n in (2, 3))])
+
+
+class TestTheBest:
+    def test_it_is_measured_in_the_last_exchange_and_is_the_result(self, fakes, make_federation):
+        made = make_federation("ab", rounds=3, stopping={"keep": "best"})
+        journal = run(fakes, made, [0.3, 0.5, 0.4])
+        final = journal.records()[-1]
+        after_first = journal.records()[0].weights_sha256
+        assert final.arriving_sha256 == final.weights_sha256 == after_first
+        assert np.array_equal(journal.load().weights["w"], [1.5] * 3)  # one step of the mean of 1 and 2
+
+    def test_where_nobody_measured_it_is_the_last(self, fakes, make_federation):
+        made = make_federation("ab", rounds=2, stopping={"keep": "best"})
+        journal = run(fakes, made, [None, None])
+        assert np.array_equal(journal.load().weights["w"], [3.0] * 3)
+
+
+class TestMeasuring:
+    @pytest.mark.parametrize(("every", "asked"), [(1, [1, 2, 3, 4]), (2, [1, 3]), (3, [1, 4]), (9, [1])])
+    def test_it_comes_in_the_first_round_and_every_so_many(self, make_federation, every, asked):
+        plan, _, _ = make_federation("ab", stopping={"validate_every": every})
+        assert [n for n in (1, 2, 3, 4) if plan.stopping.validates(n)] == asked
+
+    def test_figures_that_were_not_asked_for_are_refused(self, fakes, make_federation):
+        made = make_federation("ab", rounds=2, stopping={"validate_every": 5}, federation={"quorum": 1})
+        plan, journal, state = made
+        inner = fakes.honest(plan)
+
+        def handler(site, message):
+            if site == "b" or message.metadata.message_type != "train":
+                return inner(site, message)
+            return run_without(fakes, plan, site, message, inner)
+
+        Coordinator(fakes.Grid(plan.sites, handler), plan, journal, fakes.SPECS, ()).run(state)
+        second = {p.site: p for p in journal.records()[1].participation}
+        assert second["a"].status == "took_part"
+        assert second["b"].status == "rejected"
+        assert "other patients or models than were asked for" in second["b"].reason
+
+
+def run_without(fakes, plan, site, message, inner):
+    """An honest answer without figures in rounds that ask for none."""
+    instruction = read_instruction(message.content)
+    metrics = (measured(0.5),) if plan.stopping.validates(instruction.round) else ()
+    reply = inner(site, message)
+    reply.content["report"]["json"] = fakes.report(
+        plan, "round", site, instruction.round, metrics=metrics
+    ).model_dump_json()
+    return reply
