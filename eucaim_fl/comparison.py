@@ -11,20 +11,24 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eucaim_fl.arrays import ArrayFile, Arrays
-from eucaim_fl.config import ObjectiveConfig
+from eucaim_fl.config import MethodConfig
 from eucaim_fl.errors import GateError, RecipeError
 from eucaim_fl.federation.processes import call, end_calls
 from eucaim_fl.plan import FederationPlan
+from eucaim_fl.records import CLASS_SHARES
 from eucaim_fl.seeding import derive_seed, generator
 from eucaim_fl.sitefile import load_site_file
 from eucaim_fl.validation.intervals import Interval, paired_bootstrap, patient_bootstrap
 from eucaim_fl.validation.metrics import auc
+
+if TYPE_CHECKING:
+    from eucaim_fl.cohorts.cohort import PreparedCase
 
 __all__ = [
     "FEDERATED",
@@ -32,6 +36,7 @@ __all__ = [
     "Held",
     "Job",
     "check_comparable",
+    "check_one_model",
     "compare_models",
     "held_out",
     "train_all",
@@ -42,7 +47,7 @@ POOLED, FEDERATED = "pooled", "federated"
 _SAMPLES = 2000
 
 PatientValues = dict[tuple[str, str], tuple[float, ...]]
-"""(site, patient) → what is measured: (Dice,), or (score of the positive class, truth) for two classes."""
+"""(site, patient) → what is measured: (Dice, HD95 in mm), or (probability of each class …, true class)."""
 FloatArray = NDArray[np.float64]
 
 
@@ -67,7 +72,8 @@ def check_comparable(plan: FederationPlan, site_files: Mapping[str, Path]) -> No
     """Whether this recipe's data may be pooled, and its models compared step for step.
 
     Raises GateError if a site's data is confidential, RecipeError if rounds are measured in epochs (the number of steps
-    would differ), the task has more than two classes, or the cohorts are not on this machine.
+    would differ), the plan adds noise, the task is neither segmentation nor classification, or the cohorts are not on
+    this machine.
     """
     if not site_files:
         raise RecipeError(
@@ -90,8 +96,20 @@ def check_comparable(plan: FederationPlan, site_files: Mapping[str, Path]) -> No
             "A comparison needs equal numbers of optimizer steps.",
             fix="Set training.local_steps instead of local_epochs.",
         )
-    if plan.task.name == "classification" and len(plan.task.classes) > 2:
-        raise RecipeError("Models of more than two classes can't be compared yet.", fix="Use a binary target.")
+    if plan.task.name not in ("segmentation", "classification"):
+        raise RecipeError("Models of this task can't be compared yet.", fix="Compare segmentations or classifications.")
+
+
+def check_one_model(plan: FederationPlan) -> None:
+    """Whether the federation ends with one model that can be tested everywhere.
+
+    Raises RecipeError if each site keeps a part of the network to itself.
+    """
+    if plan.method.personal.arrays != "none":
+        raise RecipeError(
+            "The sites keep a part of the network to themselves, so there is no federated model to compare.",
+            fix="`eucaim-fl benchmark` tests each site's own models; or compare with method=fedavg.",
+        )
 
 
 # --- in a worker process --------------------------------------------------------------------------------------
@@ -101,45 +119,69 @@ def train_alone(plan: FederationPlan, site_files: Sequence[Path], name: str) -> 
     """Train on the training patients of the given sites in one place, with as many steps as a site of the federation.
 
     The same initial weights and rounds × local_steps optimizer steps in one go, as anybody would train without a
-    federation: the optimizer keeps its state throughout, and there is no proximal term.
+    federation: the optimizer keeps its state throughout, there is nothing that draws towards a common model, and the
+    learning rate follows the plan's schedule. Shares of classes, and statistics of inputs that the plan wants of the
+    `federation`, are those of these patients; where each `site` has its own, its cases are standardised by them.
     """
     import torch
 
     from eucaim_fl.cohorts.cohort import open_cohort
-    from eucaim_fl.models.networks import get_arrays
+    from eucaim_fl.models.networks import get_arrays, set_arrays
     from eucaim_fl.site.node import network_for
     from eucaim_fl.training.loop import train_round
+    from eucaim_fl.training.standardised import standardised
+    from eucaim_fl.training.statistics import own_input
 
     torch.set_num_threads(1)
-    training = plan.training.model_copy(update={"local_steps": plan.rounds * (plan.training.local_steps or 0)})
-    method = plan.method.model_copy(update={"objective": ObjectiveConfig()})
-    alone = plan.model_copy(update={"training": training, "method": method})
-    cases = [case for path in site_files for case in open_cohort(load_site_file(path), plan).cases("train")]
+    by_site = [open_cohort(load_site_file(path), plan).cases("train") for path in site_files]
     network = network_for(plan, derive_seed(plan.seed, "initial weights"))
-    train_round(network, cases, alone, derive_seed(plan.seed, "training", name, 1))
+    set_arrays(network, get_arrays(network) | _told(plan, by_site))
+    cases = [case for own in by_site for case in standardised(own, own_input(own, plan))]
+    alone = plan.model_copy(update={"method": MethodConfig()})
+    train_round(network, cases, alone, derive_seed(plan.seed, "training", name, 1), rounds=range(1, plan.rounds + 1))
     return get_arrays(network)
 
 
-def held_out(plan: FederationPlan, site_files: Mapping[str, Path], arrays: Arrays) -> PatientValues:
-    """What a model reaches on the test patients of all sites, patient by patient."""
+def _told(plan: FederationPlan, by_site: Sequence[Sequence[PreparedCase]]) -> Arrays:
+    """What a model is told of its patients before it is trained; each site's own input is standardised elsewhere."""
+    from eucaim_fl.training.statistics import conditioning, sums_over
+
+    if plan.data.standardise != "federation" and not plan.asked_classes():
+        return {}
+    found = conditioning([sums_over(cases, plan) for cases in by_site], plan)
+    return found if plan.data.standardise == "federation" else {CLASS_SHARES: found[CLASS_SHARES]}
+
+
+def held_out(
+    plan: FederationPlan, site_files: Mapping[str, Path], arrays: Arrays, second: Arrays | None = None
+) -> PatientValues:
+    """What a model reaches on the test patients of all sites, patient by patient; NaN where it is not defined.
+
+    second: of a model that is blended with it (see `models.blend`).
+    Where each site standardises its inputs by its own statistics, the model has those of the site it is tested at.
+    """
     import torch
 
     from eucaim_fl.cohorts.cohort import open_cohort
+    from eucaim_fl.models.blend import Blend
     from eucaim_fl.models.networks import set_arrays
     from eucaim_fl.site.node import network_for
     from eucaim_fl.training.evaluation import patient_results
+    from eucaim_fl.training.statistics import own_input
 
     torch.set_num_threads(1)
-    network = network_for(plan, 0)
-    set_arrays(network, arrays)
+    parts = [(network_for(plan, 0), given) for given in (arrays, second) if given is not None]
+    network = parts[0][0] if second is None else Blend(*(one for one, _ in parts))
     values: PatientValues = {}
     for site, path in site_files.items():
-        results = patient_results(network, open_cohort(load_site_file(path), plan).cases("test"), plan)
-        for patient, result in results.items():
+        cohort = open_cohort(load_site_file(path), plan)
+        for one, given in parts:
+            set_arrays(one, given | own_input(cohort.cases("train"), plan))
+        for patient, result in patient_results(network, cohort.cases("test"), plan).items():
             values[site, patient] = (
-                (float(result["dice"]),)
+                (float(result["dice"]), float(result["hd95_mm"]))
                 if plan.task.name == "segmentation"
-                else (float(result["probabilities"][1]), float(result["truth"]))
+                else (*map(float, result["probabilities"]), float(result["truth"]))
             )
     return values
 
@@ -256,10 +298,10 @@ def _number(values: FloatArray) -> float | None:
 
 
 def _mean(resamples: FloatArray) -> FloatArray:
-    """(resamples, patients, 1) → mean over patients."""
+    """(resamples, patients, …) of Dice first → mean over patients."""
     return np.asarray(resamples[..., 0].mean(axis=1))
 
 
 def _auc(resamples: FloatArray) -> FloatArray:
-    """(resamples, patients, 2) of score and truth → AUC of each resample; NaN where one class is missing."""
-    return np.array([auc(sample[:, 0], sample[:, 1].astype(np.int64)) for sample in resamples])
+    """(resamples, patients, K + 1) of probabilities and truth → AUC of each resample; NaN where a class is missing."""
+    return np.array([auc(sample[:, :-1], sample[:, -1].astype(np.int64)) for sample in resamples])

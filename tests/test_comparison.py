@@ -7,15 +7,25 @@ import json
 import numpy as np
 import pytest
 
-from eucaim_fl.comparison import FEDERATED, POOLED, Held, check_comparable, compare_models, held_out, train_alone
+from eucaim_fl.comparison import (
+    FEDERATED,
+    POOLED,
+    Held,
+    check_comparable,
+    check_one_model,
+    compare_models,
+    held_out,
+    train_alone,
+)
 from eucaim_fl.compose import resolve
 from eucaim_fl.errors import GateError, RecipeError
+from eucaim_fl.records import INPUT_MEAN
 
 pytestmark = pytest.mark.integration
 
 
 def held(model, values, seed=0):
-    return Held(model, seed, {("a" if i < 2 else "b", f"p{i}"): (v,) for i, v in enumerate(values)})
+    return Held(model, seed, {("a" if i < 2 else "b", f"p{i}"): (v, 1.0) for i, v in enumerate(values)})
 
 
 class TestCompareModels:
@@ -69,15 +79,21 @@ class TestCompareModels:
 
     def test_two_classes_are_compared_by_auc(self):
         values = {
-            ("a", f"p{i}"): (score, truth) for i, (score, truth) in enumerate([(0.1, 0), (0.4, 1), (0.35, 0), (0.8, 1)])
+            ("a", f"p{i}"): (1 - score, score, truth)
+            for i, (score, truth) in enumerate([(0.1, 0), (0.4, 1), (0.35, 0), (0.8, 1)])
         }
-        worse = {k: (1 - s, t) for k, (s, t) in values.items()}
+        worse = {k: (s, r, t) for k, (r, s, t) in values.items()}
         table = compare_models(
             [Held("local a", 0, worse), Held(POOLED, 0, values), Held(FEDERATED, 0, values)], "classification", 0
         )
         assert table["metric"] == "auc"
         assert table["models"][POOLED]["estimate"] == 1.0
         assert table["models"]["local a"]["estimate"] == 0.0
+
+    def test_three_classes_are_compared_by_the_mean_of_their_areas(self):
+        values = {("a", f"p{i}"): (*np.eye(3)[i % 3], i % 3) for i in range(6)}
+        runs = [Held(name, 0, values) for name in ("local a", POOLED, FEDERATED)]
+        assert compare_models(runs, "classification", 0)["models"][POOLED]["estimate"] == 1.0
 
 
 class TestTraining:
@@ -92,6 +108,14 @@ class TestTraining:
         weights = {n: weights[n] + u if u.dtype.kind == "f" else u for n, u in update.items()}
         alone = train_alone(plan, [path], "a")
         assert all(np.allclose(alone[n], weights[n], atol=1e-5) for n in weights)
+
+    @pytest.mark.parametrize("whose", ["site", "federation"])
+    def test_inputs_are_standardised_as_in_the_federation(self, hospital, recipe, whose):
+        files = {name: hospital(name) for name in "ab"}
+        plan = resolve(recipe(list(files.values()), rounds=1, data={"standardise": whose})).plan
+        arrays = train_alone(plan, list(files.values()), POOLED)
+        assert (arrays[INPUT_MEAN] == 0).all() == (whose == "site")  # there each site's cases were, before the network
+        assert {site for site, _ in held_out(plan, files, arrays)} == {"a", "b"}
 
     def test_every_site_is_tested(self, hospital, recipe):
         files = {name: hospital(name) for name in "ab"}
@@ -113,17 +137,34 @@ class TestCheckComparable:
             check_comparable(resolve(recipe([path], privacy=noise)).plan, {"a": path})
         assert told.value.fix.endswith("its held-out patients are others.")
 
-    def test_epochs_and_many_classes_are_refused(self, hospital, recipe):
+    def test_epochs_are_refused(self, hospital, recipe):
         path = hospital("a")
         epochs = {"batch_size": 4, "local_steps": None, "local_epochs": 1}
         with pytest.raises(RecipeError, match="equal numbers"):
             check_comparable(resolve(recipe([path], training=epochs)).plan, {"a": path})
+
+    def test_many_classes_are_not_refused(self, hospital, recipe):
+        path = hospital("a")
         task = {"name": "classification", "spatial_dims": 2, "target": "malignant", "classes": ["0", "1", "2"]}
         config = recipe([path]).model_dump() | {"task": task, "model": {"name": "small_cnn"}}
-        with pytest.raises(RecipeError, match="two classes"):
-            check_comparable(resolve(type(recipe([path])).model_validate(config)).plan, {"a": path})
+        check_comparable(resolve(type(recipe([path])).model_validate(config)).plan, {"a": path})
 
     def test_hospitals_whose_cohorts_are_elsewhere_are_refused(self, hospital, recipe):
         path = hospital("a")
         with pytest.raises(RecipeError, match="cohorts on this machine"):
             check_comparable(resolve(recipe([path])).plan, {})
+
+
+class TestOneModel:
+    def test_arrays_that_stay_at_the_sites_leave_none_to_compare(self, hospital, recipe):
+        path = hospital("a")
+        own = resolve(recipe([path], method={"personal": {"arrays": "normalization"}})).plan
+        with pytest.raises(RecipeError, match="no federated model to compare"):
+            check_one_model(own)
+        check_one_model(resolve(recipe([path])).plan)
+
+    def test_a_blended_model_is_the_mean_of_two(self, hospital, recipe):
+        path = hospital("a")
+        plan = resolve(recipe([path], rounds=1)).plan
+        arrays = train_alone(plan, [path], POOLED)
+        assert held_out(plan, {"a": path}, arrays, arrays) == held_out(plan, {"a": path}, arrays)

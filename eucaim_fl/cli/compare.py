@@ -61,12 +61,13 @@ def command(overrides: tuple[str, ...], seeds: str, as_json: bool) -> None:
 def _compare(config: ExperimentConfig, seeds: list[int], console: Console) -> tuple[dict[str, Any], Path]:
     from eucaim_fl.cli.prepare import ensure_prepared
     from eucaim_fl.cli.train import run_quietly
-    from eucaim_fl.comparison import check_comparable, compare_models, train_all
+    from eucaim_fl.comparison import check_comparable, check_one_model, compare_models, train_all
     from eucaim_fl.compose import resolve
     from eucaim_fl.durable import write_json
 
     first = resolve(config)
     check_comparable(first.plan, first.site_files)
+    check_one_model(first.plan)
     ensure_prepared(config, console)
     workers = config.federation.workers or min(len(os.sched_getaffinity(0)), len(first.site_files))
     held, folders = [], []

@@ -62,7 +62,7 @@ def keygen(file: Path, as_json: bool) -> None:
 @click.option("--holder-key", help="The holder's public key; it has to sign each plan.")
 @click.option("--purpose", "purposes", multiple=True, help="Such as scientific_research; may be repeated.")
 @click.option("--dataset", "datasets", multiple=True, help="As the catalogue calls it; may be repeated.")
-@click.option("--task", "tasks", multiple=True, help="segmentation or classification; without it, any.")
+@click.option("--task", "tasks", multiple=True, help="Such as segmentation; may be repeated; without it, any.")
 @click.option("--network", "networks", multiple=True, help="Such as unet; may be repeated; without it, any.")
 @click.option("--rounds", type=int, help="Largest number of a plan's rounds; without it, any.")
 @click.option("--plans", type=int, help="Different plans at one site, at most; 1 if not given.")
@@ -80,7 +80,7 @@ def issue_command(out: Path, key_file: Path, file: Path | None, as_json: bool, *
         --holder-key ed25519:… --purpose scientific_research --dataset ds-5 --rounds 50 \\
         --valid-from 2026-01-01 --valid-until 2026-12-31
     """
-    from eucaim_fl.config import parse
+    from eucaim_fl.config import TASKS, parse
     from eucaim_fl.models import ARGUMENTS
     from eucaim_fl.permits import Permit, describe, issue
     from eucaim_fl.registry import lookup
@@ -95,7 +95,7 @@ def issue_command(out: Path, key_file: Path, file: Path | None, as_json: bool, *
     for name in permit.networks or ():
         lookup(ARGUMENTS, name, "network", PermitError)
     for name in permit.tasks or ():
-        lookup({kind.task: kind for kind in ARGUMENTS.values()}, name, "task", PermitError)
+        lookup(dict.fromkeys(TASKS), name, "task", PermitError)
     document = issue(permit, PrivateKey.load(key_file))
     _write_new(out, document)
     if as_json:

@@ -14,7 +14,7 @@ from eucaim_fl.records import Participation, RoundRecord
 __all__ = ["BarListener", "LineListener", "listener_for"]
 
 _MOST_NAMED = 5
-_HEADLINES = ("dice", "auc", "auc_site_mean", "balanced_accuracy")
+_HEADLINES = ("dice", "auc", "auc_site_mean", "c_index", "c_index_site_mean", "balanced_accuracy")
 
 
 def _headline(record: RoundRecord) -> str:

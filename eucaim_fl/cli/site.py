@@ -24,6 +24,7 @@ _COMMANDS = {
     "index": (f"{_CLI}.site_index", "Read the headers of new and changed files."),
     "locate": (f"{_CLI}.site_locate", "Name the patients or files that break a rule."),
     "lineage": (f"{_CLI}.site_lineage", "Say which runs patients were used in."),
+    "models": (f"{_CLI}.site_models", "Show, export and delete the models that stay here."),
 }
 
 

@@ -51,9 +51,10 @@ def command(site_file: Path, patients: tuple[str, ...], withdrawn: bool, as_json
         click.echo("No run used " + ("any of these patients." if asked is not None else "patients of this site yet."))
         return
     for one in found:
-        first, last = one.rounds
+        first, last = max(one.rounds[0], min(one.rounds[1], 1)), one.rounds[1]
         what = {"train": "trained with", "validation": "validated on", "test": "tested on"}[one.use]
         rounds = f"round {first}" if first == last else f"rounds {first}–{last}"
+        rounds = "before round 1" if last == 0 else rounds
         rounds = "at the end" if one.use == "test" else rounds
         click.echo(
             f"{one.since[:16].replace('T', ' ')}  {one.name} ({one.plan_sha256[:12]})  {rounds}: {what} "

@@ -111,7 +111,7 @@ def _unfilled(policy: Policy) -> list[str]:
     found = {key for key, says in describe(policy).items() if says == SILENT}
     if policy.asking.permits == "required" and not policy.asking.bodies:
         found.add("asking.bodies")
-    if policy.tasks != ("classification",):
+    if not policy.tasks or "segmentation" in policy.tasks:
         found.discard("targets")
     order = list(describe(policy))
     return sorted(found, key=lambda key: order.index(key.removesuffix(".bodies")))

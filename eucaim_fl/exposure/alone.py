@@ -19,6 +19,7 @@ from eucaim_fl.cohorts.cache import Entry
 from eucaim_fl.cohorts.cohort import PreparedCase
 from eucaim_fl.cohorts.preprocess import summarize_label
 from eucaim_fl.config import PrivacyConfig
+from eucaim_fl.models.conditioned import conditioned
 from eucaim_fl.models.networks import build, get_arrays, set_arrays
 from eucaim_fl.models.private import made_private
 from eucaim_fl.plan import FederationPlan
@@ -26,6 +27,7 @@ from eucaim_fl.privacy.promise import Promise, promise
 from eucaim_fl.privacy.stages import Normal, clipped, noised, with_counters
 from eucaim_fl.seeding import derive_seed
 from eucaim_fl.training.loop import train_round
+from eucaim_fl.training.objective import pull_for, state_after
 from eucaim_fl.training.patients import PatientLoader
 from eucaim_fl.training.private_loop import train_privately
 from eucaim_fl.training.randomness import Randomness
@@ -101,11 +103,13 @@ def image_size(plan: FederationPlan) -> tuple[int, ...]:
 def network_for(plan: FederationPlan, device: str = "cpu") -> nn.Module:
     """The plan's network with the weights that its first round begins with, which whoever has the plan knows.
 
-    Raises what `build` and `made_private` raise.
+    Statistics that the plan asks for have the values that they have before any site was asked.
+    Raises what `build`, `conditioned` and `made_private` raise.
     """
     channels = plan.data.number_of_channels()
     seed = derive_seed(plan.seed, "initial weights")
-    network = build(plan.model, plan.task, in_channels=channels, seed=seed, image_size=image_size(plan)).to(device)
+    built = build(plan.model, plan.task, in_channels=channels, seed=seed, image_size=image_size(plan))
+    network = conditioned(built, plan).to(device)
     return made_private(network) if plan.privacy.mechanism == "patient_dp" else network
 
 
@@ -147,21 +151,30 @@ def train_alone(
 ) -> None:
     """Train `network` in place over all rounds of a plan, as if this site were the only one.
 
-    Each round begins with what the last one let leave, so what an attacker sees is what a coordinator sees.
+    Each round begins with what the last one let leave, so what an attacker sees is what a coordinator sees. Learning
+    rates and the pull of the plan's objective are those of the rounds; a server that moves weights otherwise than by
+    the mean of updates is not played.
     loader: makes the loader of each round under `patient_dp`. public_patients: None takes the number of patients.
     Raises what `train_round`, `PatientLoader` and `train_privately` raise.
     """
     people = len({case.patient for case in cases}) if public_patients is None else public_patients
+    state: Arrays = {}  # of the objective; with one site, what the server tells of all sites is the site's own
     for number in range(1, plan.rounds + 1):
         if plan.privacy.mechanism == "patient_dp":
             randomness = randomness_for(plan, seed, "privacy", number)
             patients = loader(cases, plan, randomness)
             patients.charge(lambda everybody, _: everybody)
-            train_privately(network, patients, plan, people, randomness)
+            train_privately(network, patients, plan, people, randomness, number=number)
             continue
-        before = get_arrays(network) if plan.privacy.mechanism == "update_dp" else {}
-        train_round(network, cases, plan, derive_seed(seed, "training", number))
-        if before:
+        before = get_arrays(network)
+        pull = pull_for(plan.method.objective, before, state, state)
+        outcome = train_round(network, cases, plan, derive_seed(seed, "training", number), rounds=(number,), pull=pull)
+        if pull is not None:
+            names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+            update = _difference(get_arrays(network), before)
+            own = {name: update[name] for name in names}
+            state = state_after(plan.method.objective, state, state, own, outcome.lr_sum)
+        if plan.privacy.mechanism == "update_dp":
             source = randomness_for(plan, seed, "privacy", number)
             hidden = hidden_update(_difference(get_arrays(network), before), plan, drawn_from(source))
             kept = with_counters(hidden, before)

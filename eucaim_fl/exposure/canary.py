@@ -232,6 +232,8 @@ def _noise_patient(plan: FederationPlan, rng: np.random.Generator, number: int) 
     pixels = rng.random((plan.data.number_of_channels(), *shape), dtype=np.float32)
     if plan.task.name == "classification":
         return HeldCase.of(f"canary {number}", pixels, None, int(rng.integers(len(plan.task.classes))))
+    if plan.task.name != "segmentation":
+        raise ValueError(f"there are no canaries for {plan.task.name}")
     mask = np.zeros(shape, np.uint8)
     block = tuple(slice(int(rng.integers(max(1, n // 2))), None) for n in shape)
     half = tuple(slice(s.start, s.start + max(1, n // 3)) for s, n in zip(block, shape, strict=True))

@@ -129,9 +129,14 @@ def examine(
 
     held_out: who never trains at the site, as its client draws them; else others would be attacked than train.
     tell: called with what is done, how far it is, and of how much.
-    Raises RecipeError if the settings are impossible or too few patients train; SiteFileError if a GPU is asked for and
-    there is none; what `open_cohort` and training raise.
+    Raises RecipeError if the task has no attacks, the settings are impossible or too few patients train; SiteFileError
+    if a GPU is asked for and there is none; what `open_cohort` and training raise.
     """
+    if plan.task.name not in ("segmentation", "classification"):
+        raise RecipeError(
+            f"The attacks are for segmentation and classification, not for {plan.task.name}.",
+            fix="Examine a plan with the same network and privacy that classifies one of the columns.",
+        )
     if settings.shadows < 4 or settings.shadows % 2:
         raise RecipeError("The membership attack needs an even number of models, at least 4.", fix="Set --shadows 16.")
     if settings.canaries < 20:

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from eucaim_fl.cohorts.cohort import PreparedCase
-from eucaim_fl.config import AugmentationConfig, ClassificationConfig, ModelConfig
+from eucaim_fl.config import AugmentationConfig, BalanceConfig, ClassificationConfig, ModelConfig
 from eucaim_fl.exposure.alone import HeldCase, drawn_from, hidden_update, network_for, randomness_for, unprotected
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.seeding import generator
 from eucaim_fl.tasks import for_task
 from eucaim_fl.tasks.sampling import crop, patch_start
+from eucaim_fl.training.balance import measure_for
 from eucaim_fl.training.loop import train_round
 from eucaim_fl.training.patients import PatientLoader
 from eucaim_fl.training.private_loop import train_privately
@@ -92,7 +93,8 @@ def reference_plan(plan: FederationPlan, size: tuple[int, int]) -> FederationPla
 
     Its last layer is linear in the features of every place; privacy, optimizer and all else stay.
     """
-    training = plan.training.model_copy(update={"patch_voxels": size, "loss": None})
+    balance = BalanceConfig()  # the reference has classes of its own
+    training = plan.training.model_copy(update={"patch_voxels": size, "loss": None, "balance": balance})
     args = {"channels": [16, 32, 64], "strides": [2, 2, 2], "act": "prelu", "norm": "group"}
     return plan.model_copy(
         update={
@@ -258,7 +260,7 @@ def _attacked(
     for layer in network.modules():
         if isinstance(layer, torch.nn.modules.dropout._DropoutNd):
             layer.eval()
-    measure = for_task(plan.task).loss(plan.training)
+    measure = measure_for(network, [held], plan)
     pixels = held.pixels[..., 0]
     label = np.array(held.target) if held.mask is None else held.mask[None, ..., 0]
     target = torch.from_numpy(np.array(label))[None].to(device)

@@ -119,7 +119,7 @@ class TestExplain:
 
     def test_the_clauses_on_targets_plans_and_work_are_told(self, tmp_path, plan_file, policy_file, plan):
         output = run("explain", plan_file, "--policy", policy_file()).output
-        assert "targets: clinical columns that a classification may learn: malignant. The plan: no clinical" in output
+        assert "targets: clinical columns that a plan may learn: malignant. The plan: no clinical" in output
         assert "plans.day: at most 1 different plans are worked for on a day (UTC). The plan: with this one," in output
         assert "work.minutes: work on one instruction stops after 30 minutes" in output
         for key in ("plans.day", "plans.total", "work.minutes"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from eucaim_fl.arrays import arrays_sha256
+from eucaim_fl.config import ObjectiveConfig
 from eucaim_fl.exposure.alone import (
     HeldCase,
     claim_to_patients,
@@ -85,6 +86,21 @@ class TestTrainAlone:
         for number in (1, 2):
             train_round(other, cases, plan, derive_seed(5, "training", number))
         assert arrays_sha256(get_arrays(one)) == arrays_sha256(get_arrays(other))
+
+    def test_its_rounds_have_the_plan_s_rates_and_objective(self, small_plan, patients):
+        def bits(objective="none", kind="constant"):
+            plan = small_plan()
+            optimizer = plan.training.optimizer.model_copy(update={"name": "sgd", "lr": 0.05, "momentum": 0.0})
+            schedule = plan.training.schedule.model_copy(update={"kind": kind})
+            training = plan.training.model_copy(update={"optimizer": optimizer, "schedule": schedule})
+            method = plan.method.model_copy(update={"objective": ObjectiveConfig(name=objective, mu=0.5)})
+            plan = plan.model_copy(update={"training": training, "method": method})
+            network = network_for(plan)
+            train_alone(network, patients(4), plan, 5)
+            return arrays_sha256(get_arrays(network))
+
+        assert len({bits(), bits("proximal"), bits("dynamic"), bits(kind="linear")}) == 4
+        assert bits("scaffold") == bits()  # where there is one site, the common variate is its own
 
     def test_a_round_s_update_is_bounded_where_updates_are_hidden(self, small_plan, patients):
         plan = small_plan({**UPDATE_DP, "noise_multiplier": 0.05, "clipping_norm": 1e-3}, rounds=1)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from eucaim_fl.config import MultilabelConfig, SurvivalConfig
 from eucaim_fl.errors import RecipeError, SiteFileError
 from eucaim_fl.exposure.canary import Audit
 from eucaim_fl.exposure.examination import Examination, Settings, attacks_named, examine, quick
@@ -149,6 +150,16 @@ class TestExamine:
         site_file.write_text(f"name: a\ncohort: {{layout: nifti_csv, folder: {Path('missing')}}}\n")
         with pytest.raises(RecipeError, match="needs"):
             examine(load_site_file(site_file), small_plan(DP), settings)
+
+    @pytest.mark.parametrize(
+        "task",
+        [MultilabelConfig(targets=("a", "b")), SurvivalConfig(spatial_dims=2, time="t", event="e")],
+        ids=["multilabel", "survival"],
+    )
+    def test_tasks_without_attacks_are_refused(self, hospital, small_plan, task):
+        plan = small_plan(DP).model_copy(update={"task": task})
+        with pytest.raises(RecipeError, match="are for segmentation and classification"):
+            examine(load_site_file(hospital("a", patients=4)), plan, FEW)
 
     def test_too_few_patients_and_missing_gpus_are_refused(self, hospital, small_plan, monkeypatch):
         few = load_site_file(hospital("a", patients=4))
