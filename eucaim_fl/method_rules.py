@@ -30,6 +30,11 @@ def check_method(method: MethodConfig, training: TrainingConfig, mechanism: str)
         raise ValueError(
             f"method.weighting: {weighting} measures updates in steps of sgd; set training.optimizer.name to sgd"
         )
+    if weighting in ("normalised", "fair") and training.optimizer.kept:
+        raise ValueError(
+            f"method.weighting: {weighting} counts the steps of an optimizer that begins afresh; leave "
+            "training.optimizer.kept out"
+        )
     if method.personal.candidates() != ("common",) and mechanism != "none":
         raise ValueError("method.personal: a site's own models are not trained under differential privacy")
     _check_steps(training, mechanism)
@@ -57,10 +62,10 @@ def _check_controlled(method: MethodConfig, training: TrainingConfig, mechanism:
         raise ValueError("method.objective.mu: dynamic divides by it; set it above 0")
     if name == "scaffold":
         plain = training.optimizer.name == "sgd" and training.optimizer.momentum == 0
-        if not plain or training.gradient_clip is not None:
+        if not plain or training.gradient_clip is not None or training.precision == "float16":
             raise ValueError(
                 "method.objective: scaffold tells gradients from changes of weights, so training.optimizer must be sgd "
-                "with momentum 0, and training.gradient_clip null"
+                "with momentum 0, training.gradient_clip null, and training.precision not float16"
             )
 
 

@@ -50,6 +50,13 @@ class TestCheckMethod:
                 "must be",
             ),
             ({"objective": {"name": "scaffold"}}, {**SGD, "gradient_clip": 1.0}, "none", "gradient_clip null"),
+            (
+                {"weighting": {"name": "normalised"}},
+                {"local_steps": 1, "optimizer": {"name": "sgd", "kept": True}},
+                "none",
+                "begins afresh",
+            ),
+            ({"objective": {"name": "scaffold"}}, {**SGD, "precision": "float16"}, "none", "not float16"),
             ({"personal": {"local": True}}, SGD, "patient_dp", "own models are not trained under"),
             ({}, {**SGD, "balance": {"loss": "weights", "sampling": "classes"}}, "none", "each even the classes out"),
             ({}, {**SGD, "precision": "bfloat16"}, "patient_dp", "made in float32"),

@@ -71,8 +71,8 @@ def next_model(
         weighing = weigh(plan.method.weighting, told, settings, state)
     common = combined(plan, number, [one.update for one in gathered], weighing, (weights, trainable))
     lr_sum = plan.training.optimizer.lr * rate * (plan.training.local_steps or 1)
-    share = _share(plan, gathered, known)
-    corrected, control = control_after(plan.method.objective, common, state, share, lr_sum, trainable)
+    share, stayed = _shares(plan, gathered, known)
+    corrected, control = control_after(plan.method.objective, common, state, share, lr_sum, trainable, stayed)
     own = {name: array for name, array in state.items() if not name.startswith((WEIGHTING, CONTROL))}
     moved, following = apply(plan.method.server_optimizer, weights, corrected, own, trainable)
     if not all(np.isfinite(a).all() for a in moved.values() if np.issubdtype(a.dtype, np.floating)):
@@ -87,13 +87,14 @@ def _told(plan: FederationPlan, one: Gathered, norm: float) -> Told:
     return Told(plan.sites.index(one.site), report.patients, report.steps, report.train_loss, norm)
 
 
-def _share(plan: FederationPlan, gathered: Sequence[Gathered], known: Mapping[str, int]) -> float:
-    """What part of all sites that ever took part is here, by what they count."""
+def _shares(plan: FederationPlan, gathered: Sequence[Gathered], known: Mapping[str, int]) -> tuple[float, float]:
+    """What part of all sites that ever took part is here, and what part was known before, by what they count."""
     here = {one.site: one.report.patients for one in gathered}
     everybody = {**known, **here}
     if plan.method.weighting.name == "equal":
-        return len(here) / len(everybody)
-    return sum(here.values()) / sum(everybody.values())
+        return len(here) / len(everybody), len(known) / len(everybody)
+    total = sum(everybody.values())
+    return sum(here.values()) / total, sum(everybody[site] for site in known) / total
 
 
 def combined(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast
@@ -17,7 +18,7 @@ from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
 from eucaim_fl.arrays import ArrayFile, Arrays, arrays_sha256
-from eucaim_fl.errors import InterruptedRunError, ReplyError
+from eucaim_fl.errors import InterruptedRunError, JournalError, ReplyError
 from eucaim_fl.federation.attendance import Attendance
 from eucaim_fl.federation.combining import Gathered, guided, next_model
 from eucaim_fl.federation.exchange import Question, ask
@@ -96,6 +97,9 @@ class Coordinator:
         over = bool(records) and records[-1].is_final(self._plan.rounds)
         self._norms = [p.update_norm for r in records for p in r.participation if p.site in r.aggregated_from]
         weights, method = state.weights, state.optimizer
+        if not over and (best := best_round(self._plan, records)) is not None:
+            with suppress(JournalError):  # a crash may have come between the last round and its copy of the best model
+                self._journal.best(best)
         try:
             if not over:
                 self._sites.gather()
@@ -106,13 +110,13 @@ class Coordinator:
                 started = time.monotonic()
                 current = self._next(records)
                 if current.kind == "final":
-                    weights, digest = self._kept(weights, digest)
+                    weights, digest = self._kept(weights, digest, records)
                 try:
                     self._fill(current, to_record(self._sent(current, weights, method)), digest)
                 except _BudgetsSpentError:
                     self._tell("line", f"the privacy budget of {', '.join(with_spent_budget(current.states))} is spent")
                     current = _Round("final", current.number)  # the last complete model is what the budget paid for
-                    weights, digest = self._kept(weights, digest)
+                    weights, digest = self._kept(weights, digest, records)
                     self._fill(current, to_record(weights), digest)
                 combining = time.monotonic()
                 arriving = digest
@@ -145,13 +149,16 @@ class Coordinator:
             return _Round("final", number)
         return _Round("round", number)
 
-    def _kept(self, weights: Arrays, digest: str) -> tuple[Arrays, str]:
-        """The model that the last exchange measures: the last, or the best that sites measured, where there is one."""
-        if self._plan.stopping.keep == "last":
+    def _kept(self, weights: Arrays, digest: str, records: list[RoundRecord]) -> tuple[Arrays, str]:
+        """The model that the last exchange measures: the last, or the best that sites measured, where there is one.
+
+        Raises JournalError if the best one is not on the disk any more.
+        """
+        best = best_round(self._plan, records)
+        if self._plan.stopping.keep == "last" or best is None:
             return weights, digest
         self._settle()
-        best = self._journal.best()
-        return (weights, digest) if best is None else (best, arrays_sha256(best))
+        return self._journal.best(best), best.arriving_sha256
 
     def _sent(self, current: _Round, weights: Arrays, method: Arrays) -> Arrays:
         """What travels to the sites: the model, and in a round what the method tells them beside."""
@@ -180,7 +187,7 @@ class Coordinator:
     ) -> tuple[Arrays, Arrays]:
         sites = sorted(current.updates)
         gathered = [Gathered(s, current.updates[s], current.reports[s]) for s in sites]
-        known = {p.site: p.patients for r in records for p in r.participation if p.patients}
+        known = {p.site: p.patients for r in records for p in r.participation if p.site in r.aggregated_from}
         return next_model(self._plan, current.number, gathered, known, self._specs, (weights, method))
 
     def _record(self, current: _Round, arriving: str, digest: str) -> RoundRecord:
@@ -233,7 +240,7 @@ class Coordinator:
 
     def _is_better(self, record: RoundRecord, earlier: list[RoundRecord]) -> bool:
         """Whether the weights that arrived in this round are the best so far by the pooled validation metric."""
-        best = best_round(self._plan.task.name, [*earlier, record])
+        best = best_round(self._plan, [*earlier, record])
         return best is not None and best.round == record.round
 
     # --- one round --------------------------------------------------------------------------------------------

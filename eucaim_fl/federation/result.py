@@ -21,8 +21,8 @@ def make_result(run: str, plan: FederationPlan, records: Sequence[RoundRecord], 
 
     metrics: of the final model on the test patients; validation: the same on the validation patients. Where arrays stay
     at the sites, the final model is each site's own. A site that withholds its metrics has only `withheld`. models,
-    where sites have several: the same as metrics for each of them (common, personal, local, blended), and under `chosen` for
-    those that the sites chose; chosen: which that was, by site. standard_error: of the pooled values, see
+    where sites have several: the same as metrics for each of them (common, personal, local, blended), and under
+    `chosen` for those that the sites chose; chosen: which that was, by site. standard_error: of the pooled values, see
     `validation.spread`. privacy: what the run promised and cost (None without noise). wall_s: seconds of this call,
     which for a resumed run is not the whole.
     """
@@ -109,13 +109,16 @@ def _summary(pooled: dict[str, float], measured: Mapping[str, SiteMetrics]) -> d
     return {"pooled": pooled, "standard_error": standard_errors(pooled, list(measured.values())), "sites": sites}
 
 
-def best_round(task: str, records: Sequence[RoundRecord]) -> RoundRecord | None:
+def best_round(plan: FederationPlan, records: Sequence[RoundRecord]) -> RoundRecord | None:
     """The round whose arriving weights have the best pooled validation metric, the first of equals; None without any.
 
-    The metric is the task's first choice among those that any round has; rounds without it do not count.
+    The metric is the task's first choice among those that any round has; rounds without it do not count. Where the last
+    exchange measures the best model once more, that is no measurement of another one.
     """
+    if plan.stopping.keep == "best":
+        records = [r for r in records if not r.is_final(plan.rounds)]
     found = {name for r in records for name in r.pooled.get("validation", {})}
-    metric, direction = better(task, found)
+    metric, direction = better(plan.task.name, found)
     scored = [r for r in records if metric in r.pooled.get("validation", {})]
     if not scored:
         return None
@@ -125,7 +128,7 @@ def best_round(task: str, records: Sequence[RoundRecord]) -> RoundRecord | None:
 
 def stalled(plan: FederationPlan, records: Sequence[RoundRecord]) -> bool:
     """Whether the pooled validation metric was not bettered in the last `stopping.patience` rounds that have one."""
-    best, patience = best_round(plan.task.name, records), plan.stopping.patience
+    best, patience = best_round(plan, records), plan.stopping.patience
     if best is None or patience is None:
         return False
     measured = [r.round for r in records if r.pooled.get("validation", {}).keys() & best.pooled["validation"].keys()]
@@ -133,7 +136,7 @@ def stalled(plan: FederationPlan, records: Sequence[RoundRecord]) -> bool:
 
 
 def _best(plan: FederationPlan, records: Sequence[RoundRecord]) -> dict[str, Any] | None:
-    best = best_round(plan.task.name, records)
+    best = best_round(plan, records)
     if best is None:
         return None
     return {"after_round": best.round - 1, "validation": dict(best.pooled["validation"])}

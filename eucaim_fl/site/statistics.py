@@ -29,6 +29,10 @@ NOTHING_TOLD = StatisticsRecord(patients=0)
 _USE = "train"
 _NEARLY = 1e-9
 _MOST_MEAN, _MOST_SQUARE = 1.001, 1.1
+_MOST_SCORE = 10.0
+"""Of z-scores: a mean, or the root of a mean square, that lies further out is no image's."""
+_MOST_COUNTED, _ROUNDED = 1.5, 20
+"""Counts are rounded by a base that only the site knows; beyond this no rounding explains them."""
 
 
 def statistics_told(
@@ -109,9 +113,14 @@ def check_statistics(report: SiteReport, plan: FederationPlan) -> None:
         raise ReplyError("Statistics hold another number of channels or classes than the plan.")
     if record.patients != report.patients:
         raise ReplyError("Statistics are over other patients than the site tells of.")
+    if sum(record.classes) > _MOST_COUNTED * record.patients + _ROUNDED * (1 + len(record.classes)):
+        raise ReplyError("Statistics count more patients of all classes than there are.")
     scaled = plan.data.intensity.kind != "zscore"  # to 0 … 1, and clipped
     for total, square in zip(record.means, record.squares, strict=True):
         mean, mean_square = total / record.patients, square / record.patients
         possible = mean_square - mean * mean >= -_NEARLY * max(1.0, mean * mean)
-        if not possible or (scaled and not (1 - _MOST_MEAN <= mean <= _MOST_MEAN and mean_square <= _MOST_SQUARE)):
+        inside = 1 - _MOST_MEAN <= mean <= _MOST_MEAN and mean_square <= _MOST_SQUARE
+        if not scaled:
+            inside = abs(mean) <= _MOST_SCORE and mean_square <= _MOST_SCORE**2
+        if not (possible and inside):
             raise ReplyError("Statistics are such as no images can have.")

@@ -19,6 +19,7 @@ from eucaim_fl.arrays import Array
 from eucaim_fl.config import RuleConfig
 from eucaim_fl.errors import RecipeError, ReplyError
 from eucaim_fl.registry import lookup
+from eucaim_fl.strategies.clipping import median_factors, update_lengths
 from eucaim_fl.strategies.geometric_median import geometric_coefficients
 from eucaim_fl.strategies.krum import check_krum, krum_choice, krum_scores, squared_distances
 from eucaim_fl.strategies.weighting import Weighed
@@ -169,14 +170,16 @@ class Rule:
     """A row of `RULES`: first, sites may be chosen (whose weights then no longer count), then they are combined.
 
     combine: the element-wise rule for given settings. whole: it needs all sites' values at once. choose: indices of
-    the sites to go on with, ascending. share: how much each site counts, instead of its weight. check: raises
-    RecipeError if settings can't work with that many sites.
+    the sites to go on with, ascending. share: how much each site counts, instead of its weight. factors: what each
+    site's floating arrays are multiplied by before. check: raises RecipeError if settings can't work with that many
+    sites.
     """
 
     combine: Callable[[RuleConfig], _Combine]
     whole: bool = False
     choose: Callable[[RuleConfig, Sequence[Source]], tuple[int, ...]] | None = None
     share: Callable[[RuleConfig, Sequence[Source]], FloatArray] | None = None
+    factors: Callable[[RuleConfig, Sequence[Source]], FloatArray] | None = None
     check: Callable[[RuleConfig, int], object] = lambda config, sites: None
 
 
@@ -196,6 +199,9 @@ def _choose(config: RuleConfig, sources: Sequence[Source], keep: int | None) -> 
 
 RULES: dict[str, Rule] = {
     "weighted_mean": Rule(lambda config: _mean_of),
+    "clipped_mean": Rule(
+        lambda config: _mean_of, factors=lambda config, sources: median_factors(update_lengths(sources))
+    ),
     "median": Rule(lambda config: _median_of, whole=True),
     "trimmed_mean": Rule(
         lambda config: _trimmed_of(config.trim), whole=True, check=lambda config, sites: _cut(config.trim, sites)
@@ -235,6 +241,7 @@ def _combined(
         own = np.ones(len(sources))
     elif rule.share is not None:
         own = rule.share(config, sources)
+    factors = None if rule.factors is None else rule.factors(config, sources)
     combine = rule.combine(config)
     if rule.whole:
         chunk = min(chunk, _STACK_BYTES // (8 * len(sources)))
@@ -244,7 +251,7 @@ def _combined(
         out = np.empty(math.prod(shape), dtype=dtype)
         for start, count in _pieces(shape, max(1, chunk)):
             target = out[start : start + count]
-            rows = (source.read(name, start, count) for source in sources)
+            rows = _rows(sources, (name, start, count), factors if dtype.kind == "f" else None)
             if len(sources) == 1:  # one site's update stays as it is, to the bit
                 target[:] = next(rows)
             elif not rule.whole:
@@ -252,6 +259,13 @@ def _combined(
             else:
                 _combine_tiles(combine, list(rows), weights, target)
         yield name, out.reshape(shape)
+
+
+def _rows(sources: Sequence[Source], piece: tuple[str, int, int], factors: FloatArray | None) -> Iterator[Array]:
+    """Every site's values of one piece, one site at a time."""
+    for site, source in enumerate(sources):
+        row = source.read(*piece)
+        yield row if factors is None or factors[site] == 1.0 else row.astype(np.float64) * factors[site]
 
 
 def check_rule(config: RuleConfig, sites: int) -> None:

@@ -8,6 +8,9 @@ learning rates of a round's steps (K·η):
               c⁺ = c + Σ over S of pᵢ(cᵢ⁺ − cᵢ) = (1 − P)·c − P·common/lr_sum;  x⁺ = x + common
     dynamic   gᵢ⁺ = gᵢ − mu·Δᵢ at a site that took part, so h⁺ = Σ pᵢgᵢ⁺ = h − mu·P·common;  x⁺ = x + common − h⁺/mu
 
+Sites that join later begin with 0, so of Σ pᵢcᵢ and Σ pᵢgᵢ a part Q (`stayed`) is what the sites known before count by
+now: c⁺ = Q·c − P·c − P·common/lr_sum, for c is what was sent, and h⁺ = Q·h − mu·P·common.
+
 Both start at 0. x + common is the mean of the yᵢ, so h⁺/mu is taken off that mean anew each round and does not pile up.
 The server optimizer is given common (scaffold) or common − h⁺/mu (dynamic) as its update: with `plain` and lr 1 that is
 the papers' step, with any other one the same correction under that optimizer.
@@ -53,14 +56,15 @@ def control_after(
     share: float,
     lr_sum: float,
     trainable: Callable[[str], bool],
+    stayed: float = 1.0,
 ) -> tuple[Iterator[tuple[str, Array]], Arrays]:
     """The update for the server optimizer, and the server's state after the round (see the module for the formulas).
 
     common: (name, common update), each name once, as `aggregation.aggregate` yields them; it is consumed one array at a
     time, as the result is. state: what the last round left, {} at first; arrays `control.<name>`, in float64 for
     float64 arrays, else float32; arrays of other names are not looked at. share: P, in (0, 1]. lr_sum: positive.
-    trainable: False for buffers. Buffers, integers and booleans pass as they are, and so does everything under
-    other objectives, whose state is {}.
+    trainable: False for buffers. stayed: Q, in [0, 1]; 1 where nobody joined. Buffers, integers and booleans pass as
+    they are, and so does everything under other objectives, whose state is {}.
     The state is complete when the last array of the update was taken. Arithmetic is float64, dtypes and shapes are
     kept, the inputs are not changed, and equal inputs give equal bits.
     Raises ValueError if share or lr_sum is out of range. Taking the update raises JournalError if the state is that of
@@ -69,8 +73,8 @@ def control_after(
     following: Arrays = {}
     if objective.name not in _CONTROLLED:
         return iter(common), following
-    if not 0 < share <= 1 or not 0 < lr_sum < float("inf"):
-        raise ValueError("The share of the sites lies in (0, 1], and the sum of learning rates is positive.")
+    if not 0 < share <= 1 or not 0 <= stayed <= 1 or not 0 < lr_sum < float("inf"):
+        raise ValueError("Shares of the sites lie between 0 and 1, and the sum of learning rates is positive.")
     own = {name: array for name, array in state.items() if name.startswith(CONTROL)}
 
     def corrected() -> Iterator[tuple[str, Array]]:
@@ -80,7 +84,7 @@ def control_after(
                 continue
             before = _state_of(name, delta, own)
             with np.errstate(over="ignore"):  # told below, in words
-                update, after = _controlled(objective, delta, before, share, lr_sum)
+                update, after = _controlled(objective, delta, before, (share, stayed), lr_sum)
             if not np.isfinite(after).all():
                 raise NotFiniteError(
                     f"What the server keeps for {objective.name} is not finite any more.",
@@ -104,9 +108,10 @@ def _state_of(name: str, like: Array, own: Mapping[str, Array]) -> Array:
 
 
 def _controlled(
-    objective: ObjectiveConfig, delta: Array, before: Array, share: float, lr_sum: float
+    objective: ObjectiveConfig, delta: Array, before: Array, shares: tuple[float, float], lr_sum: float
 ) -> tuple[Array, Array]:
-    """One array's update and state, worked on piece by piece."""
+    """One array's update and state, worked on piece by piece. shares: P and Q."""
+    share, stayed = shares
     update, after = np.empty(delta.size, dtype=delta.dtype), np.empty(delta.size, dtype=before.dtype)
     flat, flat_before = delta.reshape(-1), before.reshape(-1)
     for start in range(0, delta.size, _CHUNK):
@@ -114,8 +119,8 @@ def _controlled(
         common, old = flat[piece].astype(np.float64), flat_before[piece].astype(np.float64)
         if objective.name == "scaffold":
             update[piece] = flat[piece]
-            after[piece] = (1.0 - share) * old - common * (share / lr_sum)
+            after[piece] = (stayed - share) * old - common * (share / lr_sum)
         else:
-            after[piece] = old - (objective.mu * share) * common
+            after[piece] = stayed * old - (objective.mu * share) * common
             update[piece] = common - after[piece].astype(np.float64) / objective.mu
     return update.reshape(delta.shape), after.reshape(delta.shape)

@@ -98,12 +98,28 @@ class Journal:
             return None
         return told if isinstance(told, dict) else None
 
-    def best(self) -> Arrays | None:
-        """The weights under models/best; None if no round was measured, or they can't be read."""
+    def best(self, record: RoundRecord) -> Arrays:
+        """The weights under models/best, which must be those that arrived in that round.
+
+        A crash may have come between the round and them; then they are taken from the round before, if it is still
+        there. Raises JournalError if they are nowhere.
+        """
         try:
-            return ArrayFile(self._models / "best.safetensors").load()
+            found = ArrayFile(self._models / "best.safetensors").load()
+            if arrays_sha256(found) == record.arriving_sha256:
+                return found
         except JournalError:
-            return None
+            pass  # said below, if the round before does not have them either
+        with contextlib.suppress(JournalError):
+            found = ArrayFile(self._round(record.round - 1) / "weights.safetensors").load()
+            if arrays_sha256(found) == record.arriving_sha256:
+                self.keep_best(record)
+                return found
+        raise JournalError(
+            f"The best model, which arrived in round {record.round}, is not on the disk any more.",
+            fix="Start a new run, or one with stopping.keep=last.",
+            local_detail=str(self._models),
+        )
 
     def commit(
         self, record: RoundRecord, weights: Mapping[str, Array], optimizer: Mapping[str, Array], better: bool
@@ -113,11 +129,10 @@ class Journal:
         better: the weights that arrived in this round are the best so far, so they are kept as `models/best`.
         Raises JournalError if the disk is full or can't be written; the round before is untouched then.
         """
-        if better:
-            with _written(self._models):
-                self._keep_best(record.round)
         arrays = {"weights": weights, "optimizer": optimizer} if optimizer else {"weights": weights}
         self._commit(record.round, arrays, {"record.json": record.to_json()}, record.weights_sha256)
+        if better:
+            self.keep_best(record)
         shutil.rmtree(self.folder / "spool" / f"round-{record.round:04d}", ignore_errors=True)
         with _written(self._rounds):
             self._let_go(record.round - _KEEP_ROUNDS)
@@ -153,19 +168,24 @@ class Journal:
             if part.exists():
                 shutil.rmtree(part, ignore_errors=True)
 
-    def _keep_best(self, number: int) -> None:
-        """Keep the weights that arrived in round `number` under models/best, by a link where the disk has them."""
-        source = self._round(number - 1) / "weights.safetensors"
-        self._models.mkdir(parents=True, exist_ok=True)
-        staged = self._models / ".best.part"
-        with contextlib.suppress(FileNotFoundError):
-            staged.unlink()
-        try:
-            os.link(source, staged)
-        except OSError:
-            shutil.copyfile(source, staged)
-        staged.replace(self._models / "best.safetensors")
-        write_json(self._models / "best.json", {"after_round": number - 1})
+    def keep_best(self, record: RoundRecord) -> None:
+        """Keep the weights that arrived in a round under models/best, by a link where the disk can.
+
+        They are those of the round before, which must still be there. Raises JournalError if they are not, or can't be
+        written.
+        """
+        source = self._round(record.round - 1) / "weights.safetensors"
+        with _written(self._models):
+            self._models.mkdir(parents=True, exist_ok=True)
+            staged = self._models / ".best.part"
+            with contextlib.suppress(FileNotFoundError):
+                staged.unlink()
+            try:
+                os.link(source, staged)
+            except OSError:
+                shutil.copyfile(source, staged)
+            staged.replace(self._models / "best.safetensors")
+            write_json(self._models / "best.json", {"after_round": record.round - 1})
 
     def keep_last(self, weights: Mapping[str, Array]) -> None:
         """Write the final weights to models/last. Raises JournalError if they can't be written."""

@@ -117,6 +117,14 @@ class TestControl:
         _, state = moved(plan, gather(plan, {"a": 1.0, "b": 3.0}), known={"c": 20})
         assert guided(plan, state)["guide:w"].tolist() == [-1.0, -1.0]  # half of all patients are here
 
+    def test_a_site_that_joins_late_begins_with_nothing_in_the_mean(self, plan_of: Any, gather: Any) -> None:
+        plan = plan_of(**SCAFFOLD)
+        _, state = moved(plan, gather(plan, {"a": 1.0}))
+        assert guided(plan, state)["guide:w"].tolist() == [-1.0, -1.0]
+        _, joined = moved(plan, gather(plan, {"b": 0.0}), state, known={"a": 10})
+        # b, told of −1, moved nowhere: its own variate becomes 0 − (−1) − 0 = 1, and the mean of a's and b's is 0
+        assert guided(plan, joined)["guide:w"].tolist() == [0.0, 0.0]
+
     def test_it_goes_together_with_a_server_optimizer_s_own_state(self, plan_of: Any, gather: Any) -> None:
         plan = plan_of(
             method={"objective": {"name": "dynamic", "mu": 1.0}, "server_optimizer": {"name": "momentum"}},
@@ -127,7 +135,7 @@ class TestControl:
         assert weights["w"].tolist() == [2.0, 2.0]  # common − h/mu = 1 + 1
         assert set(state) == {"m.w", "control.w"}
         assert guided(plan, state) == {}
-        again, _ = moved(plan, gathered, state)
+        again, _ = moved(plan, gathered, state, known={"a": 10, "b": 10})
         assert again["w"][0] == pytest.approx(0.9 * 2.0 + 3.0)
 
 

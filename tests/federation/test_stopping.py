@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from eucaim_fl.arrays import ArrayFile, arrays_sha256, encode_arrays
+from eucaim_fl.durable import write_atomically
+from eucaim_fl.errors import JournalError
 from eucaim_fl.federation.coordinator import Coordinator
 from eucaim_fl.federation.messages import read_instruction
 from eucaim_fl.federation.progress import Listener
@@ -131,3 +135,58 @@ def run_without(fakes, plan, site, message, inner):
         plan, "round", site, instruction.round, metrics=metrics
     ).model_dump_json()
     return reply
+
+
+class TestTheBestOnTheDisk:
+    """Sites whose Dice is best in round 2 of 3, and better still in the last exchange, where only some answer."""
+
+    @pytest.fixture
+    def ended(self, fakes, make_federation):
+        plan, journal, state = make_federation("ab", rounds=3, stopping={"keep": "best"})
+        dice = {"train": [0.3, 0.5, 0.4], "evaluate": [0.9] * 9}
+        inner = fakes.honest(plan)
+
+        def handler(site, message):
+            reply = inner(site, message)
+            kind, number = message.metadata.message_type, read_instruction(message.content).round
+            if kind in dice:
+                told = [measured(dice[kind][number - 1])]
+                told += [{**told[0], "split": "test"}] if kind == "evaluate" else []
+                name = {"train": "round", "evaluate": "final"}[kind]
+                reply.content["report"]["json"] = fakes.report(
+                    plan, name, site, number, metrics=tuple(told)
+                ).model_dump_json()
+            return reply
+
+        def go(state=state):
+            Coordinator(fakes.Grid(plan.sites, handler), plan, journal, fakes.SPECS, ()).run(state)
+            return journal
+
+        go()
+        return journal, go
+
+    def test_the_last_exchange_does_not_replace_it(self, ended):
+        journal, _ = ended
+        best = ArrayFile(journal.folder / "models" / "best.safetensors").load()
+        assert arrays_sha256(best) == journal.records()[1].arriving_sha256 == journal.records()[-1].weights_sha256
+
+    def lost(self, journal, *numbers):
+        for number in numbers:
+            shutil.rmtree(journal.folder / "journal" / f"round-{number:04d}")
+
+    def test_a_crash_between_the_round_and_its_copy_is_made_good(self, ended):
+        journal, _ = ended
+        second = journal.records()[1]
+        arriving = ArrayFile(journal.folder / "models" / "best.safetensors").load()
+        write_atomically(journal.folder / "journal" / "round-0001" / "weights.safetensors", encode_arrays(arriving))
+        write_atomically(journal.folder / "models" / "best.safetensors", encode_arrays({"of": np.zeros(1)}))
+        assert arrays_sha256(journal.best(second)) == second.arriving_sha256
+        again = ArrayFile(journal.folder / "models" / "best.safetensors").load()
+        assert arrays_sha256(again) == second.arriving_sha256
+
+    def test_one_that_is_nowhere_any_more_ends_the_run(self, ended):
+        journal, go = ended
+        self.lost(journal, 4)
+        (journal.folder / "models" / "best.safetensors").unlink()
+        with pytest.raises(JournalError, match="arrived in round 2, is not on the disk"):
+            go(journal.load())

@@ -277,9 +277,17 @@ class TestCheckStatistics:
             with pytest.raises(ReplyError, match=r"no statistics|such as no images can have"):
                 check_statistics(_report(told), images)
 
-    def test_after_zscore_values_have_no_range(self, plan_for: Plans) -> None:
+    def test_after_zscore_values_have_a_wider_range(self, plan_for: Plans) -> None:
         plan = plan_for(data={"standardise": "federation", "intensity": {"kind": "zscore"}})
         check_statistics(_report(StatisticsRecord(patients=15, means=(-30.0,), squares=(90.0,))), plan)
+        for mean, square in ((-160.0, 15 * 200.0), (0.0, 1e9)):
+            with pytest.raises(ReplyError, match="such as no images can have"):
+                check_statistics(_report(StatisticsRecord(patients=15, means=(mean,), squares=(square,))), plan)
+
+    def test_a_site_can_not_count_more_patients_than_it_has(self, both: FederationPlan) -> None:
+        told = StatisticsRecord(patients=15, means=(6.0,), squares=(3.75,), classes=(10_000_000, 5))
+        with pytest.raises(ReplyError, match="more patients of all classes than there are"):
+            check_statistics(_report(told, both.sha256()), both)
 
 
 class TestTheReport:

@@ -1,0 +1,48 @@
+"""Updates that are longer than the round's median are shortened to it, so that none can pull by its length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from eucaim_fl.strategies.aggregation import Source
+
+__all__ = ["median_factors", "update_lengths"]
+
+FloatArray: TypeAlias = NDArray[np.float64]
+_CHUNK = 1 << 18
+
+
+def update_lengths(sources: Sequence[Source]) -> FloatArray:
+    """L2 norm of each update over its floating arrays, shape (sites,); read piece by piece."""
+    lengths = np.zeros(len(sources))
+    for site, source in enumerate(sources):
+        total = 0.0
+        for name in sorted(source.names):
+            if source.dtype(name).kind != "f":
+                continue
+            for start in range(0, math.prod(source.shape(name)), _CHUNK):
+                piece = source.read(name, start, _CHUNK).astype(np.float64)
+                total += float(np.einsum("i,i->", piece, piece))
+        lengths[site] = math.sqrt(total)
+    return lengths
+
+
+def median_factors(lengths: FloatArray) -> FloatArray:
+    """What each update is multiplied by: min(1, m/‖Δᵢ‖), with m the median length (of two middle ones the smaller).
+
+    lengths: shape (sites,), at least one, finite and not negative. So a minority of sites moves the model no further
+    than an honest one could; which way, it still chooses.
+    Source: Sun et al. 2019, Can You Really Backdoor Federated Learning?, norm thresholding; the threshold is the
+    round's own median, as in Andrew et al. 2021.
+
+    >>> median_factors(np.array([1.0, 2.0, 400.0])).tolist()
+    [1.0, 1.0, 0.005]
+    """
+    middle = float(np.sort(lengths)[(len(lengths) - 1) // 2])
+    return np.array([1.0 if length <= middle else middle / length for length in lengths])
