@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 # Tests start hundreds of processes: without byte code on the disk each compiles the package again.
 test slow unit: export PYTHONDONTWRITEBYTECODE :=
-.PHONY: help demo demo-federation test slow unit lint install clean
+.PHONY: help demo demo-federation test slow unit benchmark lint install clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -35,6 +35,9 @@ slow: $(STAMP)  ## Run the benchmarks and demonstrations from end to end, as tes
 
 unit: $(STAMP)  ## Run the tests of single parts: no whole cohort, run or repository, no archive, no real data.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not (slow or federated or integration or pacs or realdata)'
+
+benchmark: $(STAMP)  ## Train and test the benchmark in small, and check that its models come in the right order.
+	$(BIN)/eucaim-fl benchmark experiment=benchmark_reduced --check
 
 lint: $(STAMP)  ## Run the linters and the type checker.
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
@@ -124,7 +125,10 @@ def statistics(message: Message, context: Context) -> Message:
 
 def _weights(node: SiteNode, instruction: Instruction) -> Arrays:
     """The arriving weights: exactly the arrays of the plan's network that travel, and under SCAFFOLD the common control
-    variate beside them, which is left out where it is still zero. Raises PlanError if they are not."""
+    variate beside them, which is left out where it is still zero.
+
+    Raises PlanError if they are not, or if a control variate is not finite: it is added to every step's gradient.
+    """
     record = instruction.weights
     if record is None:
         raise PlanError("The instruction holds no weights.")
@@ -132,7 +136,11 @@ def _weights(node: SiteNode, instruction: Instruction) -> Arrays:
     if node.plan.method.objective.name == "scaffold" and any(name.startswith(GUIDE) for name in record):
         guides = (replace(spec, name=GUIDE + spec.name) for spec in specs if spec.trainable)
         specs = (*specs, *guides)
-    return from_record(record, specs, PlanError)
+    arrays = from_record(record, specs, PlanError)
+    for name, array in arrays.items():
+        if name.startswith(GUIDE) and not np.isfinite(array).all():
+            raise PlanError(f"Array '{name}', which the method tells the sites, is not finite.")
+    return arrays
 
 
 @app.train()

@@ -15,6 +15,7 @@ from eucaim_fl.arrays import Array
 from eucaim_fl.errors import ReplyError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec, ModelName, SplitName
+from eucaim_fl.site.concentration import few_behind, most_patients
 from eucaim_fl.site.disclosure import (
     WITHHELD,
     LeastPeople,
@@ -114,7 +115,8 @@ def refusals(answer: Outgoing, plan: FederationPlan, specs: Sequence[ArraySpec],
     """Reasons why an answer must not leave; empty if it may.
 
     Looked at: the report's form, plan and site; the update's names, shapes, types, finiteness and norm, and that it
-    is one of a round; all bytes; the number of training patients; the metrics' names, possible values, decimal places
+    is one of a round; all bytes; the number of training patients, and of those whom the plan lets stand behind an
+    update or a model (see `concentration`); the metrics' names, possible values, decimal places
     and numbers of patients, of each model once, and that the choice of one follows from them; statistics, which must be
     those that the plan asks for; score histograms and pictures, which must be permitted. The reasons name arrays of the
     plan's own network at most, so they are safe to send.
@@ -223,6 +225,10 @@ def _people(report: SiteReport, plan: FederationPlan, bounds: GateBounds) -> lis
         reasons.append("a training loss, or a number of sampled patients, of a plan with differential privacy")
     elif report.kind == "round" and not private and report.seen < fewest:
         reasons.append("an update from steps that saw fewer patients than the site's minimum")
+    elif report.kind == "round" and not private and _one_batch_of_few(plan, bounds):
+        reasons.append("an update that one batch of fewer patients than the site's minimum can stand for")
+    if report.kind == "final" and _of_few(report, plan, bounds):
+        reasons.append("figures of a model that was trained on fewer patients than the site's minimum")
     if report.quarantined % bounds.minimum_metric_patients:
         reasons.append("an exact count of cases that were set aside")
     if any(0 < m.patients < least for m in report.metrics):
@@ -234,6 +240,18 @@ def _people(report: SiteReport, plan: FederationPlan, bounds: GateBounds) -> lis
     if any((m.values or m.sums) and m.patients == 0 for m in report.metrics):
         reasons.append("a metric without patients")
     return reasons
+
+
+def _one_batch_of_few(plan: FederationPlan, bounds: GateBounds) -> bool:
+    """Of public and synthetic data, whose counts leave as they are, the number of patients seen alone decides."""
+    most = most_patients(plan, "update", confidential=True) if bounds.base > 1 else None
+    return most is not None and most < bounds.minimum_patients
+
+
+def _of_few(report: SiteReport, plan: FederationPlan, bounds: GateBounds) -> bool:
+    """Whether there are figures of a site's own model, behind which there are few patients by the plan alone."""
+    few = few_behind(plan, bounds.minimum_patients, confidential=bounds.base > 1)
+    return any(m.model in few and (m.values or m.sums) for m in report.metrics)
 
 
 def _asked(report: SiteReport, plan: FederationPlan) -> list[tuple[ModelName, SplitName]]:

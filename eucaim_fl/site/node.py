@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,7 +30,8 @@ from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.privacy.stages import with_counters
 from eucaim_fl.records import ArraySpec, ModelName, SiteMetrics, SplitName
 from eucaim_fl.seeding import derive_seed
-from eucaim_fl.site.disclosure import rounded
+from eucaim_fl.site.concentration import few_behind
+from eucaim_fl.site.disclosure import rounded, withheld
 from eucaim_fl.site.gate import GateBounds, default_bounds
 from eucaim_fl.site.held_out import held_out_of
 from eucaim_fl.site.lineage import Lineage, Use
@@ -51,6 +52,7 @@ __all__ = ["Answer", "SiteNode", "initial_arrays", "network_for", "network_image
 _LOG = logging.getLogger("eucaim_fl.site")
 _PICTURES_PER_SITE = 3
 _SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+_FINAL: tuple[SplitName, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -222,32 +224,39 @@ class SiteNode:
         """Evaluate the final weights, and the site's own models, on validation and test patients, and choose.
 
         Pictures only of data that may be shown. The choice follows from the figures as they leave, so it tells no more
-        than they do; without comparable ones none is told. The site's own models are kept in its records.
+        than they do; without comparable ones none is told. The site's own models are kept in its records. Figures of
+        a model that was fine-tuned on fewer patients than the site's minimum stay here: one step on one patient moves a
+        model so that its figures tell the patient's class. So do those of the plans that `concentration` names.
         Raises what `round` raises.
         """
         started = time.perf_counter()
         self._ask_for_consent()
         network, _ = self._network()
-        cases, pictures = self.cohort.cases("train"), None
+        cases, pictures, personal = self.cohort.cases("train"), None, self.plan.method.personal
         start = self._own.start(network, arrived, cases, number)
         set_arrays(network, start.whole)
         metrics: list[SiteMetrics] = []
         models: dict[ModelName, Arrays] = {}
-        for model, arrays in self._own.finished(network, start, cases):
+        few = few_behind(self.plan, self.bounds.minimum_patients, confidential=self.bounds.base > 1)
+        for model, arrays, seen in self._own.finished(network, start, cases):
+            if seen is not None and seen < self.bounds.minimum_patients:
+                few |= {model}
             set_arrays(network, arrays)
             models[model] = arrays
-            metrics += self._measured(network, number, model)
+            metrics += self._withheld(model) if model in few else self._measured(network, number, model)
             if self.bounds.pictures and model == self._own.first:
                 pictures = previews(network, self.cohort.cases("test"), self.plan, _PICTURES_PER_SITE)
-        if self.plan.method.personal.blend:
+        if personal.blend and few.isdisjoint(("local", "blended", personal.blended())):
             metrics += self._measured(self._blend(network, models), number, "blended")
+        elif personal.blend:
+            metrics += self._withheld("blended")
         report = self._report("final", number, metrics, seconds=time.perf_counter() - started)
         report = rounded(report.model_copy(update={"shares_pictures": pictures is not None}), self.bounds.digits)
-        if self.plan.method.personal.choose:
-            told, candidates = [record.plain() for record in report.metrics], self.plan.method.personal.candidates()
+        if personal.choose:
+            told, candidates = [record.plain() for record in report.metrics], personal.candidates()
             report = report.model_copy(update={"chosen": best_model(self.plan.task.name, candidates, told)})
         self._own.keep_final(models, report.chosen)
-        tuned: tuple[Use, ...] = ("train",) if self.plan.method.personal.fine_tune_steps else ()
+        tuned: tuple[Use, ...] = ("train",) if personal.fine_tune_steps else ()
         self._record("final", number, start.arriving, (*tuned, "validation", "test"))
         if self._private is not None:
             self._private.end()
@@ -255,7 +264,11 @@ class SiteNode:
 
     def _measured(self, network: nn.Module, number: int, model: ModelName) -> list[SiteMetrics]:
         """What the last exchange tells of one model."""
-        return [self._telling.figures(network, self.cohort, split, number, model) for split in ("validation", "test")]
+        return [self._telling.figures(network, self.cohort, split, number, model) for split in _FINAL]
+
+    def _withheld(self, model: ModelName) -> list[SiteMetrics]:
+        """What the last exchange tells of a model of which nothing is told."""
+        return [replace(withheld(split), model=model) for split in _FINAL]
 
     def _blend(self, network: nn.Module, models: Mapping[ModelName, Arrays]) -> nn.Module:
         """The site's local model and the other one that is blended with it, each in a network of its own."""

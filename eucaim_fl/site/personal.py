@@ -126,9 +126,11 @@ class OwnModels:
         if self._remembers():
             self._store.keep(number, joined(kept), self._plan.canonical_json())
 
-    def finished(self, network: nn.Module, start: Start, cases: Cases) -> Iterator[tuple[ModelName, Arrays]]:
+    def finished(
+        self, network: nn.Module, start: Start, cases: Cases
+    ) -> Iterator[tuple[ModelName, Arrays, int | None]]:
         """The models that the site has in the end, one after the other, each complete; but for the blended one, which
-        is two of these.
+        is two of these. With each the number of distinct patients whom its fine-tuning saw; None without.
 
         personal: fine-tuned from the final weights on the site's training patients, where the plan says so.
         Raises NotFiniteError if fine-tuning diverges.
@@ -137,13 +139,13 @@ class OwnModels:
             if name == "blended":
                 continue
             if name == "local":
-                yield name, self._local(start, cases, self._plan.rounds + 1)
+                yield name, self._local(start, cases, self._plan.rounds + 1), None
             elif name == "personal" and self._personal.ditto is not None:
-                yield name, {**(part(start.state, name) or start.whole), **self._own_input(cases)}
+                yield name, {**(part(start.state, name) or start.whole), **self._own_input(cases)}, None
             elif name == "personal" and self._personal.fine_tune_steps:
-                yield name, self._fine_tuned(network, start, cases)
+                yield name, *self._fine_tuned(network, start, cases)
             else:
-                yield name, start.whole
+                yield name, start.whole, None
 
     def keep_final(self, models: Mapping[ModelName, Mapping[str, Array]], chosen: ModelName | None) -> None:
         """Keep the models that the site has in the end, if any is its own. Raises JournalError."""
@@ -184,14 +186,15 @@ class OwnModels:
         outcome = train_round(network, cases, self._plan, seed, rounds=(number,), pull=pull, moments=moments)
         return {name: _finite(get_arrays(network)), f"{_MOMENTS}_{name}": outcome.moments}
 
-    def _fine_tuned(self, network: nn.Module, start: Start, cases: Cases) -> Arrays:
-        """The final model after more steps here, at the learning rate of the plan's last round."""
+    def _fine_tuned(self, network: nn.Module, start: Start, cases: Cases) -> tuple[Arrays, int]:
+        """The final model after more steps here, at the learning rate of the plan's last round; and how many distinct
+        patients these saw."""
         steps = {"local_steps": self._personal.fine_tune_steps, "local_epochs": None}
         plan = self._plan.model_copy(update={"training": self._plan.training.model_copy(update=steps)})
         set_arrays(network, start.whole)
         seed = derive_seed(self._plan.seed, "fine-tuning", self._site)
-        train_round(network, cases, plan, seed, rounds=(self._plan.rounds,))
-        return _finite(get_arrays(network))
+        outcome = train_round(network, cases, plan, seed, rounds=(self._plan.rounds,))
+        return _finite(get_arrays(network)), outcome.patients
 
 
 def _finite(arrays: Arrays) -> Arrays:

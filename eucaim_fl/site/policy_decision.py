@@ -25,6 +25,7 @@ from eucaim_fl.site.gate import GateBounds, least_of
 from eucaim_fl.site.policy import LoadedPolicy, Policy, Window
 from eucaim_fl.site.policy_privacy import privacy_answer
 from eucaim_fl.site.policy_text import describe
+from eucaim_fl.site.policy_training import training_answer, work_asked
 from eucaim_fl.site.report import allowed_metrics, asked_statistics, unlisted
 from eucaim_fl.sitefile import ReleaseConfig
 
@@ -266,16 +267,7 @@ def _sites(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found
 
 
 def _training_patients(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
-    least, steps = policy.patients.training, plan.training.local_steps
-    if plan.privacy.mechanism == "patient_dp":
-        return _found(least is not None, "an update of patients who are drawn at random and hidden by noise")
-    if steps is None:
-        return _found(least is not None, "an update of all of this site's training patients")
-    most = steps * plan.training.batch_size
-    told = f"at most {most} patients can be behind an update"
-    if least is not None and most < least:
-        return _Found("refuses", told, (f"{told.capitalize()}.",))
-    return _found(least is not None, told)
+    return _found(*training_answer(plan, policy.patients.training, confidential=situation.confidential))
 
 
 def _metric_patients(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
@@ -335,8 +327,7 @@ def _hours(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found
 
 
 def _work(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
-    asks = f"instructions; a round counts answers that come within {plan.participation.round_deadline_s:g} s"
-    return _found(policy.work.minutes is not None, asks)
+    return _found(policy.work.minutes is not None, work_asked(plan))
 
 
 def _message_bytes(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:

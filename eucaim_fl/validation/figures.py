@@ -50,7 +50,7 @@ def curves_svg(name: str, sites: Mapping[str, Curve], pooled: Curve, rounds: int
     """Curves over completed rounds, each named at its end; the pooled one is thick.
 
     name: short and unique on the page, prefix of the drawing's ids. sites, pooled: (round, value), gaps where a round
-    is missing or not finite. rounds: the axis ends there. unit_range: the values lie in 0…1.
+    that somebody measured is missing or not finite. rounds: the axis ends there. unit_range: the values lie in 0…1.
     Returns an <svg> element without scripts, links, dates or fixed colours.
     """
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
@@ -102,32 +102,35 @@ def _draw(axes: Axes, sites: Mapping[str, Curve], pooled: Curve, rounds: int) ->
     """Draw all curves; (last value, name, colour, bold) of those that get a name."""
     few = len(sites) <= SITE_COLOURS
     ends: list[tuple[float, str, str, bool]] = []
+    measured = {at for curve in (*sites.values(), pooled) for at, value in curve if math.isfinite(value)}
+    places = np.array(sorted(at for at in measured if 0 <= at <= rounds), dtype=np.int64)
     for index, (site, curve) in enumerate(sites.items()):
         colour = f"#0400{index:02x}" if few else _SOFT
-        last = _line(axes, curve, rounds, colour, 1.3 if few else 0.6)
+        last = _line(axes, curve, places, colour, 1.3 if few else 0.6)
         if last is not None:
             ends.append((last, site if len(site) <= _LONGEST_NAME else site[: _LONGEST_NAME - 1] + "…", colour, False))
     if not few:
         ends = [min(ends), max(ends)] if len(ends) > 1 else ends
-    last = _line(axes, pooled, rounds, _INK, 2.6)
+    last = _line(axes, pooled, places, _INK, 2.6)
     if last is not None:
         ends.append((last, "pooled", _INK, True))
     return ends
 
 
-def _line(axes: Axes, curve: Curve, rounds: int, colour: str, width: float) -> float | None:
-    """Draw one curve with gaps; its last value, or None if it has none. A point between gaps is a dot."""
-    values = np.full(rounds + 1, np.nan)
-    for at, value in curve:
-        if 0 <= at <= rounds and math.isfinite(value):
-            values[at] = value
+def _line(axes: Axes, curve: Curve, places: NDArray[np.int64], colour: str, width: float) -> float | None:
+    """Draw one curve with gaps; its last value, or None if it has none. A point between gaps is a dot.
+
+    places: the rounds that somebody measured, ascending; what lies between two of them is no gap.
+    """
+    found = dict(curve)
+    values = np.array([found.get(int(at), math.nan) for at in places])
     known = np.isfinite(values)
     if not known.any():
         return None
-    axes.plot(np.arange(rounds + 1), values, color=colour, linewidth=width, solid_capstyle="round", clip_on=False)
+    axes.plot(places, values, color=colour, linewidth=width, solid_capstyle="round", clip_on=False)
     padded = np.concatenate(([False], known, [False]))
     alone = known & ~padded[:-2] & ~padded[2:]
-    axes.plot(np.flatnonzero(alone), values[alone], ".", color=colour, markersize=3 + width, clip_on=False)
+    axes.plot(places[alone], values[alone], ".", color=colour, markersize=3 + width, clip_on=False)
     return float(values[known][-1])
 
 

@@ -379,6 +379,12 @@ class TestCurves:
         assert whole != broken
         assert ">a<" in curves_svg("x", {"a": [(1, 0.2)]}, [], 2)
 
+    def test_a_round_that_nobody_measured_is_no_gap(self) -> None:
+        every_second = [(0, 0.1), (2, 0.3), (4, 0.2)]
+        alone = curves_svg("x", {"a": every_second}, every_second, 4)
+        beside = curves_svg("x", {"a": every_second}, [(n, 0.2) for n in range(5)], 4)
+        assert beside.count("<use") > alone.count("<use")  # dots between gaps
+
     def test_names_of_equal_values_do_not_overlap(self) -> None:
         svg = curves_svg("x", {name: [(0, 0.0), (1, 0.9)] for name in "abcdef"}, [(1, 0.9)], 1, unit_range=True)
         places = sorted(float(y) for y, name in re.findall(r'y="([\d.]+)"[^>]*>([a-f]|pooled)<', svg) if name)
