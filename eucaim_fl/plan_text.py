@@ -221,7 +221,8 @@ def _explain_personal(plan: FederationPlan) -> list[str]:
     told = " In the end it tells the metrics of each of its models." if len(personal.candidates()) > 1 else ""
     return [
         f"The site's own: {'; '.join(what)}. These are kept in the site's records (`eucaim-fl site models`) and never "
-        f"sent.{told}{choice}"
+        f"sent.{told}{choice} A patient who withdraws is not trained on from the next round on; but models that are "
+        "kept have seen the patient, and so has the common one."
     ]
 
 
@@ -257,19 +258,22 @@ def _goal(task: TaskConfig) -> str:
 
 
 def _explain_sent(plan: FederationPlan) -> list[str]:
-    """What leaves, and when. With noise no loss leaves, no count of who was set aside, and few figures."""
+    """What leaves, and when. With noise no loss leaves, no count of who was seen or set aside, and few figures."""
     noise = plan.privacy.mechanism != "none"
     metrics, sums = _FIGURES[plan.task.name]
     only = ", but only those that the line Figures lets leave" if noise else ""
     stays = " that does not stay at the site" if plan.leaves_arrays() else ""
+    trained = "" if noise else " and of patients whom they saw, the mean training loss"
+    when = "" if plan.stopping.validate_every == 1 else "in rounds that evaluate, "
+    several = len(plan.method.personal.candidates()) > 1
     return [
         "Sent at the start: the site's short name, the number of its training patients"
         f"{'' if noise else ' and of cases set aside'}, and a SHA-256 over its cohort's content.",
-        f"Sent after each round: the change of every model weight{stays}, {'' if noise else 'the mean training loss, '}"
-        f"seconds, and {metrics} over the validation patients with the sums they are pooled by ({sums}){only}.",
-        "Sent once at the end: the same metrics of the final model over validation and test patients"
-        f"{', under the same condition' if noise else ''}; and, only by sites whose site file calls their data "
-        "synthetic or public, three small pictures of predictions.",
+        f"Sent after each round: the change of every model weight{stays}, the number of steps{trained}, seconds, and "
+        f"{when}{metrics} over the validation patients with the sums they are pooled by ({sums}){only}.",
+        f"Sent once at the end: the same metrics of {'each of its models' if several else 'the final model'} over "
+        f"validation and test patients{', under the same condition' if noise else ''}; and, only by sites whose site "
+        "file calls their data synthetic or public, three small pictures of predictions.",
     ]
 
 
@@ -291,6 +295,10 @@ def explain(plan: FederationPlan) -> list[str]:
         else ""
     )
     kept = " The best model by the pooled validation metric is the result." if stopping.keep == "best" else ""
+    own = method.personal.candidates() != ("common",)
+    few = (
+        ", and every figure of a model of its own that was trained on fewer than may be behind an update" if own else ""
+    )
     return [
         f"Purpose: {_goal(task)} with a {task.spatial_dims}-D {plan.model.name}, over {len(plan.sites)} sites "
         f"({', '.join(plan.sites)}).",
@@ -304,7 +312,7 @@ def explain(plan: FederationPlan) -> list[str]:
         f"{early}{kept}",
         *_explain_personal(plan),
         *_explain_sent(plan),
-        "Withheld: every figure over fewer patients than the site's minimum.",
+        f"Withheld: every figure over fewer patients than the site's minimum{few}.",
         "Never sent: images, labels, clinical values, identifiers, file names or paths (but for the pictures above).",
         f"Combined by: {method.rule.name}, server optimizer {method.server_optimizer.name}; {weights}. "
         f"A round needs {plan.participation.quorum} of {len(plan.sites)} sites within "

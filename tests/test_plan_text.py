@@ -157,6 +157,14 @@ class TestPrivacy:
         for phrase in ("Figures", "key of its own", "condition"):
             assert phrase not in told
 
+    def test_what_is_sent_of_steps_and_in_which_rounds_figures_are_is_said(self) -> None:
+        told = " ".join(explain(plan_of()))
+        assert "the number of steps and of patients whom they saw, the mean training loss, seconds, and Dice" in told
+        assert "at the end: the same metrics of the final model over" in told
+        seldom = " ".join(explain(plan_of(stopping={"validate_every": 2})))
+        assert "the mean training loss, seconds, and in rounds that evaluate, Dice" in seldom
+        assert "the number of steps, seconds, and Dice" in self.told("update_dp")
+
     def test_noise_that_can_be_repeated_is_called_so(self) -> None:
         warning = "Whoever has the plan can take it off again"
         assert warning in self.told("update_dp", secure=False)
@@ -198,6 +206,10 @@ class TestPersonal:
             "a model that sees nothing of the federation",
             "In the end it tells the metrics of each of its models.",
             "names the one that is best by the figures on its validation patients that it tells",
+            "A patient who withdraws is not trained on from the next round on; but models that are kept have seen the "
+            "patient, and so has the common one.",
+            "at the end: the same metrics of each of its models over validation and test patients",
+            "and every figure of a model of its own that was trained on fewer than may be behind an update.",
         ):
             assert phrase in told
 

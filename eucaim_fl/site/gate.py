@@ -15,7 +15,7 @@ from eucaim_fl.arrays import Array
 from eucaim_fl.errors import ReplyError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec, ModelName, SplitName
-from eucaim_fl.site.concentration import few_behind, most_patients
+from eucaim_fl.site.concentration import few_behind, one_batch
 from eucaim_fl.site.disclosure import (
     WITHHELD,
     LeastPeople,
@@ -115,11 +115,11 @@ def refusals(answer: Outgoing, plan: FederationPlan, specs: Sequence[ArraySpec],
     """Reasons why an answer must not leave; empty if it may.
 
     Looked at: the report's form, plan and site; the update's names, shapes, types, finiteness and norm, and that it
-    is one of a round; all bytes; the number of training patients, and of those whom the plan lets stand behind an
-    update or a model (see `concentration`); the metrics' names, possible values, decimal places
-    and numbers of patients, of each model once, and that the choice of one follows from them; statistics, which must be
-    those that the plan asks for; score histograms and pictures, which must be permitted. The reasons name arrays of the
-    plan's own network at most, so they are safe to send.
+    is one of a round; all bytes; the number of training patients, and of those behind an update or a model of the
+    site's own (see `concentration`); the metrics' names, possible values, decimal places and numbers of patients, of
+    each model once, and that the choice of one follows from them; statistics, which must be those that the plan asks
+    for; score histograms and pictures, which must be permitted. The reasons name arrays of the plan's own network at
+    most, so they are safe to send.
     """
     form = _form(answer.report, plan)
     if form:  # nothing else in it can be relied on
@@ -243,9 +243,8 @@ def _people(report: SiteReport, plan: FederationPlan, bounds: GateBounds) -> lis
 
 
 def _one_batch_of_few(plan: FederationPlan, bounds: GateBounds) -> bool:
-    """Of public and synthetic data, whose counts leave as they are, the number of patients seen alone decides."""
-    most = most_patients(plan, "update", confidential=True) if bounds.base > 1 else None
-    return most is not None and most < bounds.minimum_patients
+    """Of public and synthetic data, which hide nobody, the number of patients seen alone decides."""
+    return bounds.base > 1 and plan.training.batch_size < bounds.minimum_patients and one_batch(plan, "update")
 
 
 def _of_few(report: SiteReport, plan: FederationPlan, bounds: GateBounds) -> bool:

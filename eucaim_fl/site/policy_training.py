@@ -1,5 +1,4 @@
-"""What a site's policy says to the training that a plan asks for: how many patients it hides one among, how long. Pure.
-"""
+"""What a site's policy says to the training that a plan asks for: how many patients are behind it, how long it is."""
 
 from __future__ import annotations
 
@@ -47,22 +46,25 @@ def _told(plan: FederationPlan, what: Behind, number: int | None, strict: bool) 
     if number is None:
         return f"all of this site's training patients can be behind {_NAMES[what]}"
     if not (strict and one_batch(plan, what)):
-        return f"at most {number} patients can be behind {_NAMES[what]}"
-    guided = what == "update" and plan.method.objective.name == "scaffold"
-    why = _GUIDED if guided else _DRAWN
-    return f"of confidential data one batch, at most {number} patients, counts as behind {_NAMES[what]}, since {why}"
+        return f"at most {_counted(number, 'patient')} can be behind {_NAMES[what]}"
+    shared = what == "update" or (what == "personal" and plan.method.personal.arrays != "none")
+    why = _GUIDED if shared and plan.method.objective.name == "scaffold" else _DRAWN
+    batch = f"of confidential data one batch, at most {_counted(number, 'patient')}"
+    return f"{batch}, counts as behind {_NAMES[what]}, since {why}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def work_asked(plan: FederationPlan) -> str:
     """What a plan asks a site's machines for: an answer to each instruction in time, and the training of own models."""
     personal, more = plan.method.personal, []
-    again = [
-        name for name, trained in (("personal", personal.ditto is not None), ("local", personal.local)) if trained
-    ]
+    again = [name for name, trained in (("personal", personal.ditto is not None), ("local", personal.local)) if trained]
     if again:
         times = "as many steps again" if len(again) == 1 else "twice as many steps again"
         more.append(f"each round has {times}, for the site's {' and its '.join(again)} model")
     if personal.fine_tune_steps:
-        more.append(f"the last one has {personal.fine_tune_steps} steps of fine-tuning")
+        more.append(f"the last exchange has {_counted(personal.fine_tune_steps, 'step')} of fine-tuning")
     deadline = f"a round counts answers that come within {plan.participation.round_deadline_s:g} s"
     return "; ".join([f"instructions; {deadline}", *more])

@@ -10,6 +10,7 @@ import yaml
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from eucaim_fl.arrays import GUIDE
 from eucaim_fl.compose import resolve
 from eucaim_fl.federation import client_app
 from eucaim_fl.federation.messages import Refusal, instruction_content, read_reply, to_record
@@ -168,6 +169,20 @@ class TestRefusals:
         refusal = ask("train", arrays={"w": np.zeros(3, np.float32)})
         assert isinstance(refusal, Refusal)
         assert refusal.code == "EFL102"
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_a_control_variate_that_is_not_finite_is_refused(self, hospital, recipe, value):
+        site_file = hospital("a")
+        sgd = {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0}}
+        method = {"objective": {"name": "scaffold"}}
+        guided = asking(site_file, resolve(recipe([site_file], training=sgd, method=method)).plan)
+        trainable = [spec for spec in initial_arrays(guided.plan)[0] if spec.trainable]
+        guide = {GUIDE + spec.name: np.zeros(spec.shape, np.float32) for spec in trainable}
+        assert guided("train", arrays={**guided.weights, **guide}).report.steps == 3
+        first = next(iter(guide))
+        refusal = guided("train", arrays={**guided.weights, **guide, first: guide[first] + np.float32(value)})
+        assert refusal.code == "EFL102"
+        assert "is not finite" in refusal.reason
 
     def test_an_instruction_without_weights_is_refused(self, ask):
         for kind in ("train", "evaluate"):
