@@ -56,8 +56,10 @@ def combinations() -> Iterator[list[str]]:
         chosen = {group: names[number % len(names)] for group, names in free.items()}
         written = yaml.safe_load((CONFIGS / "method" / f"{chosen['method']}.yaml").read_text())
         method = MethodConfig.model_validate(written)
-        network = yaml.safe_load((CONFIGS / "model" / f"{chosen['model']}.yaml").read_text())["name"]
-        mixes_patients = network == "attention_unet" and chosen["privacy"] == "patient_dp"
+        model = yaml.safe_load((CONFIGS / "model" / f"{chosen['model']}.yaml").read_text())
+        network = model["name"]
+        batch_norm = network == "attention_unet" or model["args"].get("norm") == "batch"
+        mixes_patients = batch_norm and chosen["privacy"] == "patient_dp"
         if mixes_patients or not goes_with_noise(method, chosen["privacy"]):
             chosen["privacy"] = "none"
         task = f"{ARGUMENTS[network].task}_2d"

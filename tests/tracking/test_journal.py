@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -145,3 +146,16 @@ class TestSpool:
         path = journal.spool(1, "a", "digest", "{}", weights(1)).path
         journal.commit(record(1, 1), weights(1), {}, better=False)
         assert not path.exists()
+
+
+class TestTheBest:
+    def test_it_is_the_model_that_arrived_in_its_round(self, journal):
+        first = replace(record(1, 1.5), arriving_sha256=arrays_sha256(weights(0)))
+        journal.commit(first, weights(1.5), {}, better=True)
+        assert journal.best(first)["w"].tolist() == [0.0, 0.0]
+
+    def test_where_it_is_nowhere_that_is_said(self, journal):
+        with pytest.raises(JournalError, match="The best model, which arrived in round 1, is not on the disk"):
+            journal.best(record(1, 1.5))
+        with pytest.raises(JournalError, match="can't be written"):
+            journal.keep_best(record(9, 1.5))
