@@ -20,7 +20,7 @@ from eucaim_fl.federation.flower_baseline import train_with_flower
 from eucaim_fl.federation.progress import Listener
 from tests.conftest import tiny_recipe, write_hospital
 
-pytestmark = pytest.mark.federated
+pytestmark = [pytest.mark.federated, pytest.mark.slow]  # CI trains and checks the benchmark in small
 
 CLASSES = ClassificationConfig(target="malignant", classes=("0", "1"))
 DITTO = {"personal": {"ditto": 0.1, "choose": True}}

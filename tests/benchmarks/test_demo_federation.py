@@ -171,6 +171,7 @@ class TestScript:
         assert str(folder / "homes") not in told  # as a person would type it there
         assert processes_of(folder) == []
 
+    @pytest.mark.slow
     def test_stopped_while_it_starts_it_leaves_no_process(self, tmp_path: Path, few: Path) -> None:
         folder = tmp_path / "demo"
         process = start(folder, few)

@@ -56,6 +56,7 @@ class TestBenchmark:
         assert "makes 9 optimizer steps and the recipe 6" in str(run("experiment=mine").exception)
         assert not (own_recipe / "runs").exists()
 
+    @pytest.mark.slow
     def test_chosen_rows_make_one_table_and_going_on_makes_the_same(self, own_recipe) -> None:
         first = run("experiment=mine", "--rows", "pooled,longer", "--json")
         assert first.exit_code == 0, first.output
@@ -70,6 +71,7 @@ class TestBenchmark:
         assert again.stdout.splitlines()[-1] == str(folder)
         assert json.loads((folder / "benchmark.json").read_text()) == told
 
+    @pytest.mark.slow
     def test_an_ordering_that_does_not_hold_ends_with_1_where_it_is_checked(self, own_recipe) -> None:
         recipe = own_recipe / "experiments" / "mine.yaml"
         values = yaml.safe_load(recipe.read_text())

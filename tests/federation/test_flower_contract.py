@@ -25,7 +25,14 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "eucaim_fl"
 PRIVATE = PACKAGE / "federation" / "flower_private.py"
-PUBLIC = {"flwr.app", "flwr.serverapp", "flwr.clientapp", "flwr.clientapp.typing", "flwr.simulation"}
+PUBLIC = {
+    "flwr.app",
+    "flwr.serverapp",
+    "flwr.serverapp.strategy",
+    "flwr.clientapp",
+    "flwr.clientapp.typing",
+    "flwr.simulation",
+}
 FLOWER = f"Flower {importlib.metadata.version('flwr')}"
 
 

@@ -57,12 +57,11 @@ class TestState:
         assert again["metrics"] == reference[0]["metrics"]
         assert again["chosen"] == reference[0]["chosen"]
 
-    @pytest.mark.parametrize("lost", [1, 2])
-    def test_rounds_that_are_made_again_give_the_same_bits(self, hospitals, tmp_path, reference, lost):
+    def test_rounds_that_are_made_again_give_the_same_bits(self, hospitals, tmp_path, reference):
         """As after a crash: the coordinator's last rounds are gone, the sites have been there already."""
         config = tiny_recipe(tmp_path, hospitals, **STATEFUL)
         _, folder = go(config)
-        for number in range(4, 4 - lost - 1, -1):
+        for number in (4, 3, 2):
             shutil.rmtree(folder / "journal" / f"round-{number:04d}")
         for name in ("result.json", "report.html"):
             (folder / name).unlink()
