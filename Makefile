@@ -17,6 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q eucaim_fl
 	@touch $(STAMP)
 
 install: $(STAMP)  ## Make .venv and install into it what constraints.txt pins.
