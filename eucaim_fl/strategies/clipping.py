@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from eucaim_fl.strategies.weighting import trained_norm
 
 if TYPE_CHECKING:
     from eucaim_fl.strategies.aggregation import Source
@@ -15,22 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["median_factors", "update_lengths"]
 
 FloatArray: TypeAlias = NDArray[np.float64]
-_CHUNK = 1 << 18
 
 
 def update_lengths(sources: Sequence[Source]) -> FloatArray:
     """L2 norm of each update over its floating arrays, shape (sites,); read piece by piece."""
-    lengths = np.zeros(len(sources))
-    for site, source in enumerate(sources):
-        total = 0.0
-        for name in sorted(source.names):
-            if source.dtype(name).kind != "f":
-                continue
-            for start in range(0, math.prod(source.shape(name)), _CHUNK):
-                piece = source.read(name, start, _CHUNK).astype(np.float64)
-                total += float(np.einsum("i,i->", piece, piece))
-        lengths[site] = math.sqrt(total)
-    return lengths
+    return np.array([trained_norm(source, lambda _: True) for source in sources])
 
 
 def median_factors(lengths: FloatArray) -> FloatArray:
