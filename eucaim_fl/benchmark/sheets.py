@@ -114,7 +114,7 @@ def _best_local(table: Mapping[str, Any]) -> Sheet:
     first = table["metrics"][0]
     names: dict[str, dict[str, Any]] = {}
     for one in table["differences"]:
-        if one["metric"] == first and one["against"].startswith("local:"):
+        if one["metric"] == first and table["models"][one["against"]]["trained"] == "local":
             names.setdefault(one["model"], {})[one["scope"]] = one
     rows = tuple(
         (name, tuple(Cell(_difference(found.get(site), first)) for site in table["sites"]))
@@ -122,7 +122,7 @@ def _best_local(table: Mapping[str, Any]) -> Sheet:
     )
     best = {s: f[s]["against"] for f in names.values() for s in table["sites"] if s in f}
     heads = tuple(f"{site} (best: {best.get(site, _NONE)})" for site in table["sites"])
-    note = "Difference at each site, paired by patient; the best local model there is chosen by these same patients."
+    note = "Difference at each site, paired by patient; the best model of one site is chosen by these same patients."
     return Sheet(f"{_NAMES.get(first, first)} minus the best local model", note, ("model", *heads), rows)
 
 

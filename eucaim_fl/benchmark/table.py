@@ -56,8 +56,8 @@ def make_table(outcomes: Sequence[Outcome], task: str, seed: int, samples: int =
     model (an empty mask on both sides) is left out for all under that seed, and counted in `undefined`.
     Returns metrics, lower_is_better, seeds, sites, patients (scope → number), undefined, order (of the models), models
     (name → row, trained, cost, values: metric → scope → estimate, low, high, by_seed, sd; points: metric → scope →
-    number), differences (against the pooled model, and at each site against the best local model) and poisoned (against
-    the same plan without the bad site). None stands for what is not defined.
+    number), differences (against the pooled model, and at each site against the best of all models that were trained on
+    one site) and poisoned (against the same plan without the bad site). None stands for what is not defined.
     Raises RecipeError if models were not tested on the same patients, or the task can't be compared.
     """
     measures = measures_of(task)
@@ -68,8 +68,9 @@ def make_table(outcomes: Sequence[Outcome], task: str, seed: int, samples: int =
         name: {metric: _statistics(measure, seeds, people) for metric, measure in measures.resampled.items()}
         for name, seeds in rows.items()
     }
-    locals_ = [name for name in runs if name.startswith("local:")]
     first = {o.name: o for o in reversed(outcomes)}
+    locals_ = [name for name in runs if name in first and first[name].trained == "local"]
+    plain = [name for name in locals_ if name.startswith("local:")]
     models = {
         name: _model(first.get(name), [o for o in outcomes if o.name == name], statistics[name], measures)
         | {"points": _points(rows[name], measures, people)}
@@ -77,13 +78,13 @@ def make_table(outcomes: Sequence[Outcome], task: str, seed: int, samples: int =
     }
     for name, model in models.items():
         _add_seeds(model, rows[name], measures, people)
-    if locals_:
+    if plain:
         statistics[LOCAL_MEAN] = {
-            metric: {s: np.mean([statistics[name][metric][s] for name in locals_], axis=0) for s in _scopes(people)}
+            metric: {s: np.mean([statistics[name][metric][s] for name in plain], axis=0) for s in _scopes(people)}
             for metric in measures.resampled
         }
         mean = _model(None, [], statistics[LOCAL_MEAN], measures) | {"points": {}}
-        models = {name: models[name] for name in (*locals_, LOCAL_OWN)} | {LOCAL_MEAN: mean} | models
+        models = {name: models[name] for name in (*plain, LOCAL_OWN)} | {LOCAL_MEAN: mean} | models
     return {
         "task": task,
         "metrics": [*measures.resampled],
@@ -237,7 +238,7 @@ def _differences(
     measures: Measures,
     people: _Patients,
 ) -> list[dict[str, Any]]:
-    """Every model minus the pooled one, and at each site minus the local model that is best there; paired."""
+    """Every model minus the pooled one, and at each site minus the best there of those trained on one site; paired."""
     found = []
     for name, by_metric in statistics.items():
         if name in (*locals_, LOCAL_MEAN, LOCAL_OWN, POOLED):

@@ -65,6 +65,14 @@ class TestMakeTable:
         assert best[("dice", "a")] == best[("hd95_mm", "a")] == "local:a"
         assert best[("dice", "b")] == best[("hd95_mm", "b")] == "local:b"
 
+    def test_a_second_way_to_train_on_one_site_counts_among_the_local_models(self) -> None:
+        better = outcome("local_adam:b", [0.9, 0.9, 0.1, 0.1], trained="local", row="local_adam")
+        table = make_table([*trained(), better], "segmentation", 0, samples=50)
+        against = {d["scope"]: d["against"] for d in table["differences"] if d["metric"] == "dice"}
+        assert (against["a"], against["b"]) == ("local_adam:b", "local:b")
+        assert value(table, "local_mean", "all") == pytest.approx((0.45 + 0.3) / 2)
+        assert value(table, "local_own", "all") == pytest.approx(0.6)
+
     def test_it_is_plain_json(self, table) -> None:
         assert json.loads(json.dumps(table, allow_nan=False)) == table
 
