@@ -17,8 +17,10 @@ def best_model(task: str, candidates: Sequence[ModelName], metrics: Sequence[Sit
     """The candidate with the best validation figure as it is told; of equals the first; None without a figure of all.
 
     task: its name. candidates: in order of preference. metrics: a site's records of all its models; other splits than
-    validation do not count. The figure is the task's first choice (see `pooling.better`) among those that all
-    candidates have. Since it is the figure that leaves, the choice tells nobody more than the figures do.
+    validation do not count. The figure is the task's first choice (see `pooling.better`). Where some candidate lacks it
+    and all have the one to fall back on, nothing is chosen by that: the first candidate stays. A site whose few
+    patients of one class give no AUC would else take the model that says least often that it is there. Since it is the
+    figure that leaves, the choice tells nobody more than the figures do.
 
     >>> figures = [SiteMetrics("validation", 9, {"dice": d}, model=m) for m, d in (("common", 0.7), ("local", 0.8))]
     >>> best_model("segmentation", ("common", "local"), figures)
@@ -29,6 +31,8 @@ def best_model(task: str, candidates: Sequence[ModelName], metrics: Sequence[Sit
     name, direction = better(task, common)
     if name not in common:
         return None
+    if name != better(task)[0]:
+        return candidates[0]
     sign = -1.0 if direction == "max" else 1.0
     return min(candidates, key=lambda model: sign * values[model][name])
 

@@ -17,9 +17,11 @@ class TestBestModel:
         figures = [told("common", dice=0.7, hd95_mm=1.0), told("personal", dice=0.8, hd95_mm=9.0)]
         assert best_model("segmentation", ALL[:2], figures) == "personal"
 
-    def test_less_is_better_where_the_metric_is_an_error(self) -> None:
+    def test_a_figure_to_fall_back_on_chooses_none(self) -> None:
+        """Where nobody has the disease, a model that never finds it has the best Brier score."""
         figures = [told("common", brier=0.2), told("personal", auc=0.9, brier=0.3), told("local", brier=0.1)]
-        assert best_model("classification", ALL, figures) == "local"
+        assert best_model("classification", ALL, figures) == "common"
+        assert best_model("classification", ALL[1:], figures) == "personal"
 
     def test_of_equals_the_first_is_chosen(self) -> None:
         figures = [told(model, dice=0.5) for model in reversed(ALL)]
