@@ -1,8 +1,8 @@
 """Tasks: what a network is asked for. Every module here has the same names, so the layout is the contract.
 
 `loss(training)`, `training_example(case, plan, rng)`, `predict(network, case, plan)`,
-`predictions(network, cases, plan)`, `preview(case, prediction)`. Training asks `eucaim_fl.training.balance` for its
-loss; where the plan weighs classes, which is for classification alone, that one's `loss` gets their weights beside.
+`predictions(network, cases, plan)`, `preview(case, prediction, data)`. Training asks `eucaim_fl.training.balance` for
+its loss; where the plan weighs classes, which is for classification alone, that one's `loss` gets their weights beside.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eucaim_fl.cohorts.cohort import PreparedCase
-from eucaim_fl.config import TrainingConfig
+from eucaim_fl.config import DataConfig, TrainingConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.tasks.whole_images import framed, image_example, image_rows
 
@@ -51,9 +51,9 @@ def predict(network: nn.Module, case: PreparedCase, plan: FederationPlan) -> NDA
     return next(predictions(network, [case], plan))
 
 
-def preview(case: PreparedCase, prediction: NDArray[np.float64]) -> NDArray[np.uint8]:
+def preview(case: PreparedCase, prediction: NDArray[np.float64], data: DataConfig) -> NDArray[np.uint8]:
     """The first channel's middle slice as a grey picture (H, W, 3) with a frame.
 
     The frame is blue if the likeliest class is right, else orange.
     """
-    return framed(case, right=int(np.argmax(prediction)) == case.target)
+    return framed(case, data, right=int(np.argmax(prediction)) == case.target)

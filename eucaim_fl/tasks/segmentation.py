@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eucaim_fl.cohorts.cohort import PreparedCase
-from eucaim_fl.config import TrainingConfig
+from eucaim_fl.config import DataConfig, TrainingConfig
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.tasks.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, picture
+from eucaim_fl.tasks.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, picture, shown_slice
 from eucaim_fl.tasks.sampling import crop, patch_start
 
 __all__ = ["loss", "predict", "predictions", "preview", "training_example"]
@@ -94,13 +94,11 @@ def predictions(network: nn.Module, cases: Iterable[PreparedCase], plan: Federat
     return (predict(network, case, plan) for case in cases)
 
 
-def preview(case: PreparedCase, prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) of the first channel's slice with most label: truth outlined in blue, prediction in orange.
-
-    For RAS arrays the view is the radiologists' own: anterior up, the patient's right on the left.
-    """
+def preview(case: PreparedCase, prediction: NDArray[np.uint8], data: DataConfig) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) of the slice with most label: truth outlined in blue, prediction in orange; see `picture`."""
     label = case.label()
-    image = np.asarray(case.image())[0]
-    truth = np.zeros(image.shape, bool) if label is None else np.asarray(label) > 0
-    k = int(np.argmax(truth.sum(axis=(0, 1)))) if truth.any() else image.shape[2] // 2
-    return picture(image[..., k], ((truth[..., k], TRUTH_COLOUR), (prediction[..., k] > 0, PREDICTION_COLOUR)))
+    image = np.asarray(case.image())
+    truth = np.zeros(image.shape[1:], bool) if label is None else np.asarray(label) > 0
+    k = int(np.argmax(truth.sum(axis=(0, 1)))) if truth.any() else image.shape[3] // 2
+    outlines = ((truth[..., k], TRUTH_COLOUR), (prediction[..., k] > 0, PREDICTION_COLOUR))
+    return picture(shown_slice(image, k, data), outlines, orientation=data.orientation)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eucaim_fl.cohorts.cohort import PreparedCase
+from eucaim_fl.config import DataConfig
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.tasks.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, picture
+from eucaim_fl.tasks.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, picture, shown_slice
 from eucaim_fl.tasks.sampling import crop, patch_start
 
 __all__ = ["framed", "image_example", "image_rows"]
@@ -77,9 +78,9 @@ def image_rows(
         yield from _rows(network, group, largest, said)
 
 
-def framed(case: PreparedCase, *, right: bool | None) -> NDArray[np.uint8]:
-    """The first channel's middle slice as a grey picture (H, W, 3); with a blue frame if the prediction is right, an
-    orange one if it is not, and none where it can't be said."""
-    image = np.asarray(case.image())[0]
+def framed(case: PreparedCase, data: DataConfig, *, right: bool | None) -> NDArray[np.uint8]:
+    """The middle slice as a picture (H, W, 3), in colours if the plan reads such; with a blue frame if the prediction
+    is right, an orange one if it is not, and none where it can't be said."""
+    image = np.asarray(case.image())
     frame = None if right is None else TRUTH_COLOUR if right else PREDICTION_COLOUR
-    return picture(image[..., image.shape[2] // 2], frame=frame)
+    return picture(shown_slice(image, image.shape[3] // 2, data), frame=frame, orientation=data.orientation)

@@ -111,7 +111,7 @@ def previews(network: nn.Module, cases: Sequence[PreparedCase], plan: Federation
     network.eval()
     task = for_task(plan.task)
     firsts = list({case.patient: case for case in reversed(cases)}.values())[::-1][:count]
-    pictures = [task.preview(case, task.predict(network, case, plan)) for case in firsts]
+    pictures = [task.preview(case, task.predict(network, case, plan), plan.data) for case in firsts]
     height, width = (max((p.shape[axis] for p in pictures), default=1) for axis in (0, 1))
     out = np.zeros((len(pictures), height, width, 3), dtype=np.uint8)
     for slot, image in zip(out, pictures, strict=True):

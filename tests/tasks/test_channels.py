@@ -13,7 +13,7 @@ import torch
 from eucaim_fl.cohorts.cache import Entry
 from eucaim_fl.cohorts.cohort import PreparedCase
 from eucaim_fl.cohorts.preprocess import summarize_label
-from eucaim_fl.config import AugmentationConfig, ClassificationConfig, SegmentationConfig
+from eucaim_fl.config import AugmentationConfig, ClassificationConfig, DataConfig, SegmentationConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.tasks import for_task
 from eucaim_fl.training.augmentation import augmenter
@@ -85,7 +85,7 @@ class TestSeveralChannels:
     def test_pictures_show_the_first(self, case: PreparedCase, task: Any, tmp_path: Path) -> None:
         def picture() -> np.ndarray:
             prediction = np.zeros((16, 12, 8), np.uint8) if task.name == "segmentation" else np.array([0.0, 1.0])
-            return np.array(for_task(task).preview(case, prediction))
+            return np.array(for_task(task).preview(case, prediction, DataConfig()))
 
         before = picture()
         values = np.load(tmp_path / "image.npy")

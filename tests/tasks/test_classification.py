@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eucaim_fl.cohorts.cohort import PreparedCase
-from eucaim_fl.config import ClassificationConfig, TrainingConfig
+from eucaim_fl.config import ClassificationConfig, DataConfig, TrainingConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.tasks import classification, for_task
 from eucaim_fl.tasks.pictures import PREDICTION_COLOUR, TRUTH_COLOUR
@@ -146,7 +146,7 @@ class TestPreview:
     def test_the_frame_says_whether_the_class_is_right(
         self, numbered: PreparedCase, scores: tuple[float, float], frame: tuple[int, int, int]
     ) -> None:
-        assert classification.preview(numbered, np.array(scores))[0, 0].tolist() == list(frame)
+        assert classification.preview(numbered, np.array(scores), DataConfig())[0, 0].tolist() == list(frame)
 
 
 class TestForTask:

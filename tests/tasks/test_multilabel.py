@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eucaim_fl.cohorts.cohort import PreparedCase
-from eucaim_fl.config import MultilabelConfig, TrainingConfig
+from eucaim_fl.config import DataConfig, MultilabelConfig, TrainingConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.tasks import for_task, multilabel
 from eucaim_fl.tasks.pictures import PREDICTION_COLOUR, TRUTH_COLOUR
@@ -98,4 +98,4 @@ class TestPreview:
     def test_the_frame_says_whether_all_that_is_known_is_right(
         self, numbered: PreparedCase, said: float, colour: tuple[int, int, int]
     ) -> None:
-        assert tuple(multilabel.preview(numbered, np.array([said, 0.1]))[0, 0]) == colour
+        assert tuple(multilabel.preview(numbered, np.array([said, 0.1]), DataConfig())[0, 0]) == colour

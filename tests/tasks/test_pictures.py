@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eucaim_fl.tasks.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, picture
+from eucaim_fl.config import DataConfig
+from eucaim_fl.tasks.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, picture, shown_slice
 
 
 def ramp() -> np.ndarray:
@@ -26,6 +27,29 @@ class TestPicture:
     @pytest.mark.parametrize(("side", "shown"), [(4, 192), (100, 200), (191, 382), (192, 192), (300, 300)])
     def test_it_is_enlarged_by_a_whole_factor_to_at_least_192_pixels(self, side: int, shown: int) -> None:
         assert picture(np.zeros((side, side), dtype=np.float32)).shape == (shown, shown, 3)
+
+    @pytest.mark.parametrize(
+        ("orientation", "corner"), [("RAS", (-1, -1)), ("LPS", (0, 0)), ("RPS", (0, -1)), ("LAI", (-1, 0))]
+    )
+    def test_the_view_is_the_same_whatever_the_order_of_the_array(
+        self, orientation: str, corner: tuple[int, int]
+    ) -> None:
+        image = np.zeros((4, 4), dtype=np.float32)
+        image[0, 0] = 1.0
+        assert picture(image, orientation=orientation)[corner].tolist() == [255, 255, 255]
+
+    def test_colours_are_shown_as_they_are(self) -> None:
+        image = np.zeros((3, 4, 2), dtype=np.float32)
+        image[0], image[1, 0, 0] = 1.0, 0.5
+        shown = picture(image, orientation="LPS")
+        assert shown.shape == (96, 192, 3)
+        assert shown[0, 0].tolist() == [255, 127, 0]
+        assert shown[-1, -1].tolist() == [255, 0, 0]
+
+    def test_a_slice_is_one_channel_or_the_colours(self) -> None:
+        image = np.arange(3 * 2 * 2 * 4, dtype=np.float32).reshape(3, 2, 2, 4)
+        assert (shown_slice(image, 1, DataConfig()) == image[0, ..., 1]).all()
+        assert (shown_slice(image, 1, DataConfig(colour=True)) == image[..., 1]).all()
 
     def test_the_darkest_value_is_black_and_the_brightest_white(self) -> None:
         shown = picture(ramp() - 5)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from eucaim_fl.cohorts.cohort import PreparedCase
-from eucaim_fl.config import SegmentationConfig, TrainingConfig
+from eucaim_fl.config import DataConfig, SegmentationConfig, TrainingConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.tasks import classification, for_task, segmentation
 from eucaim_fl.tasks.pictures import PREDICTION_COLOUR, TRUTH_COLOUR
@@ -181,7 +181,7 @@ class TestPreview:
         label[1:5, 1:5, 2] = 1
         prediction = np.zeros_like(label)
         prediction[6:8, 6:8, 2] = 1
-        shown = segmentation.preview(prepared_case(label.astype(np.float32), label), prediction)
+        shown = segmentation.preview(prepared_case(label.astype(np.float32), label), prediction, DataConfig())
         colours = {tuple(pixel) for pixel in shown.reshape(-1, 3).tolist()}
         assert colours == {(0, 0, 0), (255, 255, 255), TRUTH_COLOUR, PREDICTION_COLOUR}
 
@@ -189,7 +189,7 @@ class TestPreview:
         image = np.zeros((8, 8, 3), dtype=np.float32)
         image[0, 0, 1] = 1
         for label in (None, np.zeros((8, 8, 3))):
-            assert segmentation.preview(prepared_case(image, label), np.zeros((8, 8, 3), np.uint8)).any()
+            assert segmentation.preview(prepared_case(image, label), np.zeros((8, 8, 3), np.uint8), DataConfig()).any()
 
 
 class TestForTask:

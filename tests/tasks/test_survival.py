@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from eucaim_fl.cohorts.cohort import PreparedCase
-from eucaim_fl.config import SurvivalConfig, TrainingConfig
+from eucaim_fl.config import DataConfig, SurvivalConfig, TrainingConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.tasks import for_task, survival
 from eucaim_fl.training.evaluation import evaluate
@@ -96,7 +96,7 @@ class TestPredict:
         risk = survival.predict(Mean(), case, plan_for(TASK))
         assert for_task(TASK) is survival
         assert risk.tolist() == [1.0]
-        assert len(set(survival.preview(case, risk)[0, 0])) == 1  # grey
+        assert len(set(survival.preview(case, risk, DataConfig())[0, 0])) == 1  # grey
 
     def test_a_network_that_knows_the_order_has_a_c_index_of_one(self, plan_for: Plans, prepared_case: Cases) -> None:
         cases = [
