@@ -41,7 +41,8 @@ EucaimError                     EFL000
 │   └── NotFiniteError          EFL601  loss or weights became NaN or infinite
 └── ServiceError                EFL700  a process that runs for long: a site's client, a federation's servers
     ├── AuditError              EFL701  the audit log can't be written, or was altered
-    └── ServiceStateError       EFL702  already running, not running, or not set up
+    ├── ServiceStateError       EFL702  already running, not running, or not set up
+    └── StorageLimitError       EFL703  a site keeps as much of its own models as its site file lets it
 
 ``str(error)`` is safe outside the hospital: it never holds a path, a file name, or an identifier of a patient,
 study or series. Those go into ``local_detail``, which only the local log and terminal show.
@@ -89,6 +90,7 @@ __all__ = [
     "ServiceError",
     "ServiceStateError",
     "SiteFileError",
+    "StorageLimitError",
     "TrainingError",
     "UnreadableFileError",
     "WorkerError",
@@ -363,3 +365,9 @@ class ServiceStateError(ServiceError):
     """A service already runs, does not run, or is not set up."""
 
     code = "EFL702"
+
+
+class StorageLimitError(ServiceError):
+    """A site keeps as much of its own models as its site file lets it."""
+
+    code = "EFL703"

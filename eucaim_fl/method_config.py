@@ -68,6 +68,10 @@ class ObjectiveConfig(Config):
     name: Literal["none", "proximal", "scaffold", "dynamic"] = "none"
     mu: NonNegativeFloat = 0.01
 
+    def has_state(self) -> bool:
+        """Whether server and sites each keep a state that follows from the updates that counted."""
+        return self.name in ("scaffold", "dynamic")
+
 
 class PersonalConfig(Config):
     """What is a site's own, beside the common model; it never leaves the site.

@@ -6,16 +6,13 @@ from eucaim_fl.config import DataConfig, MethodConfig, PrivacyConfig, TrainingCo
 
 __all__ = ["check_conditioning", "check_method", "check_task"]
 
-_CONTROLLED = ("scaffold", "dynamic")
-"""Objectives whose server keeps a state that follows from the sites' updates alone."""
-
 
 def check_method(method: MethodConfig, training: TrainingConfig, mechanism: str) -> None:
     """Whether a method can work with this local training under this privacy mechanism.
 
     Raises ValueError that names the keys, as validators of a plan do.
     """
-    rule, weighting, objective = method.rule.name, method.weighting.name, method.objective.name
+    rule, weighting = method.rule.name, method.weighting.name
     if weighting != "patients" and rule != "weighted_mean":
         raise ValueError(f"method.weighting: {weighting} weighs a mean, and {rule} takes none; choose weighted_mean")
     if mechanism != "none" and weighting in ("fair", "agnostic"):
@@ -24,7 +21,7 @@ def check_method(method: MethodConfig, training: TrainingConfig, mechanism: str)
         )
     if mechanism == "central_dp" and weighting != "patients":
         raise ValueError("method.weighting: with central_dp every site counts alike; leave it out")
-    if objective in _CONTROLLED:
+    if method.objective.has_state():
         _check_controlled(method, training, mechanism)
     if weighting in ("normalised", "fair") and training.optimizer.name != "sgd":
         raise ValueError(

@@ -145,6 +145,13 @@ class FederationPlan(Config):
         """Whether some of the network's arrays stay at the sites, so that what travels is no whole model."""
         return self.method.personal.arrays != "none" or self.data.standardise == "site"
 
+    def keeps_state(self) -> bool:
+        """Whether a site keeps anything from round to round: its own arrays or models, an objective's state, or what
+        optimizers remember."""
+        personal = self.method.personal
+        own = personal.arrays != "none" or personal.ditto is not None or personal.local
+        return own or self.training.optimizer.kept or self.method.objective.has_state()
+
     def canonical_json(self) -> str:
         """The text that is hashed and sent."""
         return json.dumps(

@@ -13,6 +13,7 @@ __all__ = [
     "ArraySpec",
     "ModelName",
     "Participation",
+    "Past",
     "RoundRecord",
     "SiteMetrics",
     "SplitName",
@@ -73,6 +74,18 @@ class Participation:
     bytes_up: int = 0
     bytes_down: int = 0
     update_norm: float = 0.0
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a coordinator tells a site of what was before an instruction, for what the site keeps between rounds.
+
+    run: the run's own name, 32 hexadecimal digits; the same plan run again has another. counted: the last round in
+    which the site's update moved the model, 0 if none did. Each is empty, or None, where it is not told.
+    """
+
+    run: str = ""
+    counted: int | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ __all__ = [
     "ComputeConfig",
     "ConsentConfig",
     "DeidentificationConfig",
+    "RecordsConfig",
     "ReleaseConfig",
     "SiteFile",
     "data_root",
@@ -96,6 +97,20 @@ class CacheConfig(Config):
     limit_gb: Annotated[float, Field(gt=0)] | None = None
 
 
+class RecordsConfig(Config):
+    """What is kept in the records folder beside the cache, `<cache>.records`.
+
+    models_gb: so much (10⁹ bytes) the site's own models and states may take, those of all plans together; a plan that
+    needs more is refused, and nothing is removed for it. None sets no limit.
+    """
+
+    models_gb: Annotated[float, Field(gt=0)] | None = 50.0
+
+    def models_bytes(self) -> int | None:
+        """The limit in bytes."""
+        return None if self.models_gb is None else int(self.models_gb * 1e9)
+
+
 class ComputeConfig(Config):
     """What local work runs on.
 
@@ -140,6 +155,7 @@ class SiteFile(Config):
     deidentification: DeidentificationConfig = DeidentificationConfig()
     consent: ConsentConfig = ConsentConfig()
     cache: CacheConfig = CacheConfig()
+    records: RecordsConfig = RecordsConfig()
     compute: ComputeConfig = ComputeConfig()
     release: ReleaseConfig = ReleaseConfig()
     policy: _Place | None = None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_DAY_S = 86_400.0
 _MODEL, _PLAN = "model.safetensors", "plan.json"
 _PARTS = {
     "control": "what its method remembers",
@@ -36,12 +37,27 @@ _PARTS = {
     help=f"Write a model of the end into a new folder, complete: {_MODEL} and {_PLAN}.",
 )
 @click.option("--remove", "unwanted", metavar="PLAN", help="Delete all that is kept of a plan; asks first.")
+@click.option(
+    "--remove-older-than",
+    "days",
+    type=click.IntRange(min=1),
+    metavar="DAYS",
+    help="Delete all that is kept of plans of which nothing was written for so many days; asks first.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
-    site_file: Path, wanted: tuple[str, str, str] | None, unwanted: str | None, yes: bool, as_json: bool
+    site_file: Path,
+    wanted: tuple[str, str, str] | None,
+    unwanted: str | None,
+    days: int | None,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     """List what this site keeps, by plan: its state between rounds, and the models that it has in the end.
+
+    The newest come first, with their size and age; the last line is the sum, and what the site file allows
+    (records.models_gb). Nothing is ever removed by itself: where there is no room left, new plans are refused (EFL703).
 
     They were trained on its patients, lie in its records (<cache>.records/models) and never leave by themselves. PLAN
     is a plan's SHA-256, or its first characters; MODEL is common, personal or local. What --export writes may tell of
@@ -52,33 +68,37 @@ def command(
       eucaim-fl site models sites/a.yaml
       eucaim-fl site models sites/a.yaml --export 3f2a91c0 personal lesions-here
       eucaim-fl site models sites/a.yaml --remove 3f2a91c0
+      eucaim-fl site models sites/a.yaml --remove-older-than 180
     """
     from eucaim_fl.site.state_store import kept
     from eucaim_fl.sitefile import load_site_file
 
-    if wanted and unwanted:
-        raise ConfigError("--export and --remove are two commands.", fix="Give one of them.")
+    if sum(option is not None for option in (wanted, unwanted, days)) > 1:
+        raise ConfigError("--export, --remove and --remove-older-than are commands of their own.", fix="Give one.")
     site = load_site_file(site_file)
     folder = site.records_folder()
-    found = kept(folder)
-    if wanted:
+    found, now = kept(folder), datetime.now(UTC).timestamp()
+    if wanted is not None:
         one, target = _only(found, wanted[0]), Path(wanted[2])
         _outside(target, site.cohort_folder())
         _export(folder, one, wanted[1], target)
         told = {"plan_sha256": one.plan_sha256, "model": wanted[1], "folder": str(target.absolute())}
         click.echo(json.dumps(told) if as_json else f"Written to {target.absolute()}.")
-    elif unwanted:
+    elif unwanted is not None:
         one = _only(found, unwanted)
-        _remove(folder, one, yes=yes)
-        gone = {"plan_sha256": one.plan_sha256, "removed_bytes": one.bytes}
-        click.echo(json.dumps(gone) if as_json else f"Deleted: {_size(one.bytes)} of {one.plan_sha256[:12]}.")
+        _remove(folder, (one,), yes=yes)
+        click.echo(json.dumps(_gone(one)) if as_json else f"Deleted: {_size(one.bytes)} of {one.plan_sha256[:12]}.")
+    elif days is not None:
+        old = tuple(one for one in found if now - one.changed > days * _DAY_S)
+        _remove(folder, old, yes=yes)
+        total = f"Deleted: {_size(sum(one.bytes for one in old))} of {_plans(len(old))}."
+        click.echo(json.dumps([_gone(one) for one in old]) if as_json else total)
     elif as_json:
         click.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
     else:
         for one in found:
-            click.echo(_line(one, datetime.now(UTC).timestamp()))
-        if not found:
-            click.echo("This site keeps no models and no state of any plan.")
+            click.echo(_line(one, now))
+        click.echo(_sum(found, site.records.models_bytes()))
 
 
 def _only(found: tuple[Kept, ...], start: str) -> Kept:
@@ -122,17 +142,33 @@ def _export(folder: Path, one: Kept, model: str, target: Path) -> None:
     write_atomically(target / _MODEL, encode_arrays(arrays, metadata))
 
 
-def _remove(folder: Path, one: Kept, *, yes: bool) -> None:
+def _remove(folder: Path, those: tuple[Kept, ...], *, yes: bool) -> None:
     from eucaim_fl.site.state_store import StateStore
 
-    if not yes:
+    if those and not yes:
+        names = ", ".join(f"{_name(one)} ({one.plan_sha256[:12]})" for one in those)
         click.confirm(
-            f"Delete all that is kept of {_name(one)} ({one.plan_sha256[:12]})? A run that goes on would begin anew "
-            "with what is this site's own.",
+            f"Delete all that is kept of {names}? A run that goes on would begin anew with what is this site's own.",
             abort=True,
             err=True,
         )
-    StateStore(folder, one.plan_sha256).remove()
+    for one in those:
+        StateStore(folder, one.plan_sha256).remove()
+
+
+def _gone(one: Kept) -> dict[str, str | int]:
+    return {"plan_sha256": one.plan_sha256, "removed_bytes": one.bytes}
+
+
+def _sum(found: tuple[Kept, ...], allowed: int | None) -> str:
+    limit = "without a limit" if allowed is None else f"of at most {_size(allowed)} (records.models_gb)"
+    if not found:
+        return f"This site keeps no models and no state of any plan, {limit}."
+    return f"Together: {_size(sum(one.bytes for one in found))} of {_plans(len(found))}, {limit}."
+
+
+def _plans(number: int) -> str:
+    return f"{number} plan{'' if number == 1 else 's'}"
 
 
 def _line(one: Kept, now: float) -> str:

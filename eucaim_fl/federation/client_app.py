@@ -147,11 +147,11 @@ def _weights(node: SiteNode, instruction: Instruction) -> Arrays:
 def train(message: Message, context: Context) -> Message:
     """One exchange: evaluate the arriving weights, then train from them."""
     node, instruction = asked(message, context)
-    return _answered(message, node, node.round(instruction.round, _weights(node, instruction)))
+    return _answered(message, node, node.round(instruction.round, _weights(node, instruction), instruction.past))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """The last exchange: evaluate the final weights."""
     node, instruction = asked(message, context)
-    return _answered(message, node, node.final(instruction.round, _weights(node, instruction)))
+    return _answered(message, node, node.final(instruction.round, _weights(node, instruction), instruction.past))

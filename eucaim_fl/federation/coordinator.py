@@ -7,7 +7,7 @@ missing without a word (see docs/architecture.md).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,6 +22,7 @@ from eucaim_fl.errors import InterruptedRunError, JournalError, ReplyError
 from eucaim_fl.federation.attendance import Attendance
 from eucaim_fl.federation.combining import Gathered, guided, next_model
 from eucaim_fl.federation.exchange import Question, ask
+from eucaim_fl.federation.history import pasts
 from eucaim_fl.federation.messages import read_report, to_record
 from eucaim_fl.federation.progress import Listener
 from eucaim_fl.federation.result import best_round, stalled
@@ -30,10 +31,12 @@ from eucaim_fl.federation.shortfall import (
     budgets_end_it,
     never_enough,
     nothing_told,
+    refusing,
     with_spent_budget,
+    withholding,
 )
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.records import ArraySpec, Participation, RoundRecord, SiteMetrics
+from eucaim_fl.records import ArraySpec, Participation, Past, RoundRecord, SiteMetrics
 from eucaim_fl.site.gate import update_norm
 from eucaim_fl.site.report import SiteReport
 from eucaim_fl.strategies.outliers import outlying
@@ -48,10 +51,11 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
 
 @dataclass
 class _Round:
-    """A round under way: valid replies (update on disk) and what became of each site."""
+    """A round under way: what sites are told of those before, valid replies (update on disk), what became of each."""
 
     kind: Literal["statistics", "round", "final"]
     number: int
+    pasts: Mapping[str, Past] = field(default_factory=dict)
     reports: dict[str, SiteReport] = field(default_factory=dict)
     updates: dict[str, ArrayFile] = field(default_factory=dict)
     states: dict[str, Participation] = field(default_factory=dict)
@@ -141,13 +145,13 @@ class Coordinator:
 
     def _next(self, records: list[RoundRecord]) -> _Round:
         """The exchange that comes now: a round, or the last one where the rounds are over or gain nothing any more."""
-        number = len(records) + 1
+        number, told = len(records) + 1, pasts(self._plan, self._journal.run(), records)
         if number > self._plan.rounds:
-            return _Round("final", number)
+            return _Round("final", number, told)
         if stalled(self._plan, records):
             self._tell("line", f"no better for {self._plan.stopping.patience} measurements: the rounds end")
-            return _Round("final", number)
-        return _Round("round", number)
+            return _Round("final", number, told)
+        return _Round("round", number, told)
 
     def _kept(self, weights: Arrays, digest: str, records: list[RoundRecord]) -> tuple[Arrays, str]:
         """The model that the last exchange measures: the last, or the best that sites measured, where there is one.
@@ -167,7 +171,8 @@ class Coordinator:
     def _conditioned(self, weights: Arrays) -> Arrays:
         """The first model with the statistics of all sites' inputs and classes, where the plan asks for them.
 
-        They are asked for once: a resumed run finds them in its first model. Raises QuorumError.
+        They are asked for once: a resumed run finds them in its first model. Raises QuorumError if too few sites tell
+        any: as soon as so many refuse that the quorum can't be reached, else after the time that it is waited for.
         """
         if not self._plan.needs_statistics() or self._journal.statistics() is not None:
             return weights
@@ -175,10 +180,7 @@ class Coordinator:
         self._tell("line", "asking the sites for sums over their training patients")
         self._fill(current, None, "")
         told = {site: report.statistics for site, report in sorted(current.reports.items()) if report.statistics}
-        sums = [one for one in told.values() if one.patients > 0]
-        if len(sums) < self._plan.participation.quorum:
-            raise nothing_told(len(sums), self._plan.participation.quorum)
-        weights = {**weights, **conditioning(sums, self._plan)}
+        weights = {**weights, **conditioning([one for one in told.values() if one.patients > 0], self._plan)}
         self._journal.begin(self._specs, weights, {site: one.model_dump(mode="json") for site, one in told.items()})
         return weights
 
@@ -261,7 +263,7 @@ class Coordinator:
                     self._tell("round_started", current.number, len(self._sites.nodes))
             self._collect(current, weights, arriving)
             self._set_aside_outliers(current)
-            have = len(current.reports)
+            have = sum(current.states[site].status == "took_part" for site in current.reports)
             if have >= rules.quorum:
                 return
             if current.kind == "round" and budgets_end_it(current.states, self._sites.nodes, rules.quorum):
@@ -269,6 +271,9 @@ class Coordinator:
             waiting_since = waiting_since or time.monotonic()
             left = rules.quorum_wait_s - (time.monotonic() - waiting_since)
             participation = self._sites.participation(current.states)
+            refused = refusing(current.states) if current.kind == "statistics" else ()
+            if refused and (left <= 0 or len(participation) - len(refused) < rules.quorum):
+                raise nothing_told(participation, rules.quorum)
             if left <= 0 or never_enough(participation, rules.quorum):
                 raise below_quorum(current.number, rules.quorum, participation, self._journal.folder.name)
             self._tell("waiting_for_quorum", current.number, have, rules.quorum)
@@ -281,6 +286,7 @@ class Coordinator:
             self._plan,
             self._specs if current.kind == "round" else (),
             weights,
+            current.pasts,
         )
         done = {*current.reports, *current.excluded}
         targets = {s: self._sites.nodes[s] for s in self._plan.sites if s in self._sites.nodes and s not in done}
@@ -296,6 +302,8 @@ class Coordinator:
                 if reply.pictures is not None:
                     self._journal.keep_pictures(site, reply.pictures)
                 current.reports[site] = reply.report
+                if reply.report.statistics is not None and not reply.report.statistics.patients:
+                    current.states[site] = withholding(answered.participation)
             del reply
             if current.kind != "statistics":
                 self._tell("site_answered", current.number, answered.participation)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from eucaim_fl.errors import ReplyError
 from eucaim_fl.federation.local_grid import DEADLINE, LOST, SEAL
 from eucaim_fl.federation.messages import Refusal, Reply, instruction_content, read_reply
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.records import ArraySpec, Participation
+from eucaim_fl.records import ArraySpec, Participation, Past
 from eucaim_fl.site.disclosure import base_name
 from eucaim_fl.site.gate import update_norm
 from eucaim_fl.site.report import SiteReport, allowed_metrics
 from eucaim_fl.site.statistics import check_statistics
+from eucaim_fl.validation.choice import best_model
 from eucaim_fl.validation.pooling import check_metrics
 
 __all__ = ["Answered", "Question", "ask"]
@@ -35,13 +37,17 @@ _TYPES = {"hello": "query", "statistics": "query.statistics", "round": "train", 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: the kind of exchange, its round, the plan, the model's arrays, the arriving weights."""
+    """What is asked: the kind of exchange, its round, the plan, the model's arrays, the arriving weights.
+
+    pasts: site → what it is told of the rounds before; nothing to a site that is not in it.
+    """
 
     kind: Literal["hello", "statistics", "round", "final"]
     round: int
     plan: FederationPlan
     specs: Sequence[ArraySpec] = ()
     weights: ArrayRecord | None = None
+    pasts: Mapping[str, Past] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,12 +79,13 @@ def ask(
     meanwhile: called about four times a second. waiting: called with those that have not answered, and the seconds
     since they were asked, after 30 s and each time that twice as long has passed.
     """
-    content = instruction_content(question.plan.canonical_json(), question.round, question.weights)
     size = sum(len(a.data) for a in question.weights.values()) if question.weights is not None else 0
     deadline_s = question.plan.participation.round_deadline_s
+    targets = dict(sorted(targets.items(), key=lambda target: _counted(question, target[0])))
     messages = [
-        Message(content, node, _TYPES[question.kind], group_id=str(question.round), ttl=deadline_s)
-        for node in targets.values()
+        Message(content, targets[name], _TYPES[question.kind], group_id=str(question.round), ttl=deadline_s)
+        for content, names in _contents(question, targets)
+        for name in names
     ]
     # A grid that itself ends what is too slow counts from when a site starts, not from when it is queued.
     patience_s = deadline_s * (len(targets) + 1) if getattr(grid, "keeps_deadlines", False) else deadline_s
@@ -118,6 +125,17 @@ def ask(
                     bytes_down=size,
                 ),
             )
+
+
+def _counted(question: Question, target: str) -> int:
+    return question.pasts.get(target, Past()).counted or 0
+
+
+def _contents(question: Question, targets: Iterable[str]) -> Iterator[tuple[RecordDict, Iterator[str]]]:
+    """Each content with the targets, in their order, that get it: sites that are told the same share one."""
+    text = question.plan.canonical_json()
+    for past, names in groupby(targets, key=lambda name: question.pasts.get(name, Past())):
+        yield instruction_content(text, question.round, question.weights, past), names
 
 
 def _pause(grid: Grid, seconds: float) -> None:
@@ -196,9 +214,7 @@ def _check_metrics(question: Question, report: SiteReport) -> None:
     measured = [(metrics.split, metrics.model) for metrics in report.metrics]
     if len(set(measured)) != len(measured) or not set(measured) <= _asked_for(question):
         raise ReplyError("The reply measures other patients or models than were asked for.")
-    candidates = plan.method.personal.candidates() if question.kind == "final" and plan.method.personal.choose else ()
-    if report.chosen is not None and report.chosen not in candidates:
-        raise ReplyError("The reply chooses a model that the plan does not let sites choose.")
+    _check_models(question, report)
     for metrics in report.metrics:
         if not {*metrics.values, *metrics.sums} <= allowed_metrics(plan):
             raise ReplyError("The reply holds metrics that the plan does not ask for.")
@@ -209,6 +225,26 @@ def _check_metrics(question: Question, report: SiteReport) -> None:
             if moments and len(sums) == 3 and sums[1] > sums[0] * largest:
                 raise ReplyError("A metric of the reply is out of its range.")
         check_metrics(metrics.plain(), classes=classes)
+
+
+def _check_models(question: Question, report: SiteReport) -> None:
+    """Raises ReplyError if not all models of a site are measured alike, or its choice does not follow from the figures.
+
+    A site may choose none; which one it chooses, everybody can compute from what it tells.
+    """
+    personal = question.plan.method.personal
+    candidates = personal.candidates()
+    if question.kind == "final" and len(candidates) > 1:
+        for split in {metrics.split for metrics in report.metrics}:
+            if {metrics.model for metrics in report.metrics if metrics.split == split} != set(candidates):
+                raise ReplyError("The reply measures some of the site's models only, and the plan asks for all.")
+    if report.chosen is None:
+        return
+    if question.kind != "final" or not personal.choose or report.chosen not in candidates:
+        raise ReplyError("The reply chooses a model that the plan does not let sites choose.")
+    told = [metrics.plain() for metrics in report.metrics]
+    if report.chosen != best_model(question.plan.task.name, candidates, told):
+        raise ReplyError("The reply chooses a model that is not the best by the figures that it tells.")
 
 
 def _asked_for(question: Question) -> set[tuple[str, str]]:

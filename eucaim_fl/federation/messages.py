@@ -1,8 +1,9 @@
 """Between our values and Flower's records. Arrays travel as plain little-endian buffers with dtype and shape.
 
-An instruction holds `instruction` (plan as canonical JSON, round) and, except for hello, `weights`. A reply holds
-`report` (a `SiteReport` as JSON) with `update` and perhaps `pictures`, or `refusal` (code and safe text). Whatever
-arrives is checked before memory is taken for it.
+An instruction holds `instruction` (plan as canonical JSON, round; where sites keep something between rounds, also the
+run and perhaps the site's last round that counted) and, except for hello, `weights`. A reply holds `report` (a
+`SiteReport` as JSON) with `update` and perhaps `pictures`, or `refusal` (code and safe text). Whatever arrives is
+checked before memory is taken for it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from eucaim_fl.arrays import Array, Arrays
 from eucaim_fl.config import SITE_NAME, parse
 from eucaim_fl.errors import ConfigError, PlanError, ReplyError
-from eucaim_fl.records import ArraySpec
+from eucaim_fl.records import ArraySpec, Past
 from eucaim_fl.site.report import SiteReport
 
 __all__ = [
@@ -41,16 +42,20 @@ __all__ = [
 _RAW = "eucaim.raw"
 _LARGEST_REPORT_BYTES = 4 * 2**20
 _LARGEST_PICTURES_BYTES = 32 * 2**20
+_RUN = r"[0-9a-f]{32}"
+_UNTOLD = Past()
 _DTYPES = {"float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"}
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """What a site is asked: the plan's text (hostile until `read_plan` passed it), the round, the arriving weights."""
+    """What a site is asked: the plan's text (hostile until `read_plan` passed it), the round, the arriving weights, and
+    what was before."""
 
     plan_json: str
     round: int
     weights: ArrayRecord | None
+    past: Past = _UNTOLD
 
 
 @dataclass(frozen=True)
@@ -118,9 +123,16 @@ def from_record(
     return arrays
 
 
-def instruction_content(plan_json: str, number: int, weights: ArrayRecord | None = None) -> RecordDict:
+def instruction_content(
+    plan_json: str, number: int, weights: ArrayRecord | None = None, past: Past = _UNTOLD
+) -> RecordDict:
     """The content of an instruction; `weights` is built once and shared by all messages of a round."""
-    content = RecordDict({"instruction": ConfigRecord({"plan": plan_json, "round": number})})
+    told = ConfigRecord({"plan": plan_json, "round": number})
+    if past.run:
+        told["run"] = past.run
+    if past.counted is not None:
+        told["counted"] = past.counted
+    content = RecordDict({"instruction": told})
     if weights is not None:
         content["weights"] = weights
     return content
@@ -137,7 +149,18 @@ def read_instruction(content: RecordDict) -> Instruction:
     plan, number = values.get("plan"), values.get("round")
     if not isinstance(plan, str) or not isinstance(number, int) or not 0 <= number <= 10_001:
         raise PlanError("The instruction holds no plan or no round.")
-    return Instruction(plan, number, content.array_records.get("weights"))
+    return Instruction(plan, number, content.array_records.get("weights"), _past(values, number))
+
+
+def _past(values: ConfigRecord, number: int) -> Past:
+    run, counted = values.get("run", ""), values.get("counted")
+    if not isinstance(run, str) or not (run == "" or re.fullmatch(_RUN, run)):
+        raise PlanError("The instruction names its run in a way that is not known.")
+    if counted is None:
+        return Past(run)
+    if not isinstance(counted, int) or isinstance(counted, bool) or not 0 <= counted < max(number, 1):
+        raise PlanError("The instruction names a last round that counted which can't be.")
+    return Past(run, counted)
 
 
 def reply_content(report: SiteReport, update: Mapping[str, Array], pictures: NDArray[np.uint8] | None) -> RecordDict:

@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from eucaim_fl.errors import ApprovalPendingError, PrivacyBudgetError, PrivateTrainingError, QuorumError
+from eucaim_fl.errors import (
+    ApprovalPendingError,
+    GateError,
+    PlanError,
+    PolicyRefusalError,
+    PrivacyBudgetError,
+    PrivateTrainingError,
+    QuorumError,
+)
 from eucaim_fl.records import Participation
 
-__all__ = ["below_quorum", "budgets_end_it", "never_enough", "nothing_told", "with_spent_budget"]
+__all__ = [
+    "below_quorum",
+    "budgets_end_it",
+    "never_enough",
+    "nothing_told",
+    "refusing",
+    "with_spent_budget",
+    "withholding",
+]
+
+_LASTING = {PlanError.code, GateError.code, PolicyRefusalError.code, PrivateTrainingError.code}
+"""Refusals that a site gives as often as it is asked, until a person there or the recipe changes something."""
 
 
 def below_quorum(number: int, quorum: int, participation: Sequence[Participation], run: str) -> QuorumError:
@@ -16,7 +36,6 @@ def below_quorum(number: int, quorum: int, participation: Sequence[Participation
     participation: of all the plan's sites. run: name of the run's folder.
     """
     missing = [p for p in participation if p.status != "took_part"]
-    told = "; ".join(f"{p.site}: {' '.join(filter(None, (p.status, p.code, p.reason)))}" for p in missing)
     fix = "Mend what is named here, then resume the run; completed rounds are kept."
     waits = [p.site for p in missing if p.code == ApprovalPendingError.code]
     if waits:
@@ -32,16 +51,37 @@ def below_quorum(number: int, quorum: int, participation: Sequence[Participation
         )
     have = len(participation) - len(missing)
     what = f"Round {number}" if number else "The question before the first round"
-    return QuorumError(f"{what} has {have} of the {quorum} sites that it needs. {told}", fix=fix)
+    return QuorumError(f"{what} has {have} of the {quorum} sites that it needs. {_named(missing)}", fix=fix)
 
 
-def nothing_told(sites: int, quorum: int) -> QuorumError:
-    """The error of a run whose sites answered, but too few of them with the sums that the plan needs."""
+def _named(missing: Iterable[Participation]) -> str:
+    return "; ".join(f"{p.site}: {' '.join(filter(None, (p.status, p.code, p.reason)))}" for p in missing)
+
+
+def nothing_told(participation: Sequence[Participation], quorum: int) -> QuorumError:
+    """The error of a run in which too few sites tell the sums that the plan needs: who does not, and why.
+
+    participation: of all the plan's sites, in the question before the first round.
+    """
+    missing = [p for p in participation if p.status != "took_part"]
     return QuorumError(
-        f"{sites} sites tell sums over their training patients, and the quorum is {quorum}.",
+        f"{len(participation) - len(missing)} sites tell sums over their training patients, and the quorum is "
+        f"{quorum}. {_named(missing)}",
         fix="Set data.standardise and training.balance so that the plan needs none of the federation's, or ask the "
         "sites whether their policy may list them.",
     )
+
+
+def withholding(participation: Participation) -> Participation:
+    """What became of a site whose answer holds none of the sums that it was asked for."""
+    return replace(
+        participation, status="error", code=GateError.code, reason="It withholds the sums over its training patients."
+    )
+
+
+def refusing(states: Mapping[str, Participation]) -> tuple[str, ...]:
+    """Sites that said no to a question, and will say so again. states: of those that were asked."""
+    return tuple(sorted(site for site, p in states.items() if p.status == "error" and p.code in _LASTING))
 
 
 def never_enough(participation: Sequence[Participation], quorum: int) -> bool:

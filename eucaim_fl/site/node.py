@@ -28,7 +28,7 @@ from eucaim_fl.models.parts import personal_names, shared_specs
 from eucaim_fl.models.planned import initial_arrays, network_for, network_image_size
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.privacy.stages import with_counters
-from eucaim_fl.records import ArraySpec, ModelName, SiteMetrics, SplitName
+from eucaim_fl.records import ArraySpec, ModelName, Past, SiteMetrics, SplitName
 from eucaim_fl.seeding import derive_seed
 from eucaim_fl.site.concentration import few_behind
 from eucaim_fl.site.disclosure import rounded, withheld
@@ -53,6 +53,7 @@ _LOG = logging.getLogger("eucaim_fl.site")
 _PICTURES_PER_SITE = 3
 _SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 _FINAL: tuple[SplitName, ...] = ("validation", "test")
+_UNTOLD = Past()
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,11 @@ class SiteNode:
 
         The network is built all the same: a plan that allows none is refused before the first round; and what the plan
         will cost is reserved in the privacy ledger.
-        Raises PrivateTrainingError, PrivacyBudgetError or LedgerError if the plan can't be private here, or its cost
-        does not fit.
+        Raises StorageLimitError if there is no room for what the plan keeps here; PrivateTrainingError,
+        PrivacyBudgetError or LedgerError if the plan can't be private here, or its cost does not fit.
         """
         network, _ = self._network()
+        self._own.check_space(network)
         if self._private is not None:
             public = self._telling.at_most(self.cohort)
             self._private.prepare(network, self.cohort, self.bounds.test_data, public)
@@ -150,10 +152,11 @@ class SiteNode:
         report = self._report("statistics", 0, seconds=time.perf_counter() - started)
         return Answer(rounded(report.model_copy(update={"statistics": told}), self.bounds.digits), {})
 
-    def round(self, number: int, arrived: Mapping[str, Array]) -> Answer:
+    def round(self, number: int, arrived: Mapping[str, Array], past: Past = _UNTOLD) -> Answer:
         """Evaluate the arriving weights on the validation patients if it is time to, then train one round from them.
 
         arrived: what travels of the model; under names that begin with `guide:` also what the method tells all sites.
+        past: what the coordinator says of the rounds before, see `OwnModels.start`.
         The site's own arrays, models and state come from its records, where the next ones are kept before anything
         leaves. With noise, training is paid for before the figures are: nobody pays for figures of a round that can't
         be.
@@ -165,7 +168,7 @@ class SiteNode:
         started = time.perf_counter()
         self._ask_for_consent()
         network, _ = self._network()
-        start = self._own.start(network, arrived, self.cohort.cases("train"), number)
+        start = self._own.start(network, arrived, self.cohort.cases("train"), number, past)
         set_arrays(network, start.whole)
         paid = self._pay(number)
         metrics: list[SiteMetrics] = []
@@ -175,7 +178,7 @@ class SiteNode:
             metrics = [self._telling.figures(network, self.cohort, "validation", number, self._own.first)]
         told, update, kept = self._train(network, number, start, paid)
         kept |= self._own.train(network, start, self.cohort.cases("train"), number)
-        self._own.keep(number, kept)
+        self._own.keep(number, kept, past)
         self._record("round", number, start.arriving, used)
         report = self._report("round", number, metrics, seconds=time.perf_counter() - started)
         return Answer(rounded(report.model_copy(update=told), self.bounds.digits), update)
@@ -220,7 +223,7 @@ class SiteNode:
         count = self.bounds.base > 1 and self.plan.training.local_steps is None
         return with_counters(update, arriving) if count else update
 
-    def final(self, number: int, arrived: Mapping[str, Array]) -> Answer:
+    def final(self, number: int, arrived: Mapping[str, Array], past: Past = _UNTOLD) -> Answer:
         """Evaluate the final weights, and the site's own models, on validation and test patients, and choose.
 
         Pictures only of data that may be shown. The choice follows from the figures as they leave, so it tells no more
@@ -233,7 +236,7 @@ class SiteNode:
         self._ask_for_consent()
         network, _ = self._network()
         cases, pictures, personal = self.cohort.cases("train"), None, self.plan.method.personal
-        start = self._own.start(network, arrived, cases, number)
+        start = self._own.start(network, arrived, cases, number, past)
         set_arrays(network, start.whole)
         metrics: list[SiteMetrics] = []
         models: dict[ModelName, Arrays] = {}

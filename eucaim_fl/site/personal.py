@@ -1,7 +1,8 @@
 """What a site has beside the common model: arrays of its own in it, a personal model, a local one, and a state.
 
 All of it stays here. The state of a round begins where the newest one before it ended, so a round that is asked for
-twice has the same answer twice.
+twice has the same answer twice. Only what an objective remembers begins where the last round ended that counted: the
+server's own state follows from the updates that moved it, and the two must not part.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from eucaim_fl.models.networks import get_arrays, set_arrays
 from eucaim_fl.models.parts import personal_names
 from eucaim_fl.models.planned import first_arrays
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.records import ModelName
+from eucaim_fl.records import ModelName, Past
 from eucaim_fl.seeding import derive_seed
 from eucaim_fl.site.state_store import StateStore, joined, part
 from eucaim_fl.sitefile import SiteFile
@@ -32,7 +33,10 @@ __all__ = ["OwnModels", "Start"]
 _CONTROL, _OWN, _MOMENTS = "control", "own", "moments"
 """What a state holds beside whole models: what the objective remembers, arrays that stay at the site, and what the
 optimizer of the common model's training remembers; `moments_NAME` is that of a whole model."""
-_CONTROLLED = ("scaffold", "dynamic")
+_UNTOLD = Past()
+_SLOTS, _ROUNDS_AT_ONCE = 2, 4
+"""How many arrays an optimizer keeps for one of the network's, at most; of how many rounds there are files at a time,
+while every answer counts."""
 
 Cases = Sequence[PreparedCase]
 
@@ -53,7 +57,7 @@ class OwnModels:
 
     def __init__(self, site: SiteFile, plan: FederationPlan) -> None:
         self._site, self._plan, self._personal = site.name, plan, plan.method.personal
-        self._store = StateStore(site.records_folder(), plan.sha256())
+        self._store = StateStore(site.records_folder(), plan.sha256(), site.records.models_bytes())
         self._input: tuple[Cases, Arrays] | None = None
 
     @property
@@ -61,20 +65,38 @@ class OwnModels:
         """The model that is measured in rounds: the common one, or the site's own where there is none."""
         return self._personal.candidates()[0]
 
-    def start(self, network: nn.Module, arrived: Mapping[str, Array], cases: Cases, number: int) -> Start:
+    def start(
+        self, network: nn.Module, arrived: Mapping[str, Array], cases: Cases, number: int, past: Past = _UNTOLD
+    ) -> Start:
         """What a round, or the last exchange, begins with. arrived: the arrays of the instruction. cases: of training.
 
+        past: nothing that was kept in another run is used; what the objective remembers is that of the last round that
+        counted, all else the newest, which concerns this site alone.
         Raises PlanError if what arrived is not what travels of the network; JournalError if the state can't be read.
         """
         arriving, personal = without_guide(arrived), personal_names(network, self._plan)
         if not personal.isdisjoint(arriving):
             raise PlanError("Arrays arrived that stay at the site.")
-        state = self._store.before(number) if self._remembers() else {}
+        state = self._store.start(number, past, (_CONTROL,)) if self._plan.keeps_state() else {}
         own = part(state, _OWN)
         if personal and not own:
             own = {name: array for name, array in first_arrays(self._plan).items() if name in personal}
         guide = {name.removeprefix(GUIDE): array for name, array in arrived.items() if name.startswith(GUIDE)}
         return Start(arriving, {**arriving, **own, **self._own_input(cases)}, guide, state)
+
+    def check_space(self, network: nn.Module) -> None:
+        """Whether there is room for all that the plan will keep here, before anything is trained for it.
+
+        Raises StorageLimitError if there is not, JournalError if it can't be known.
+        """
+        if not (self._plan.keeps_state() or self._keeps_models()):
+            return
+        personal, objective, kept = self._personal, self._plan.method.objective, self._plan.training.optimizer.kept
+        wholes = (personal.ditto is not None) + personal.local
+        parts = objective.has_state() + (personal.arrays != "none") + wholes + _SLOTS * kept * (1 + wholes)
+        final = len(set(personal.candidates()) - {"blended"}) if self._keeps_models() else 0
+        whole = sum(array.nbytes for array in get_arrays(network).values())
+        self._store.check_space(whole * (parts * _ROUNDS_AT_ONCE + final))
 
     def pull(self, start: Start) -> Pull | None:
         """What draws the steps of the common model's training; see `training.objective`."""
@@ -93,7 +115,7 @@ class OwnModels:
         network: as it was trained. update: what leaves of it.
         """
         kept: dict[str, Arrays] = {_MOMENTS: outcome.moments} if outcome.moments else {}
-        if self._plan.method.objective.name in _CONTROLLED:
+        if self._plan.method.objective.has_state():
             trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
             learnt = {name: array for name, array in update.items() if name in trainable}
             control = part(start.state, _CONTROL)
@@ -121,10 +143,13 @@ class OwnModels:
             kept |= self._trained(network, start, cases, number, None)
         return kept
 
-    def keep(self, number: int, kept: Mapping[str, Mapping[str, Array]]) -> None:
-        """Keep the state of a round, before its answer leaves. Raises JournalError if it can't be written."""
-        if self._remembers():
-            self._store.keep(number, joined(kept), self._plan.canonical_json())
+    def keep(self, number: int, kept: Mapping[str, Mapping[str, Array]], past: Past = _UNTOLD) -> None:
+        """Keep the state of a round, before its answer leaves.
+
+        Raises JournalError if it can't be written, StorageLimitError if it would take more than the site file allows.
+        """
+        if self._plan.keeps_state():
+            self._store.keep(number, joined(kept), self._plan.canonical_json(), past)
 
     def finished(
         self, network: nn.Module, start: Start, cases: Cases
@@ -148,17 +173,13 @@ class OwnModels:
                 yield name, start.whole, None
 
     def keep_final(self, models: Mapping[ModelName, Mapping[str, Array]], chosen: ModelName | None) -> None:
-        """Keep the models that the site has in the end, if any is its own. Raises JournalError."""
-        if self._personal.candidates() != ("common",):
+        """Keep the models that the site has in the end, if any is its own. Raises what `keep` raises."""
+        if self._keeps_models():
             complete = {str(name): arrays for name, arrays in models.items()}
             self._store.keep_final(complete, chosen or "", self._plan.canonical_json())
 
-    def _remembers(self) -> bool:
-        """Whether anything is kept from round to round."""
-        personal = self._personal
-        own = personal.arrays != "none" or personal.ditto is not None or personal.local
-        own = own or self._plan.training.optimizer.kept
-        return own or self._plan.method.objective.name in _CONTROLLED
+    def _keeps_models(self) -> bool:
+        return self._personal.candidates() != ("common",)
 
     def _own_input(self, cases: Cases) -> Arrays:
         """The statistics of the site's own input, where the plan has it standardise by these; made once a cohort."""

@@ -34,7 +34,6 @@ __all__ = ["CONTROL", "control_after", "guide"]
 
 CONTROL = "control."
 """Begins the names of the server's state arrays that belong to an objective."""
-_CONTROLLED = ("scaffold", "dynamic")
 _CHUNK = 1 << 18  # elements worked on at a time, so that float64 copies stay small beside the arrays
 
 
@@ -71,7 +70,7 @@ def control_after(
     another model, NotFiniteError if it becomes infinite.
     """
     following: Arrays = {}
-    if objective.name not in _CONTROLLED:
+    if not objective.has_state():
         return iter(common), following
     if not 0 < share <= 1 or not 0 <= stayed <= 1 or not 0 < lr_sum < float("inf"):
         raise ValueError("Shares of the sites lie between 0 and 1, and the sum of learning rates is positive.")

@@ -1,5 +1,6 @@
 """The run folder's journal: every completed round, whole or not there, and the replies of the one under way.
 
+    journal/run.json                                             the run's own name, which a resumed run keeps
     journal/round-0000/   weights.safetensors, specs.json        the model before the first round
     journal/round-0007/   weights.safetensors, optimizer.safetensors, record.json
     models/               best.safetensors, last.safetensors, best.json
@@ -16,6 +17,8 @@ import contextlib
 import json
 import logging
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -30,6 +33,7 @@ from eucaim_fl.records import ArraySpec, RoundRecord
 __all__ = ["Journal", "JournalState"]
 
 _KEEP_ROUNDS = 2
+_RUN = "run.json"
 _log = logging.getLogger("eucaim_fl.journal")
 
 
@@ -81,14 +85,24 @@ class Journal:
     def begin(
         self, specs: tuple[ArraySpec, ...], weights: Mapping[str, Array], statistics: Mapping[str, Any] | None = None
     ) -> None:
-        """Write the model before the first round. Raises JournalError if it can't be written.
+        """Write the model before the first round, and give the run a name. Raises JournalError if it can't be written.
 
         statistics: site → what it told of its training patients, where the model was given their pooled values.
         """
         values: dict[str, Any] = {"specs.json": [asdict(s) for s in specs]}
         if statistics is not None:
             values["statistics.json"] = dict(statistics)
+        if not (self._rounds / _RUN).exists():
+            write_json(self._rounds / _RUN, {"run": secrets.token_hex(16)})
         self._commit(0, {"weights": weights}, values, arrays_sha256(weights))
+
+    def run(self) -> str:
+        """The run's own name, 32 hexadecimal digits that no other run has; empty if it has none, or it is damaged."""
+        try:
+            name = str(json.loads((self._rounds / _RUN).read_text(encoding="utf-8"))["run"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+        return name if re.fullmatch(r"[0-9a-f]{32}", name) else ""
 
     def statistics(self) -> dict[str, Any] | None:
         """What `begin` was given; None if the sites were not asked, or the file is damaged."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from eucaim_fl.models.planned import first_arrays, network_for
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.site.state_store import StateStore
 from eucaim_fl.sitefile import load_site_file
+from eucaim_fl.validation.wording import show_bytes
 
 
 @pytest.fixture
@@ -55,7 +58,15 @@ class TestList:
         assert (found["ended"]["round"], found["ended"]["chosen"]) == (None, "personal")
 
     def test_a_site_without_any_says_so(self, hospital: Callable[..., Path]) -> None:
-        assert said(hospital("a", patients=1)) == "This site keeps no models and no state of any plan.\n"
+        told = "This site keeps no models and no state of any plan, of at most 50.0 GB (records.models_gb).\n"
+        assert said(hospital("a", patients=1)) == told
+
+    def test_the_last_line_is_the_sum_and_what_is_allowed(self, site: tuple[Path, FederationPlan]) -> None:
+        path, _ = site
+        total = show_bytes(sum(one["bytes"] for one in json.loads(said(path, "--json"))))
+        assert said(path).splitlines()[-1] == f"Together: {total} of 2 plans, of at most 50.0 GB (records.models_gb)."
+        path.write_text(path.read_text() + "records: {models_gb: null}\n")
+        assert said(path).splitlines()[-1] == f"Together: {total} of 2 plans, without a limit."
 
 
 class TestExport:
@@ -110,6 +121,34 @@ class TestRemove:
         assert "ended (" not in said(path)
         assert "going (" in said(path)
 
-    def test_both_at_once_are_refused(self, site: tuple[Path, FederationPlan]) -> None:
-        with pytest.raises(ConfigError, match="are two commands"):
-            said(site[0], "--remove", "a", "--export", "a", "local", "out")
+    def test_several_commands_at_once_are_refused(self, site: tuple[Path, FederationPlan]) -> None:
+        for words in (("--export", "a", "local", "out"), ("--remove-older-than", 3)):
+            with pytest.raises(ConfigError, match="are commands of their own"):
+                said(site[0], "--remove", "a", *words)
+
+    @pytest.fixture
+    def aged(self, site: tuple[Path, FederationPlan]) -> tuple[Path, FederationPlan]:
+        """The plan that has ended was last written a hundred days ago."""
+        path, plan = site
+        for file in (load_site_file(path).records_folder() / "models" / plan.sha256()).iterdir():
+            os.utime(file, (time.time() - 100 * 86_400,) * 2)
+        return path, plan
+
+    def test_old_plans_go_together_and_the_others_stay(self, aged: tuple[Path, FederationPlan]) -> None:
+        path, plan = aged
+        assert "100 days old" in said(path)
+        assert said(path, "--remove-older-than", 101, "--yes") == "Deleted: 0 B of 0 plans.\n"
+        told = said(path, "--remove-older-than", 99, answer="y\n")
+        assert f"Delete all that is kept of ended ({plan.sha256()[:12]})?" in told
+        assert told.rstrip().endswith(" of 1 plan.")
+        assert [one["name"] for one in json.loads(said(path, "--json"))] == ["going"]
+
+    def test_json_names_what_is_gone(self, aged: tuple[Path, FederationPlan]) -> None:
+        path, plan = aged
+        (gone,) = json.loads(said(path, "--remove-older-than", 99, "--yes", "--json"))
+        assert gone["plan_sha256"] == plan.sha256()
+        assert gone["removed_bytes"] > 0
+
+    def test_it_asks_before_it_removes_old_ones(self, aged: tuple[Path, FederationPlan]) -> None:
+        CliRunner().invoke(command, [str(aged[0]), "--remove-older-than", "99"], input="n\n")
+        assert "ended (" in said(aged[0])

@@ -14,7 +14,7 @@ from eucaim_fl.arrays import GUIDE
 from eucaim_fl.compose import resolve
 from eucaim_fl.federation import client_app
 from eucaim_fl.federation.messages import Refusal, instruction_content, read_reply, to_record
-from eucaim_fl.records import INPUT_MEAN
+from eucaim_fl.records import INPUT_MEAN, Past
 from eucaim_fl.site.lineage import Lineage
 from eucaim_fl.site.node import initial_arrays
 from eucaim_fl.sitefile import load_site_file
@@ -34,9 +34,10 @@ def asking(site_file, plan):
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
     specs, weights = initial_arrays(plan)
 
-    def send(kind, number=1, plan_json=None, arrays=weights, config=None):
+    def send(kind, number=1, plan_json=None, arrays=weights, config=None, past=Past()):  # noqa: B008  frozen
         record = None if arrays is None else to_record(arrays)
-        content = instruction_content(plan.canonical_json() if plan_json is None else plan_json, number, record)
+        text = plan.canonical_json() if plan_json is None else plan_json
+        content = instruction_content(text, number, record, past)
         message = Message(content, dst_node_id=1, message_type=kind)
         context = Context(1, 1, {"site-file": str(site_file)} if config is None else config, RecordDict(), {})
         return read_reply(client_app.app(message, context), specs)
@@ -68,6 +69,39 @@ class TestAnswers:
         assert [m.split for m in reply.report.metrics] == ["validation", "test"]
         assert reply.update == {}
         assert reply.pictures is not None
+
+
+class TestThePast:
+    """What the coordinator says of the rounds before reaches what the site keeps."""
+
+    @pytest.fixture
+    def stateful(self, hospital, recipe):
+        site_file = hospital("a")
+        changes = {
+            "method": {"objective": {"name": "scaffold"}, "personal": {"local": True}},
+            "training": {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0}},
+        }
+        return asking(site_file, resolve(recipe([site_file], **changes)).plan)
+
+    def test_a_round_begins_with_what_counted(self, stateful):
+        run = "a" * 32
+        stateful("train", 1, past=Past(run, 0))
+        expected = stateful("train", 3, past=Past(run, 1)).update
+        for number in (1, 2):
+            stateful("train", number, past=Past(run, number - 1))
+        found = stateful("train", 3, past=Past(run, 1)).update
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+    def test_the_last_exchange_measures_models_of_this_run_alone(self, stateful):
+        untrained = [m.values for m in stateful("evaluate", 3, past=Past("b" * 32, 0)).report.metrics]
+        stateful("train", 1, past=Past("a" * 32, 0))
+        trained = [m.values for m in stateful("evaluate", 3, past=Past("a" * 32, 1)).report.metrics]
+        again = [m.values for m in stateful("evaluate", 3, past=Past("b" * 32, 0)).report.metrics]
+        assert again == untrained != trained
+
+    def test_one_that_can_not_be_is_refused(self, stateful):
+        refusal = stateful("train", 1, past=Past("a" * 32, 1))
+        assert (refusal.code, refusal.reason[:37]) == ("EFL102", "The instruction names a last round th")
 
 
 class TestStatistics:

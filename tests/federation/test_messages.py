@@ -28,7 +28,7 @@ from eucaim_fl.federation.messages import (
     to_record,
 )
 from eucaim_fl.federation.wire import receive, send
-from eucaim_fl.records import ArraySpec
+from eucaim_fl.records import ArraySpec, Past
 
 SPECS = (ArraySpec("n", (), "int64", False), ArraySpec("w", (2, 2), "float32", True))
 ARRAYS = {"n": np.array(3), "w": np.arange(4, dtype=np.float32).reshape(2, 2)}
@@ -89,6 +89,14 @@ class TestInstruction:
         assert (found.plan_json, found.round) == ("{}", 4)
         assert set(found.weights) == {"n", "w"}
 
+    @pytest.mark.parametrize("past", [Past(), Past("0a" * 16), Past("0a" * 16, 0), Past("0a" * 16, 3), Past("", 2)])
+    def test_what_was_before_comes_back(self, past):
+        assert read_instruction(instruction_content("{}", 4, past=past)).past == past
+
+    def test_what_is_not_told_leaves_no_trace(self):
+        """Sites of an earlier version get what they always got."""
+        assert set(instruction_content("{}", 4)["instruction"]) == {"plan", "round"}
+
     @pytest.mark.parametrize(
         "content",
         [
@@ -96,6 +104,20 @@ class TestInstruction:
             RecordDict({"instruction": ConfigRecord({"plan": 1, "round": 1})}),
             RecordDict({"instruction": ConfigRecord({"plan": "{}", "round": -1})}),
             RecordDict({"instruction": ConfigRecord({"plan": "{}", "round": 1}), "code": ConfigRecord({"x": b"y"})}),
+            *(
+                RecordDict({"instruction": ConfigRecord({"plan": "{}", "round": 4, **past})})
+                for past in (
+                    {"run": 7},
+                    {"run": "A" * 32},
+                    {"run": "a" * 33},
+                    {"run": "a" * 32 + "\n"},
+                    {"counted": 4},
+                    {"counted": -1},
+                    {"counted": "1"},
+                    {"counted": True},
+                    {"counted": 1.0},
+                )
+            ),
         ],
     )
     def test_anything_else_is_refused(self, content):

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from eucaim_fl.federation.shortfall import below_quorum, budgets_end_it, never_enough, with_spent_budget
+from eucaim_fl.federation.shortfall import (
+    below_quorum,
+    budgets_end_it,
+    never_enough,
+    nothing_told,
+    refusing,
+    with_spent_budget,
+    withholding,
+)
 from eucaim_fl.records import Participation
 
 HERE = Participation("a", "took_part")
@@ -33,6 +41,23 @@ class TestNeverEnough:
         assert never_enough([HERE, AWAY, NEVER], 3)
         assert not never_enough([HERE, AWAY, NEVER], 2)
         assert not never_enough([SPENT, ASLEEP], 2), "that can change, or is told by another"
+
+
+class TestStatisticsThatAreNotTold:
+    def test_everybody_who_tells_none_is_named_with_the_reason(self):
+        problem = nothing_told([HERE, withholding(HERE), AWAY], 3)
+        assert problem.message == (
+            "1 sites tell sums over their training patients, and the quorum is 3. "
+            "a: error EFL304 It withholds the sums over its training patients.; e: absent"
+        )
+        assert "their policy may list them" in problem.fix
+
+    def test_who_says_no_for_good_is_told_from_who_may_come(self):
+        refused = Participation("f", "error", "EFL310", "The policy refuses the plan.")
+        states = {p.site: p for p in (HERE, ASLEEP, NEVER, AWAY, refused)}
+        assert refusing(states) == ("d", "f")
+        lost = Participation("g", "rejected", "EFL304", "A reply that does not fit.")
+        assert refusing({"g": lost}) == ()
 
 
 class TestSpentBudgets:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
 from eucaim_fl.arrays import ArrayFile
 from eucaim_fl.errors import QuorumError
 from eucaim_fl.federation.coordinator import Coordinator
-from eucaim_fl.federation.messages import reply_content
+from eucaim_fl.federation.messages import refusal_content, reply_content
 from eucaim_fl.records import INPUT_MEAN, INPUT_STD, ArraySpec
 from eucaim_fl.tracking.journal import JournalState
 
@@ -97,5 +99,76 @@ class TestStatistics:
         assert federation.journal.load().records[-1].weights_sha256 == first.records[-1].weights_sha256
 
     def test_too_few_that_tell_any_end_the_run(self, fakes, make_federation):
-        with pytest.raises(QuorumError, match="2 sites tell sums"):
+        with pytest.raises(QuorumError, match=r"2 sites tell sums .* c: error EFL304 It withholds the sums"):
             Federation(fakes, make_federation, federation={"quorum": 3}).run()
+
+
+class TestRefusals:
+    """The quorum is waited for as long as it can still come."""
+
+    LONG = 600.0
+
+    def federation(self, fakes, make_federation, refusals, quorum_wait_s=LONG, deadline_s=30.0):
+        """refusals: site → the code it refuses with, or None if it never answers; b and c may come round later."""
+        rules = {"quorum": 2, "quorum_wait_s": quorum_wait_s, "round_deadline_s": deadline_s}
+        here = Federation(fakes, make_federation, federation=rules)
+        honest = here.handler
+
+        def handler(site, message):
+            if message.metadata.message_type != "query.statistics" or site not in refusals:
+                return honest(site, message)
+            here.asked.append(site)
+            code = refusals[site]
+            return None if code is None else here.message(message, refusal_content(code, f"{site} says no.", site))
+
+        here.handler = handler
+        return here
+
+    def test_enough_of_them_end_the_run_at_once_by_name_and_reason(self, fakes, make_federation):
+        here = self.federation(fakes, make_federation, {"a": "EFL304", "b": "EFL310"})
+        began = time.monotonic()
+        with pytest.raises(QuorumError, match="0 sites tell sums") as caught:
+            here.run()
+        assert time.monotonic() - began < self.LONG / 10
+        assert "a: error EFL304 a says no.; b: error EFL310 b says no.; c: error EFL304 It withholds" in str(
+            caught.value
+        )
+        assert "their policy may list them" in str(caught.value)
+        assert sorted(here.asked) == ["a", "b", "c"], "nobody was asked twice"
+
+    def test_who_merely_does_not_answer_is_waited_for(self, fakes, make_federation):
+        refusals = {"b": None}
+        here = self.federation(fakes, make_federation, refusals, deadline_s=1.0)
+        refused, messages = here.handler, []
+
+        def handler(site, message):
+            if site == "b" and message.metadata.message_type == "query.statistics":
+                messages.append(message.metadata.message_id)
+                if messages[0] != messages[-1]:  # it is asked for the second time
+                    refusals.clear()
+            return refused(site, message)
+
+        here.handler = handler
+        here.run()
+        assert len(set(messages)) == 2
+        assert here.journal.load().weights[INPUT_MEAN] == pytest.approx([0.4])
+
+    @pytest.mark.parametrize("code", ["EFL311", "EFL312", "EFL303"])
+    def test_so_is_who_can_not_answer_now(self, fakes, make_federation, code):
+        refusals = {"b": code}
+        here = self.federation(fakes, make_federation, refusals)
+        refused = here.handler
+
+        def handler(site, message):
+            if here.asked.count("b") >= 2:
+                refusals.clear()
+            return refused(site, message)
+
+        here.handler = handler
+        here.run()
+        assert here.asked.count("b") == 3
+
+    def test_when_the_wait_is_over_everybody_is_named(self, fakes, make_federation):
+        here = self.federation(fakes, make_federation, {"b": None}, quorum_wait_s=0.5, deadline_s=1.0)
+        with pytest.raises(QuorumError, match=r"1 sites tell sums .* b: deadline EFL303 .*; c: error EFL304"):
+            here.run()

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eucaim_fl.arrays import GUIDE, Array, Arrays, arrays_sha256
+from eucaim_fl.arrays import GUIDE, Array, ArrayFile, Arrays, arrays_sha256
 from eucaim_fl.config import ExperimentConfig
-from eucaim_fl.errors import JournalError, NotFiniteError, PlanError
+from eucaim_fl.errors import JournalError, NotFiniteError, PlanError, StorageLimitError
 from eucaim_fl.models.planned import first_arrays
 from eucaim_fl.plan import make_plan
+from eucaim_fl.records import Past
 from eucaim_fl.site import personal
 from eucaim_fl.site.gate import refusals
 from eucaim_fl.site.node import Answer, SiteNode, initial_arrays
@@ -124,6 +125,29 @@ class TestRepeating:
         here.node.round(2, after(weights, here.node.round(1, weights).update))
         assert arrays_sha256(here.state(99)) == expected
 
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            pytest.param({**SCAFFOLD, "method": BOTH}, id="scaffold"),
+            pytest.param(own(ditto=0.5, local=True), id="ditto"),
+            pytest.param({**own(local=True), **KEPT}, id="optimizer"),
+        ],
+    )  # fmt: skip
+    def test_the_same_plan_run_again_begins_afresh_even_where_the_site_misses_the_first_round(
+        self, place: Callable[..., Place], changes: dict[str, Any]
+    ) -> None:
+        here = place(**changes)
+        _, weights = initial_arrays(here.plan)
+        told = 0 if "training" in changes and "objective" in changes.get("method", {}) else None
+        expected = here.node.round(2, weights, Past("b" * 32, told))
+        end = arrays_sha256(here.state(2))
+        here.store.remove()
+        for number in (1, 2, 3):
+            here.node.round(number, after(weights, expected.update), Past("a" * 32))
+        again = here.node.round(2, weights, Past("b" * 32, told))
+        assert arrays_sha256(again.update) == arrays_sha256(expected.update)
+        assert arrays_sha256(here.state(99)) == end
+
     def test_a_lost_state_begins_anew_and_the_log_says_so(
         self, place: Callable[..., Place], caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -162,6 +186,126 @@ class TestRepeating:
                 here.node.round(1, initial_arrays(here.plan)[1])
         finally:
             here.folder.parent.unlink()
+
+
+class TestRoom:
+    @pytest.fixture
+    def small(self, hospital: Hospital) -> Path:
+        """A site that lets plans keep a kilobyte."""
+        path = hospital("a")
+        path.write_text(path.read_text() + "records: {models_gb: 1.0e-6}\n")
+        return path
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            pytest.param(SCAFFOLD, id="scaffold"),
+            pytest.param(own(fine_tune_steps=2), id="models of the end alone"),
+            pytest.param(KEPT, id="optimizer"),
+        ],
+    )  # fmt: skip
+    def test_a_plan_that_needs_more_is_refused_before_anything_is_trained(
+        self, small: Path, recipe: Recipe, changes: dict[str, Any]
+    ) -> None:
+        here = Place(small, recipe([small], **changes))
+        with pytest.raises(StorageLimitError, match="has no room for this plan's"):
+            here.node.hello()
+        assert not here.folder.exists()
+
+    def test_nor_is_anything_kept_beyond_it_later(self, small: Path, recipe: Recipe) -> None:
+        here = Place(small, recipe([small], **own(fine_tune_steps=2, local=True)))
+        _, weights = initial_arrays(here.plan)
+        with pytest.raises(StorageLimitError, match="has no room for this plan's"):
+            here.node.round(1, weights)
+        with pytest.raises(StorageLimitError, match="has no room for this plan's"):
+            here.node.final(3, weights)
+        assert [path.name for path in here.folder.iterdir()] == ["plan.json"]
+
+    def test_a_plan_that_keeps_nothing_needs_no_room(self, small: Path, recipe: Recipe) -> None:
+        here = Place(small, recipe([small]))
+        here.folder.parent.parent.mkdir(exist_ok=True)
+        here.folder.parent.write_text("no folder")
+        assert here.node.hello().report.kind == "hello"
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            pytest.param({**SCAFFOLD, "method": BOTH}, id="scaffold"),
+            pytest.param({**own(ditto=0.5, local=True), **KEPT}, id="ditto"),
+            pytest.param(KEPT, id="optimizer"),
+        ],
+    )  # fmt: skip
+    def test_what_is_reserved_is_no_less_than_what_a_run_comes_to_keep(
+        self, place: Callable[..., Place], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here, asked = place(**changes), list[int]()
+        monkeypatch.setattr(StateStore, "check_space", lambda self, needed: asked.append(needed))
+        here.node.hello()
+        _, weights = initial_arrays(here.plan)
+        here.rounds(weights, 1, 2, 3, 4)
+        here.node.final(5, weights)
+        files = [ArrayFile(path) for path in here.folder.glob("*.safetensors")]
+        kept = sum(array.nbytes for file in files for array in file.load().values())
+        assert kept <= asked[0] <= 4 * kept
+
+    def test_a_folder_that_can_not_be_read_is_said(self, place: Callable[..., Place]) -> None:
+        here = place(**own(local=True))
+        here.folder.parent.write_text("no folder")
+        try:
+            with pytest.raises(JournalError, match="can't be read or written"):
+                here.node._own.check_space(here.node._network()[0])
+        finally:
+            here.folder.parent.unlink()
+
+
+RUN = "a" * 32
+
+
+class TestAnswersThatDidNotCount:
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            pytest.param(SCAFFOLD, id="scaffold"),
+            pytest.param({**SCAFFOLD, "method": {"objective": {"name": "dynamic", "mu": 0.1}}}, id="dynamic"),
+        ],
+    )  # fmt: skip
+    def test_what_the_method_remembers_is_as_if_they_had_not_been_asked_for(
+        self, place: Callable[..., Place], changes: dict[str, Any]
+    ) -> None:
+        updates, states = [], []
+        for lost in ((), (2,), (2, 3, 4, 5)):
+            here = place(**changes)
+            _, weights = initial_arrays(here.plan)
+            first = here.node.round(1, weights, Past(RUN, 0))
+            arriving = after(weights, first.update)
+            for number in lost:
+                here.node.round(number, arriving, Past(RUN, 1))
+            here.fresh()
+            updates.append(arrays_sha256(here.node.round(6, arriving, Past(RUN, 1)).update))
+            states.append(arrays_sha256(here.state(6)))
+        assert len(set(updates)) == len(set(states)) == 1
+
+    def test_a_round_after_one_that_counted_is_what_it_was(self, place: Callable[..., Place]) -> None:
+        here = place(**SCAFFOLD)
+        _, weights = initial_arrays(here.plan)
+        untold = here.rounds(weights, 1, 2)
+        here.store.remove()
+        told = [
+            here.node.round(1, weights, Past(RUN, 0)),
+            here.node.round(2, after(weights, untold[0].update), Past(RUN, 1)),
+        ]
+        assert [arrays_sha256(a.update) for a in told] == [arrays_sha256(a.update) for a in untold]
+
+    def test_the_site_s_own_models_go_on_from_the_newest(self, place: Callable[..., Place]) -> None:
+        """They concern nobody else: what they learnt in a round that did not count is not thrown away."""
+        here = place(**{**SCAFFOLD, "method": {"objective": {"name": "scaffold"}, "personal": {"local": True}}})
+        _, weights = initial_arrays(here.plan)
+        here.node.round(1, weights, Past(RUN, 0))
+        here.node.round(2, weights, Past(RUN, 1))
+        network = here.node._network()[0]
+        start = here.node._own.start(network, weights, here.node.cohort.cases("train"), 3, Past(RUN, 1))
+        assert arrays_sha256(part(start.state, "local")) == arrays_sha256(part(here.state(2), "local"))
+        assert arrays_sha256(part(start.state, "control")) == arrays_sha256(part(here.state(1), "control"))
 
 
 class TestScaffold:

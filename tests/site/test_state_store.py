@@ -12,7 +12,8 @@ import pytest
 
 from eucaim_fl.arrays import Arrays, encode_arrays
 from eucaim_fl.durable import write_atomically
-from eucaim_fl.errors import JournalError
+from eucaim_fl.errors import JournalError, StorageLimitError
+from eucaim_fl.records import Past
 from eucaim_fl.site.state_store import StateStore, joined, kept, part
 
 PLAN = "ab" * 32
@@ -107,6 +108,107 @@ class TestKeeping:
             store.summary()
         with pytest.raises(JournalError, match="can't be read"):
             kept(tmp_path)
+
+
+def both(value: float) -> Arrays:
+    """A state with a part that counts (`control`) and one that does not."""
+    return {"own:w": np.full((2,), value, np.float32), "control:w": np.full((2,), value, np.float32)}
+
+
+class TestWhatCounted:
+    RUN, OTHER = "a" * 32, "b" * 32
+
+    def kept(self, store: StateStore, *rounds: tuple[int, int]) -> None:
+        """Keep the state of each round, which began with the one that counted last."""
+        for number, counted in rounds:
+            store.keep(number, both(number), TEXT, Past(self.RUN, counted))
+
+    def begun(self, store: StateStore, number: int, past: Past) -> tuple[float, ...]:
+        """Of the start of a round: its own part, and the one that counts."""
+        start = store.start(number, past, ("control",))
+        return tuple(float(part(start, kind)["w"][0]) for kind in ("own", "control") if part(start, kind))
+
+    def test_the_counting_part_is_that_of_the_round_and_the_rest_is_the_newest(self, store: StateStore) -> None:
+        self.kept(store, (1, 0), (2, 1), (3, 1))
+        assert self.begun(store, 4, Past(self.RUN, 1)) == (3, 1)
+        assert self.begun(store, 4, Past(self.RUN, 3)) == (3, 3)
+        assert self.begun(store, 4, Past(self.RUN, 0)) == (3,)
+        assert self.begun(store, 4, Past(self.RUN)) == (3, 3), "where it is not told, the newest"
+        assert self.begun(store, 4, Past()) == (3, 3)
+
+    def test_it_stays_however_many_rounds_do_not_count(self, store: StateStore) -> None:
+        self.kept(store, (1, 0), *((number, 1) for number in range(2, 9)))
+        assert self.begun(store, 9, Past(self.RUN, 1)) == (8, 1)
+
+    def test_it_stays_for_the_round_before_once_the_next_one_has_begun(self, store: StateStore) -> None:
+        self.kept(store, (1, 0), *((number, 1) for number in range(2, 7)), (7, 6))
+        assert self.begun(store, 6, Past(self.RUN, 1)) == (5, 1)
+        self.kept(store, (8, 7))
+        assert sorted(store._rounds()) == [6, 7, 8]
+
+    def test_one_that_is_lost_begins_anew_and_the_log_says_so(
+        self, store: StateStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.kept(store, (1, 0), (3, 1))
+        with caplog.at_level(logging.WARNING, logger="eucaim_fl.site"):
+            assert self.begun(store, 4, Past(self.RUN, 2)) == (3,)
+        assert "Nothing is kept here of round 2, the last that counted" in caplog.text
+
+    def test_nothing_of_another_run_is_used_and_it_goes_with_the_first_state_of_the_new_one(
+        self, store: StateStore
+    ) -> None:
+        self.kept(store, (1, 0), (2, 1), (3, 2))
+        assert self.begun(store, 2, Past(self.OTHER, 0)) == ()
+        assert store.before(4, self.OTHER) == {}
+        assert store.start(4, Past(self.OTHER, 2), ("control",)) == {}
+        store.keep(2, both(9), TEXT, Past(self.OTHER, 0))
+        assert store._rounds() == [2]
+        assert self.begun(store, 3, Past(self.OTHER, 2)) == (9, 9)
+
+
+class TestTheLimit:
+    OTHER = "cd" * 32
+
+    def total(self, folder: Path) -> int:
+        return sum(one.bytes for one in kept(folder))
+
+    def test_what_other_plans_keep_counts(self, store: StateStore, tmp_path: Path) -> None:
+        store.keep(1, state(1), TEXT)
+        there = self.total(tmp_path)
+        full = StateStore(tmp_path, self.OTHER, there + 10)
+        with pytest.raises(StorageLimitError, match="as many models of its own as it may"):
+            full.keep(1, state(1), TEXT)
+        with pytest.raises(StorageLimitError, match="as many models of its own as it may"):
+            full.keep_final({"local": {"w": np.zeros(9)}}, "local", TEXT)
+        with pytest.raises(StorageLimitError, match="as many models of its own as it may") as caught:
+            full.check_space(11)
+        assert str(there) in caught.value.local_detail
+        full.check_space(10)
+        assert "round-0001" not in " ".join(path.name for path in (tmp_path / "models" / self.OTHER).iterdir())
+        store.remove()
+        full.check_space(there)
+
+    def test_its_own_earlier_states_do_not_stand_in_the_way_of_a_plan(self, tmp_path: Path) -> None:
+        store = StateStore(tmp_path, PLAN)
+        for number in range(1, 5):
+            store.keep(number, state(number), TEXT)
+        tight = StateStore(tmp_path, PLAN, self.total(tmp_path))
+        for number in range(5, 9):
+            tight.keep(number, state(number), TEXT)
+        tight.keep(8, state(8), TEXT)
+        tight.check_space(self.total(tmp_path))
+
+    def test_where_nothing_lies_everything_fits(self, tmp_path: Path) -> None:
+        StateStore(tmp_path, PLAN, 1).check_space(1)
+        StateStore(tmp_path, PLAN).check_space(10**30)
+
+    def test_a_refusal_says_nothing_of_the_place(self, tmp_path: Path) -> None:
+        with pytest.raises(StorageLimitError, match="has no room for this plan's") as caught:
+            StateStore(tmp_path, PLAN, 1).check_space(2)
+        assert str(tmp_path) not in str(caught.value)
+        (tmp_path / "models").write_text("no folder")
+        with pytest.raises(JournalError, match="can't be read or written"):
+            StateStore(tmp_path, PLAN, 1).check_space(2)
 
 
 class TestTheEnd:

@@ -41,6 +41,26 @@ def journal(tmp_path):
     return journal
 
 
+class TestTheRunsName:
+    def test_it_stays_when_the_run_is_resumed_or_its_first_model_is_written_again(self, journal):
+        name = journal.run()
+        journal.begin(SPECS, weights(1), {"a": {}})
+        assert Journal(journal.folder).run() == name
+        assert len(name) == 32
+        assert set(name) <= set("0123456789abcdef")
+
+    def test_no_two_runs_have_the_same(self, journal, tmp_path):
+        other = Journal(tmp_path / "other" / "run")
+        assert other.run() == "", "it has not begun"
+        other.begin(SPECS, weights(0))
+        assert other.run() not in ("", journal.run())
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "7", '{"run": 7}'])
+    def test_one_that_is_damaged_is_none(self, journal, text):
+        (journal.folder / "journal" / "run.json").write_text(text)
+        assert journal.run() == ""
+
+
 class TestLoad:
     def test_nothing_was_written_yet(self, tmp_path):
         assert Journal(tmp_path).load() is None
