@@ -34,8 +34,8 @@ test: $(STAMP)  ## Run the test suite.
 slow: $(STAMP)  ## Run the benchmarks and demonstrations from end to end, as tests: that they work, not how fast.
 	$(BIN)/python -m pytest -m slow
 
-unit: $(STAMP)  ## Run the tests of single parts: no whole cohort, run or repository, no archive, no real data.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not (slow or federated or integration or pacs or realdata)'
+unit: $(STAMP)  ## Run the tests of single parts (no whole cohort, run or repository, no real data), with fewer random examples.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile=quick -m 'not (slow or federated or integration or pacs or realdata)'
 
 benchmark: $(STAMP)  ## Train and test the benchmark in small, and check that its models come in the right order.
 	$(BIN)/eucaim-fl benchmark experiment=benchmark_reduced --check

@@ -215,11 +215,19 @@ def _frozen(raw: DictConfig) -> ExperimentConfig:
     return parse(ExperimentConfig, values, "The recipe")
 
 
+_registered: dict[str, tuple[str, int, int, int]] = {}
+"""Recipe → the file, with its number, time of change and size, that Hydra's store holds since this process began."""
+
+
 def _register_experiments() -> None:
-    """Recipes lie outside `configs/`; Hydra gets them as the group `experiment`."""
+    """Recipes lie outside `configs/`; Hydra gets them as the group `experiment`, a file again when it has changed."""
     store = ConfigStore.instance()
     for name, path in experiment_files().items():
         try:
+            now = path.stat()
+            version = (str(path.absolute()), now.st_ino, now.st_mtime_ns, now.st_size)
+            if _registered.get(name) == version:
+                continue
             node = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
             raise RecipeError(
@@ -228,6 +236,7 @@ def _register_experiments() -> None:
         if not isinstance(node, dict):
             raise RecipeError(f"The recipe '{name}' holds no mapping of keys to values.", local_detail=str(path))
         store.store(group="experiment", name=name, node=node, package="_global_")
+        _registered[name] = version
 
 
 def _register_federations() -> None:

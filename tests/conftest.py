@@ -33,6 +33,7 @@ SIZE = (16, 16, 4)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("eucaim_fl", deadline=None)  # how long an example takes says nothing on a busy machine
+settings.register_profile("quick", deadline=None, max_examples=25)  # for `make unit`; `make test` tries them all
 settings.load_profile("eucaim_fl")
 
 
@@ -122,6 +123,17 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra composes everything twice, the first time only to learn whether a recipe itself asks for a sweep.
+
+    None of ours does, and what becomes of sweeps is tested in `test_compose`: for tests of many recipes.
+    """
+    from hydra._internal.hydra import Hydra
+
+    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
+
+
+@pytest.fixture
 def hospital(tmp_path: Path) -> Callable[..., Path]:
     """Writes one tiny hospital under the test's folder and returns its site file."""
     return lambda name, **options: write_hospital(tmp_path, name, **options)
@@ -199,8 +211,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(rank)))
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
-    """Libraries count at the end what is left of theirs."""
+    """Libraries count at the end what is left of theirs; behind pytest, which looks for garbage once more."""
     gc.unfreeze()
 
 

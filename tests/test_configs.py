@@ -18,7 +18,7 @@ from eucaim_fl.models import ARGUMENTS
 from eucaim_fl.resources import experiment_files
 from eucaim_fl.sitefile import load_site_file
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("composed_once")]
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

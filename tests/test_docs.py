@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,24 @@ class Public:
     docstring: str
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    """A file, parsed."""
+    return ast.parse(path.read_text())
+
+
+@cache
+def classes() -> dict[str, ast.ClassDef]:
+    """All classes of the package by name."""
+    return {node.name: node for path in MODULES for node in tree(path).body if isinstance(node, ast.ClassDef)}
+
+
+@cache
+def public() -> list[Public]:
+    """All that the package offers."""
+    return [found for path in MODULES for found in public_names(path)]
+
+
 def listed(body: list[ast.stmt]) -> list[str] | None:
     """`__all__` of a module."""
     for node in body:
@@ -44,13 +63,13 @@ def listed(body: list[ast.stmt]) -> list[str] | None:
     return None
 
 
-def overrides_a_documented(classes: dict[str, ast.ClassDef], owner: ast.ClassDef, method: str) -> bool:
+def overrides_a_documented(owner: ast.ClassDef, method: str) -> bool:
     """Whether a base class of the package says already what the method does."""
     for base in owner.bases:
-        parent = classes.get(ast.unparse(base).partition("[")[0].rpartition(".")[2])
+        parent = classes().get(ast.unparse(base).partition("[")[0].rpartition(".")[2])
         if parent is not None and (
             any(isinstance(n, Documented) and n.name == method and ast.get_docstring(n) for n in parent.body)
-            or overrides_a_documented(classes, parent, method)
+            or overrides_a_documented(parent, method)
         ):
             return True
     return False
@@ -58,10 +77,11 @@ def overrides_a_documented(classes: dict[str, ast.ClassDef], owner: ast.ClassDef
 
 def public_names(path: Path) -> Iterator[Public]:
     """What one module's `__all__` offers, with its methods; a constructor is called by its class's name."""
-    body = ast.parse(path.read_text()).body
+    body = tree(path).body
+    offered = listed(body) or []
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for node in body:
-        if not isinstance(node, Documented) or node.name not in (listed(body) or []):
+        if not isinstance(node, Documented) or node.name not in offered:
             continue
         yield Public(f"{module}.{node.name}", node.name, ast.get_docstring(node) or "")
         for inner in node.body if isinstance(node, ast.ClassDef) else []:
@@ -71,7 +91,7 @@ def public_names(path: Path) -> Iterator[Public]:
             if inner.name == "__init__":
                 yield Public(f"{module}.{node.name}", node.name, text or "the class says it")
             elif not inner.name.startswith("_"):
-                documented = text or ("its base says it" if overrides_a_documented(CLASSES, node, inner.name) else "")
+                documented = text or ("its base says it" if overrides_a_documented(node, inner.name) else "")
                 yield Public(f"{module}.{node.name}.{inner.name}", inner.name, documented)
 
 
@@ -86,6 +106,7 @@ def promised(docstring: str) -> set[str]:
     return {name for sentence in sentences for name in re.findall(r"\b[A-Z]\w*(?:Error|Interrupt)\b", sentence)}
 
 
+@cache
 def errors_with_tests() -> dict[str, set[str]]:
     """Function or class → errors with which some test calls it inside `with pytest.raises(…)`."""
     found: dict[str, set[str]] = defaultdict(set)
@@ -118,40 +139,34 @@ def is_tested(error: str, expected: set[str]) -> bool:
     return any(isinstance(found, type) and issubclass(found, kind(error)) for found in known)
 
 
-CLASSES = {
-    node.name: node for path in MODULES for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)
-}
-PUBLIC = [public for path in MODULES for public in public_names(path)]
-
-
 class TestDocumentedErrors:
     def test_every_one_has_a_test_that_calls_what_raises_it(self) -> None:
         seen = errors_with_tests()
         missing = [
-            f"{public.where}: {error}"
-            for public in PUBLIC
-            for error in sorted(promised(public.docstring))
-            if not is_tested(error, seen[public.called])
+            f"{one.where}: {error}"
+            for one in public()
+            for error in sorted(promised(one.docstring))
+            if not is_tested(error, seen[one.called])
         ]
         assert not missing, "\n".join(["No test for:", *missing])
 
     def test_they_are_found_at_all(self) -> None:
-        assert sum(len(promised(public.docstring)) for public in PUBLIC) > 100
+        assert sum(len(promised(one.docstring)) for one in public()) > 100
         assert "JournalError" in errors_with_tests()["encode_arrays"]
 
     def test_their_names_exist(self) -> None:
-        for public in PUBLIC:
-            for error in promised(public.docstring):
-                assert kind(error), public.where
+        for one in public():
+            for error in promised(one.docstring):
+                assert kind(error), one.where
 
 
 class TestDocstrings:
     def test_everything_public_has_one(self) -> None:
-        assert not [public.where for public in PUBLIC if not public.docstring]
+        assert not [one.where for one in public() if not one.docstring]
 
     @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
     def test_a_module_says_what_it_is_for(self, path: Path) -> None:
-        assert (ast.get_docstring(ast.parse(path.read_text())) or "").strip()
+        assert (ast.get_docstring(tree(path)) or "").strip()
 
     @pytest.mark.parametrize(
         "path", [path for path in MODULES if ">>>" in path.read_text()], ids=lambda path: str(path.relative_to(ROOT))
@@ -166,7 +181,7 @@ class TestDocstrings:
 class TestModules:
     @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
     def test_what_is_public_is_listed_and_what_is_listed_exists(self, path: Path) -> None:
-        body = ast.parse(path.read_text()).body
+        body = tree(path).body
         if len(body) == 1 or path.name == "__main__.py":  # a docstring alone; the command
             return
         names = listed(body)

@@ -1,11 +1,10 @@
-"""The READMEs' commands are commands: every line of a shell block is parsed, and the cheap ones are run."""
+"""The READMEs' commands are commands: every line of a shell block is parsed; `cli/test_cli` runs the cheap ones."""
 
 from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from eucaim_fl.compose import compose, resolve
 from eucaim_fl.config import parse
 from eucaim_fl.sitefile import SiteFile
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("composed_once")]
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "experiments/README.md", "sites/README.md", "docker/README.md"]
@@ -28,6 +27,12 @@ def commands(page: str) -> list[list[str]]:
     lines = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
     ours = [line for line in lines if re.match(r"(eucaim-fl|make) ", line)]
     return [shlex.split(line, comments=True) for line in ours]
+
+
+@cache
+def makes_a_plan(recipe: tuple[str, ...]) -> None:
+    """Once for each recipe: several lines have the same."""
+    resolve(compose(recipe))
 
 
 ALL = [(page, words) for page in PAGES for words in commands(page)]
@@ -53,15 +58,7 @@ def test_a_command_of_the_readme_exists_and_takes_its_words(page, words):
     if any(o.startswith("experiment=") for o in overrides) and "resume=RUN" not in rest:
         single = [re.sub(r"=([^,\[]+),.*$", r"=\1", o) for o in overrides]
         recipe = [o for o in single if not o.startswith(("federation=NAME", "permit."))]  # they are of one's own
-        resolve(compose(recipe))
-
-
-def test_plan_show_runs_as_the_readme_says():
-    result = subprocess.run(
-        [sys.executable, "-m", "eucaim_fl", "plan", "show", "experiment=demo"], capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    assert "SHA-256" in result.stdout
+        makes_a_plan(tuple(recipe))
 
 
 def test_the_site_file_of_the_readme_is_valid_and_shows_the_true_defaults():

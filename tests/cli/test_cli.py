@@ -153,16 +153,17 @@ class TestPlanShow:
 
 @pytest.mark.federated
 class TestTrain:
-    def test_the_last_line_is_the_run_folder(self, own_recipe):
+    def test_the_last_line_is_the_run_folder(self, own_recipe, monkeypatch):
         folder = own_recipe()
-        result = command("train", "experiment=mine", cwd=folder)
-        assert result.returncode == 0, result.stderr
+        monkeypatch.chdir(folder)
+        result = CliRunner().invoke(cli, ["train", "experiment=mine"])
+        assert result.exit_code == 0, result.output
         run = Path(result.stdout.strip().splitlines()[-1])
         assert (run / "result.json").is_file()
         assert "report.html" in result.stdout
-        listed = command("runs", "--json", cwd=folder)
+        listed = CliRunner().invoke(cli, ["runs", "--json"])
         assert [row["state"] for row in json.loads(listed.stdout)] == ["finished"]
-        assert "finished" in command("runs", cwd=folder).stdout
+        assert "finished" in CliRunner().invoke(cli, ["runs"]).stdout
 
     def test_json_is_the_result_and_nothing_else(self, own_recipe):
         result = command("train", "--json", "experiment=mine", "rounds=1", cwd=own_recipe())

@@ -74,29 +74,43 @@ PYDICOM = {
 """Series, likewise → what pydicom doesn't do."""
 
 
+def is_dicom(path: Path) -> bool:
+    """By its first bytes: a header reads slowly, and which tests there are is asked in every process of a run."""
+    with path.open("rb") as stream:
+        start = stream.read(132)
+    return start[128:] == b"DICM" or start[:2] == b"\x08\x00"
+
+
 @cache
-def every_series() -> dict[str, list[Path]]:
-    """Name (first file, relative) → files of one folder and series that have rows, as pydicom sees them."""
-    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+def places() -> tuple[str, ...]:
+    """Folders with images, relative; and each file of the bag."""
+    if not (DATA / FOLDERS[0]).is_dir():
+        return ()
+    files = [p for folder in FOLDERS for p in sorted((DATA / folder).rglob("*")) if p.is_file() and is_dicom(p)]
+    found = (path if path.parent.as_posix().endswith(BAG) else path.parent for path in files)
+    return tuple(dict.fromkeys(place.relative_to(DATA).as_posix() for place in found))
+
+
+@cache
+def series_at(place: str) -> dict[str, list[Path]]:
+    """Name (first file, relative) → files of one series that have rows, as pydicom sees them."""
+    groups: dict[str, list[Path]] = defaultdict(list)
     wanted = ["Rows", "SeriesInstanceUID", "PerFrameFunctionalGroupsSequence"]
-    for folder in FOLDERS:
-        for path in sorted(p for p in (DATA / folder).rglob("*") if p.is_file()):
-            with path.open("rb") as stream:
-                start = stream.read(132)
-            if start[128:] != b"DICM" and start[:2] != b"\x08\x00":
-                continue
-            header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=wanted)
-            if "Rows" in header:
-                alone = path.parent.as_posix().endswith(BAG) or "PerFrameFunctionalGroupsSequence" in header
-                uid = path.name if alone else str(header.get("SeriesInstanceUID", ""))
-                groups[path.parent, uid].append(path)
+    at = DATA / place
+    for path in [at] if at.is_file() else sorted(p for p in at.iterdir() if p.is_file() and is_dicom(p)):
+        header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=wanted)
+        if "Rows" in header:
+            alone = at.is_file() or "PerFrameFunctionalGroupsSequence" in header
+            groups[path.name if alone else str(header.get("SeriesInstanceUID", ""))].append(path)
     return {files[0].relative_to(DATA).as_posix(): files for files in groups.values()}
 
 
-def names() -> list[str]:
+@cache
+def names() -> tuple[str, ...]:
+    """Every series."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return list(every_series()) if (DATA / FOLDERS[0]).is_dir() else []
+        return tuple(name for place in places() for name in series_at(place))
 
 
 def listed(table: dict[str, str], name: str) -> str:
@@ -181,9 +195,15 @@ def assert_same_values(ours: np.ndarray, theirs: np.ndarray, who: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", names())
-def test_two_readers_see_the_same_voxels_at_the_same_place(name: str) -> None:
-    files = every_series()[name]
+@pytest.mark.parametrize("place", places())
+def test_two_readers_see_the_same_voxels_at_the_same_place(place: str, subtests: pytest.Subtests) -> None:
+    for name, files in series_at(place).items():
+        with subtests.test(name):
+            compare(name, files)
+
+
+def compare(name: str, files: list[Path]) -> None:
+    """One series by all readers."""
     expected = listed(REFUSED, name)
     if expected:
         with pytest.raises((SeriesError, UnreadableFileError), match=expected):

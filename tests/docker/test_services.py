@@ -24,10 +24,10 @@ def free_port() -> int:
 
 
 def within(seconds: float, holds: Callable[[], bool]) -> bool:
-    """Whether something becomes true in time."""
+    """Whether something becomes true in time. To ask costs a process that may take a second of what is waited for."""
     until = time.monotonic() + seconds
     while not (found := holds()) and time.monotonic() < until:
-        time.sleep(0.3)
+        time.sleep(2)
     return found
 
 

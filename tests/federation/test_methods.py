@@ -59,8 +59,8 @@ class TestState:
 
     def test_rounds_that_are_made_again_give_the_same_bits(self, hospitals, tmp_path, reference):
         """As after a crash: the coordinator's last rounds are gone, the sites have been there already."""
-        config = tiny_recipe(tmp_path, hospitals, **STATEFUL)
-        _, folder = go(config)
+        config, folder = tiny_recipe(tmp_path, hospitals, **STATEFUL), tmp_path / "again"
+        shutil.copytree(reference[1], folder)
         for number in (4, 3, 2):
             shutil.rmtree(folder / "journal" / f"round-{number:04d}")
         for name in ("result.json", "report.html"):
@@ -93,9 +93,13 @@ def _names_of_the_whole_network(folder: Path) -> set[str]:
 
 
 class TestWarmStart:
-    def test_the_first_round_begins_with_the_weights_of_an_earlier_run(self, hospitals, tmp_path):
-        _, earlier = go(tiny_recipe(tmp_path, hospitals, rounds=1))
-        start = earlier / "models" / "last.safetensors"
+    @pytest.fixture(scope="class")
+    def start(self, hospitals, tmp_path_factory):
+        """The weights that an earlier run ended with."""
+        _, earlier = go(tiny_recipe(tmp_path_factory.mktemp("earlier"), hospitals, rounds=1))
+        return earlier / "models" / "last.safetensors"
+
+    def test_the_first_round_begins_with_the_weights_of_an_earlier_run(self, hospitals, tmp_path, start):
         config = tiny_recipe(tmp_path, hospitals, rounds=1).model_copy(update={"start": start})
         result, folder = go(config)
         record = json.loads((folder / "journal" / "round-0001" / "record.json").read_text())
@@ -103,9 +107,7 @@ class TestWarmStart:
         assert json.loads((folder / "plan.json").read_text())["start_sha256"] == record["arriving_sha256"]
         assert result["weights_sha256"] != record["arriving_sha256"]
 
-    def test_those_of_another_network_are_refused(self, hospitals, tmp_path):
-        _, earlier = go(tiny_recipe(tmp_path, hospitals, rounds=1))
-        start = earlier / "models" / "last.safetensors"
+    def test_those_of_another_network_are_refused(self, hospitals, tmp_path, start):
         other = {"args": {"channels": [4, 12], "strides": [2], "num_res_units": 0, "norm": "batch"}}
         config = tiny_recipe(tmp_path, hospitals, rounds=1, model=other).model_copy(update={"start": start})
         with pytest.raises(RecipeError, match="not those of the plan's network"):

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 from eucaim_fl.compose import resolve
+from eucaim_fl.config import ExperimentConfig
 from eucaim_fl.errors import (
     InterruptedRunError,
     JournalError,
@@ -43,11 +45,27 @@ def four(tmp_path_factory):
     return [write_hospital(folder, name) for name in "abcd"]
 
 
+class Finished(NamedTuple):
+    """A run that is over, and where the data of its first hospital lie."""
+
+    config: ExperimentConfig
+    result: dict[str, Any]
+    folder: Path
+    data: Path
+
+
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """The result of the run that nothing disturbs, over the same four hospitals in a folder of its own."""
+def finished(tmp_path_factory):
+    """The run that nothing disturbs, over the same four hospitals in a folder of its own. Tests leave it as it is."""
     folder = tmp_path_factory.mktemp("reference")
-    return go(tiny_recipe(folder, [write_hospital(folder, name) for name in "abcd"], rounds=3))[0]
+    config = tiny_recipe(folder, [write_hospital(folder, name) for name in "abcd"], rounds=3)
+    return Finished(config, *go(config), folder / "data")
+
+
+@pytest.fixture(scope="module")
+def reference(finished):
+    """Its result."""
+    return finished.result
 
 
 class TestReproducible:
@@ -120,23 +138,25 @@ class TestResume:
         config = recipe(four, rounds=3)
         resolved = resolve(config)
         folder = create_run(config, resolved.plan, resolved.site_files)
+        moments = ("spool/*/*", "journal/round-0001/record.json", "journal/round-0002/record.json")
         kills = 0
-        for wait_s in (1.0, 4.0, 2.5, 3.2):
+        for file in moments:  # a reply has come, a round is written, and the next
             process = subprocess.Popen(
                 [sys.executable, str(script), str(folder)],
                 start_new_session=True,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            try:
-                process.wait(wait_s)
-                break
-            except subprocess.TimeoutExpired:
-                process.kill()  # the coordinator only: its workers must end by themselves
-                process.wait()
-                kills += 1
+            until = time.monotonic() + 120
+            while process.poll() is None and not any(folder.glob(file)):
+                assert time.monotonic() < until
+                time.sleep(0.005)
+            kills += process.poll() is None
+            process.kill()  # the coordinator only: its workers must end by themselves
+            process.wait()
+        assert not (folder / "result.json").exists()
         result, _ = go(config, folder)
-        assert kills > 0
+        assert kills == len(moments)
         assert result["weights_sha256"] == reference["weights_sha256"]
         assert _left_over(folder) == []
 
@@ -155,19 +175,16 @@ class TestResume:
         result, _ = go(config, folder)
         assert result["weights_sha256"] == reference["weights_sha256"]
 
-    def test_a_finished_run_can_be_resumed_without_changing_anything(self, four, recipe, reference):
+    def test_a_finished_run_can_be_resumed_without_changing_anything_and_its_history_is_left_alone(
+        self, four, recipe, reference
+    ):
         config = recipe(four, rounds=3)
         first, folder = go(config)
+        before = {name: (folder / name).read_bytes() for name in ("provenance.json", "result.json", "report.html")}
         again, _ = go(config, folder)
+        assert {name: (folder / name).read_bytes() for name in before} == before
         assert again["weights_sha256"] == first["weights_sha256"] == reference["weights_sha256"]
         assert again["metrics"] == first["metrics"]
-
-    def test_resuming_a_finished_run_leaves_its_history_alone(self, four, recipe):
-        config = recipe(four[:1], rounds=1)
-        _, folder = go(config)
-        before = {name: (folder / name).read_bytes() for name in ("provenance.json", "result.json", "report.html")}
-        go(config, folder)
-        assert {name: (folder / name).read_bytes() for name in before} == before
 
     def test_two_runs_at_once_over_one_folder_are_refused(self, four, recipe):
         class Greedy(Listener):
@@ -208,21 +225,21 @@ def _left_over(folder: Path) -> list[int]:
 
 
 class TestFiles:
-    def test_the_folder_holds_plan_recipe_provenance_models_and_result(self, four, recipe):
-        result, folder = go(recipe(four, rounds=1))
+    def test_the_folder_holds_plan_recipe_provenance_models_and_result(self, finished):
+        folder = finished.folder
         names = {p.name for p in folder.iterdir()}
         assert {"plan.json", "recipe.yaml", "provenance.json", "result.json", "report.html"} <= names
         assert {p.name for p in (folder / "models").glob("*.safetensors")} == {"best.safetensors", "last.safetensors"}
-        assert json.loads((folder / "result.json").read_text()) == result
+        assert json.loads((folder / "result.json").read_text()) == finished.result
         assert not list((folder / "spool").glob("*/*"))
 
-    def test_what_the_coordinator_keeps_names_no_patient_and_no_path_of_a_site(self, four, recipe):
-        _, folder = go(recipe(four, rounds=1))
-        for path in folder.rglob("*"):
+    def test_what_the_coordinator_keeps_names_no_patient_and_no_path_of_a_site(self, finished):
+        assert (finished.data / "a").is_dir()
+        for path in finished.folder.rglob("*"):
             if path.is_file() and path.name not in ("sites.log", "recipe.yaml"):
                 content = path.read_bytes()
                 assert not re.search(rb"PATIENT-\d", content), path.name
-                assert str(four[0].parent / "data").encode() not in content, path.name
+                assert str(finished.data).encode() not in content, path.name
 
     def test_old_rounds_keep_their_record_but_not_their_arrays(self, four, recipe):
         _, folder = go(recipe(four[:1], rounds=5))
@@ -277,7 +294,12 @@ class TestFullDisk:
         )
         script = folder.parent / "full.py"
         script.write_text(program)
-        ended = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True)
+        ended = subprocess.run(
+            [sys.executable, str(script), str(folder)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # else Python keeps its byte code, cut off
+        )
         assert ended.returncode == 2, ended.stderr
         assert "disk is full" in ended.stderr
         assert not list(folder.rglob("*.part"))

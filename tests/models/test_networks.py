@@ -47,7 +47,20 @@ SMALL: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "vit": ({"patch_size": 4, "hidden_size": 12, "mlp_dim": 8, "num_layers": 2, "num_heads": 2}, (8, 4, 12)),
     "voxel_classifier": ({"scales": [1], "reaches": [2, 5]}, (8, 5, 7)),
 }
-EVERY = [(name, dims) for name in sorted(ARGUMENTS) for dims in (2, 3)]
+LONG = {
+    ("densenet121", 2),
+    ("densenet121", 3),
+    ("efficientnet", 2),
+    ("efficientnet", 3),
+    ("swin_unetr", 3),
+    ("unetr", 3),
+}
+"""Hundreds of layers, or wide ones: two thirds of the time of all."""
+EVERY = [
+    pytest.param(name, dims, marks=[pytest.mark.integration] if (name, dims) in LONG else [])
+    for name in sorted(ARGUMENTS)
+    for dims in (2, 3)
+]
 each_network = pytest.mark.parametrize(("name", "dims"), EVERY)
 
 

@@ -186,7 +186,7 @@ class TestWhatStopsIt:
         key_file = log.folder.parent / "key.pem"
         KEY.save(key_file)
         log.append("started", {"pid": 7})
-        words = [sys.executable, "-c", script, str(log.folder), str(key_file), str(limit)]
+        words = [sys.executable, "-B", "-c", script, str(log.folder), str(key_file), str(limit)]
         output = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
         assert output[-1].startswith("AuditError "), output
         assert log.head().count == 1 + len(output) - 1

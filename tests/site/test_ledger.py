@@ -347,7 +347,7 @@ class TestDamage:
             "        print(n)\n"
             "except Exception as problem: print(type(problem).__name__, problem)\n"
         )
-        words = [sys.executable, "-c", script, str(ledger.folder), str(limit)]
+        words = [sys.executable, "-B", "-c", script, str(ledger.folder), str(limit)]
         output = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
         assert output[-1].startswith("LedgerError "), output
         assert verify_ledger(ledger.folder) == ()

@@ -6,7 +6,6 @@ import contextlib
 from types import SimpleNamespace
 from typing import Any
 
-import mlflow.pytorch
 import numpy as np
 import pytest
 
@@ -20,6 +19,8 @@ from eucaim_fl.tracking import model_export
 class TestLogNetwork:
     @pytest.mark.parametrize("channels", [1, 2])
     def test_its_input_has_the_channels_of_the_plan(self, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        import mlflow.pytorch  # here: all processes of a run collect this file, and one runs it
+
         config = ExperimentConfig.model_validate(
             {
                 "name": "demo",

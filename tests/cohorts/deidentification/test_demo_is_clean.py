@@ -21,6 +21,8 @@ from eucaim_fl.cohorts.elements import read_elements
 from eucaim_fl.cohorts.synthetic import HOSPITALS, write_demo
 from eucaim_fl.sitefile import DeidentificationConfig
 
+pytestmark = pytest.mark.integration
+
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Names and texts of everything in a JSON document."""

@@ -360,6 +360,7 @@ class TestReadItem:
         assert not [name for name, value in sent.items() if value in ("", None, (), {})]
 
 
+@pytest.mark.realdata
 @pytest.mark.skipif(not (SHARED / "dicom_conformance").is_dir(), reason="shared data is not there")
 class TestRealFiles:
     def test_each_gives_facts_or_a_reason(self) -> None:
