@@ -82,17 +82,30 @@ def lidc_nodules(source: Path, target: Path | None, seed: int, split: Literal["e
 @command.command("ham10000")
 @click.option("--from", "source", type=click.Path(path_type=Path), required=True, help="Folder with the data set.")
 @click.option("--to", "target", type=click.Path(path_type=Path), help="Folder to write into; default: the data folder.")
-def ham10000(source: Path, target: Path | None) -> None:
+@click.option("--seed", type=int, default=0, show_default=True, help="Deals the lesions with --split chance.")
+@click.option(
+    "--split",
+    type=click.Choice(["sources", "chance"]),
+    default="sources",
+    show_default=True,
+    help="Lesions where they were taken, or by chance to sites of the same sizes (ham_chance_a to _d).",
+)
+def ham10000(source: Path, target: Path | None, seed: int, split: Literal["sources", "chance"]) -> None:
     """Write 5,984 real dermatoscopy images (HAM10000) as four hospitals' cohorts, by their true sources.
 
     \b
-    Example:
+    Examples:
       eucaim-fl prepare ham10000 --from downloads/ham10000
+      eucaim-fl prepare ham10000 --from downloads/ham10000 --split chance
     """
     from eucaim_fl.cohorts.ham10000 import write_ham10000
 
     folder = target or data_root()
-    _with_bar(Console(stderr=True), "HAM10000", lambda tell: write_ham10000(source, folder, progress=tell))
+    _with_bar(
+        Console(stderr=True),
+        "HAM10000",
+        lambda tell: write_ham10000(source, folder, seed=seed, split=split, progress=tell),
+    )
     click.echo(str(folder))
 
 

@@ -31,9 +31,10 @@ class TestPrepare:
         [
             (["lidc_nodules"], {"seed": 0, "split": "equal"}),
             (["lidc_nodules", "--split", "skewed", "--seed", "3"], {"seed": 3, "split": "skewed"}),
-            (["ham10000"], {}),
+            (["ham10000"], {"seed": 0, "split": "sources"}),
+            (["ham10000", "--split", "chance", "--seed", "3"], {"seed": 3, "split": "chance"}),
         ],
-        ids=["equal", "skewed", "ham10000"],
+        ids=["equal", "skewed", "sources", "chance"],
     )
     def test_a_data_set_goes_where_it_is_told(
         self, words: list[str], options: dict[str, Any], written: list[tuple[Any, ...]], tmp_path: Path

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from eucaim_fl.cohorts.case_image import read_case_colours
-from eucaim_fl.cohorts.ham10000 import IMAGES, SITES, TABLE, write_ham10000
+from eucaim_fl.cohorts.ham10000 import IMAGES, SITES, SPLITS, TABLE, write_ham10000
 from eucaim_fl.cohorts.manifest import Manifest, read_manifest
 from eucaim_fl.durable import exclusive
 from eucaim_fl.errors import CohortError, RunFolderBusyError
@@ -120,6 +120,42 @@ class TestWriteHam10000:
         graver = {one.rule for one in report.findings if one.severity != "informs"}
         assert graver <= {"quality.small_class"}
         assert not {one.rule for one in report.findings} & {"codes.unplaced", "quality.few_slices"}
+
+    def test_dealt_by_chance_each_site_is_as_large_as_a_source_and_every_lesion_is_at_one(self, tmp_path: Path) -> None:
+        rows = [*ROWS, *(f"ISIC_{n},HAM_{n},{list(SITES.values())[n % 3]},nv,{n}.0,male" for n in range(10, 40))]
+        source = data_set(tmp_path / "in", rows)
+        write_ham10000(source, tmp_path / "out")
+        write_ham10000(source, tmp_path / "out", split="chance")
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(SPLITS["sources"] + SPLITS["chance"])
+        true, dealt = (
+            [{case.patient for case in manifest(site, tmp_path / "out").cases} for site in SPLITS[split]]
+            for split in ("sources", "chance")
+        )
+        assert [len(site) for site in dealt] == [len(site) for site in true] == [11, 11, 11, 2]
+        assert set.union(*dealt) == set.union(*true)
+        assert all(one & other for one in dealt[:3] for other in true[:3])
+
+    def test_the_seed_deals_and_clinical_values_go_with_the_lesion(self, tmp_path: Path) -> None:
+        rows = [*ROWS, *(f"ISIC_{n},HAM_{n},vidir_modern,nv,{n}.0,male" for n in range(10, 40))]
+        source, found = data_set(tmp_path / "in", rows), []
+        for number, seed in enumerate((0, 0, 1)):
+            write_ham10000(source, tmp_path / f"out{number}", split="chance", seed=seed)
+            cases = {s: manifest(s, tmp_path / f"out{number}").cases for s in SPLITS["chance"]}
+            found.append({s: {(c.patient, c.clinical["diagnosis"]) for c in own} for s, own in cases.items()})
+        assert found[0] == found[1] != found[2]
+        assert set.union(*found[0].values()) == set.union(*found[2].values())
+
+    def test_a_check_of_a_site_by_chance_finds_nothing_amiss(self, tmp_path: Path) -> None:
+        sources = ("vidir_molemax", "rosendahl")
+        added = [(n, sources[n % 2], "mel" if n % 3 else "nv") for n in range(10, 60)]
+        rows = [*ROWS, *(f"ISIC_{n},HAM_{n},{where},{what},{n}.0,male" for n, where, what in added)]
+        looks = {row.partition(",")[0]: jpeg((200, 100, 4 * n)) for n, row in enumerate(rows)}
+        write_ham10000(data_set(tmp_path / "in", rows, looks), tmp_path / "out", split="chance")
+        for name in ("ham_chance_a", "ham_chance_c"):
+            report = check(site_of(name, tmp_path / "out"))
+            assert report.can_train
+            assert report.modalities == {"DMS": report.patients}
+            assert {one.rule for one in report.findings if one.severity != "informs"} <= {"quality.small_class"}
 
     def test_progress_counts_images_and_a_second_call_replaces_the_cohorts(self, tmp_path: Path) -> None:
         seen: list[tuple[int, int]] = []
