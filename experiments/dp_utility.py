@@ -238,15 +238,18 @@ def _train(cell: Cell, folder: Path) -> tuple[Recipe, Arrays, float | None]:
 # --- testing and telling ----------------------------------------------------------------------------------------
 
 
-def scores(values: PatientValues) -> dict[str, Any]:
-    """Mean Dice, or AUC, pooled and by site; null where it is undefined. Patients without a Dice don't count."""
+def scores(values: PatientValues, task: str) -> dict[str, Any]:
+    """Mean Dice of a segmentation, or AUC, pooled and by site; null where it is undefined. Patients without a Dice
+    don't count."""
     sites = sorted({site for site, _ in values})
 
     def one(rows: Sequence[tuple[float, ...]]) -> float | None:
         kept = np.array([row for row in rows if not np.isnan(row).any()])
         if not len(kept):
             return None
-        value = float(kept.mean()) if kept.shape[1] == 1 else auc(kept[:, 0], kept[:, 1].astype(np.int64))
+        if task == "segmentation":
+            return float(kept[:, 0].mean())
+        value = auc(kept[:, :-1], kept[:, -1].astype(np.int64))
         return None if np.isnan(value) else value
 
     return {
@@ -296,7 +299,7 @@ def _do(cell: Cell, folder: Path) -> dict[str, Any]:
     found = {
         "data": cell.data, "method": cell.method, "epsilon": cell.epsilon, "seed": cell.seed, "spent": spent,
         "delta": recipe.plan.privacy.delta, "seconds": round(time.monotonic() - began, 1),
-        **scores(held_out(recipe.plan, recipe.site_files, weights)),
+        **scores(held_out(recipe.plan, recipe.site_files, weights), recipe.plan.task.name),
     }  # fmt: skip
     write_json(cell.path(folder), found)
     return found

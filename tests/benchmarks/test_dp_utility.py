@@ -58,19 +58,21 @@ class TestCells:
 
 class TestScores:
     def test_auc_is_taken_by_site_and_over_all(self, script: Any) -> None:
-        values = {("a", "p"): (0.1, 0.0), ("a", "q"): (0.9, 1.0), ("b", "p"): (0.5, 0.0), ("b", "q"): (0.3, 1.0)}
-        found = script.scores(values)
+        given = {("a", "p"): (0.1, 0.0), ("a", "q"): (0.9, 1.0), ("b", "p"): (0.5, 0.0), ("b", "q"): (0.3, 1.0)}
+        values = {who: (1 - score, score, truth) for who, (score, truth) in given.items()}
+        found = script.scores(values, "classification")
         assert found["by_site"] == {"a": 1.0, "b": 0.0}
         assert found["pooled"] == 0.75
         assert found["patients"] == {"a": 2, "b": 2}
 
     def test_a_site_of_one_class_has_no_auc(self, script: Any) -> None:
-        found = script.scores({("a", "p"): (0.1, 0.0), ("b", "q"): (0.9, 1.0)})
+        found = script.scores({("a", "p"): (0.9, 0.1, 0.0), ("b", "q"): (0.1, 0.9, 1.0)}, "classification")
         assert found["by_site"] == {"a": None, "b": None}
         assert found["pooled"] == 1.0
 
     def test_dice_is_a_mean_over_patients_who_have_one(self, script: Any) -> None:
-        found = script.scores({("a", "p"): (0.5,), ("a", "q"): (np.nan,), ("b", "p"): (0.7,)})
+        values = {("a", "p"): (0.5, 3.0), ("a", "q"): (np.nan, np.nan), ("b", "p"): (0.7, 2.0)}
+        found = script.scores(values, "segmentation")
         assert found["pooled"] == pytest.approx(0.6)
         assert found["by_site"] == {"a": 0.5, "b": 0.7}
 
