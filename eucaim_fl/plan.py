@@ -152,6 +152,10 @@ class FederationPlan(Config):
         own = personal.arrays != "none" or personal.ditto is not None or personal.local
         return own or self.training.optimizer.kept or self.method.objective.has_state()
 
+    def keeps_models(self) -> bool:
+        """Whether a site keeps models of its own when a run has ended."""
+        return self.method.personal.candidates() != ("common",)
+
     def canonical_json(self) -> str:
         """The text that is hashed and sent."""
         return json.dumps(

@@ -66,10 +66,20 @@ def _explain_channels(plan: FederationPlan) -> list[str]:
     return lines
 
 
+def _one_batch(plan: FederationPlan) -> str:
+    """What a coordinator can do to an update that it sees without noise: how few people can be left behind it."""
+    few = plan.training.batch_size
+    people = "one person, whose image can then be read from it" if few == 1 else f"{few} people"
+    return f"A coordinator that crafts the arriving weights can bring it down to {people}, whatever the steps."
+
+
 def _explain_privacy(plan: FederationPlan) -> list[str]:
     privacy, found, once = plan.privacy, promise(plan), round_mechanism(plan.privacy, plan.training)
     if found is None or once is None or privacy.noise_multiplier is None or privacy.clipping_norm is None:
-        return ["Privacy: no noise is added; the update itself may reveal information about training patients."]
+        return [
+            "Privacy: no noise is added; the update itself may reveal information about training patients. "
+            f"{_one_batch(plan)}"
+        ]
     deviation = f"{privacy.noise_multiplier * privacy.clipping_norm:g}"
     spent = f"epsilon {epsilon_words(found.epsilon)} at delta {found.delta:g} over all {plan.rounds} rounds"
     if privacy.mechanism == "patient_dp":
@@ -90,7 +100,7 @@ def _explain_privacy(plan: FederationPlan) -> list[str]:
             f"Privacy: the server clips every site's update to L2 norm {privacy.clipping_norm:g} and adds Gaussian "
             f"noise of standard deviation {deviation} to their sum, which is divided by the number of all sites of the "
             f"plan. This hides a site from those who see the models ({spent}); the server itself sees the updates as "
-            "they are."
+            f"they are. {_one_batch(plan)}"
         )
     lines = [what]
     if not privacy.secure:
@@ -161,10 +171,11 @@ def _explain_local(plan: FederationPlan) -> str:
 
 
 def _explain_rounds(plan: FederationPlan) -> str:
-    """How often the arriving model is measured."""
-    stopping = plan.stopping
+    """What the rounds begin with, where that is an earlier run's model; how often the arriving model is measured."""
+    stopping, start = plan.stopping, plan.start_sha256
+    warm = "" if start is None else f" (the first begins with weights of an earlier run, SHA-256 {start})"
     when = "" if stopping.validate_every == 1 else f" (in the first and then every {stopping.validate_every} rounds)"
-    return f"Each of {plan.rounds} rounds: evaluate the arriving model on the validation patients{when}"
+    return f"Each of {plan.rounds} rounds{warm}: evaluate the arriving model on the validation patients{when}"
 
 
 def _explain_conditioning(plan: FederationPlan) -> list[str]:

@@ -40,6 +40,21 @@ class TestExplain:
         ):
             assert phrase in told
 
+    @pytest.mark.parametrize(
+        ("batch", "words"), [(8, "down to 8 people, whatever"), (1, "down to one person, whose image can then be read")]
+    )
+    def test_without_noise_it_says_to_how_few_people_crafted_weights_bring_an_update(
+        self, batch: int, words: str
+    ) -> None:
+        told = " ".join(explain(plan_of(training={"local_steps": 3, "batch_size": batch})))
+        assert f"A coordinator that crafts the arriving weights can bring it {words}" in told
+
+    def test_a_warm_start_is_said(self) -> None:
+        assert "an earlier run" not in " ".join(explain(plan_of()))
+        warm = plan_of().model_copy(update={"start_sha256": "ab" * 32})
+        told = f"Each of 2 rounds (the first begins with weights of an earlier run, SHA-256 {'ab' * 32}): evaluate"
+        assert told in " ".join(explain(warm))
+
     def test_it_knows_classification_epochs_and_the_proximal_term(self) -> None:
         plan = plan_of(
             task={"name": "classification", "target": "malignant", "classes": ["no", "yes"]},

@@ -167,6 +167,7 @@ def _federated(
         work.plan,
         dict(work.site_files),
         dict(Journal(run).records()[-1].chosen),
+        Journal(run).run(),
     )
     if not own:
         raise WorkerError("The sites kept no models of their own.", fix="Look into sites.log in the run's folder.")

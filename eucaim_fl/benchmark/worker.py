@@ -32,17 +32,18 @@ def alone(
 
 
 def own_models(
-    plan: FederationPlan, site_files: Mapping[str, Path], chosen: Mapping[str, str]
+    plan: FederationPlan, site_files: Mapping[str, Path], chosen: Mapping[str, str], run: str
 ) -> dict[str, PatientValues]:
     """The sites' own models of a finished run on their own held-out patients: model → values.
 
     The models are read from where each site keeps them, which this machine may do with public and synthetic data only.
-    chosen: site → the model that it named in the end; of these `chosen` is made, where every site named one.
+    chosen: site → the model that it named in the end; of these `chosen` is made, where every site named one. run: the
+    run's own name: what an earlier run of the plan has left is not looked at. A model that a site lacks has no values.
     """
     values: dict[str, PatientValues] = {}
     names: list[ModelName] = [*plan.method.personal.candidates()]
     for site, path in site_files.items():
-        kept = StateStore(load_site_file(path).records_folder(), plan.sha256()).final()
+        kept = StateStore(load_site_file(path).records_folder(), plan.sha256()).final(run)
         for name in names if kept is not None else ():
             whole = {} if kept is None else kept.load()
             arrays = part(whole, plan.method.personal.blended() if name == "blended" else name)

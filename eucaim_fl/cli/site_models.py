@@ -24,6 +24,8 @@ _PARTS = {
     "own": "its own arrays of the model",
     "personal": "a personal model",
     "local": "a local model",
+    "diverged_personal": "a note that its personal model's training diverged",
+    "diverged_local": "a note that its local model's training diverged",
 }
 
 
@@ -57,7 +59,9 @@ def command(
     """List what this site keeps, by plan: its state between rounds, and the models that it has in the end.
 
     The newest come first, with their size and age; the last line is the sum, and what the site file allows
-    (records.models_gb). Nothing is ever removed by itself: where there is no room left, new plans are refused (EFL703).
+    (records.models_gb). Of a plan that is run again and again the newest two runs stay, and the models of the newest
+    one that has ended, which are those that --export takes. Nothing else is ever removed by itself: where there is no
+    room left, new plans are refused (EFL703).
 
     They were trained on its patients, lie in its records (<cache>.records/models) and never leave by themselves. PLAN
     is a plan's SHA-256, or its first characters; MODEL is common, personal or local. What --export writes may tell of
@@ -176,7 +180,8 @@ def _line(one: Kept, now: float) -> str:
     state = "" if one.round is None else f"; after round {one.round}: {_printable(parts) or 'damaged'}"
     names = ", ".join(f"{name} (chosen)" if name == one.chosen else name for name in one.models)
     end = f"; models of the end: {_printable(names)}" if names else ""
-    return f"{_name(one)} ({one.plan_sha256[:12]})  {_size(one.bytes)}, {_age(now - one.changed)}{state}{end}"
+    runs = f" of {one.runs} runs" if one.runs > 1 else ""
+    return f"{_name(one)} ({one.plan_sha256[:12]})  {_size(one.bytes)}{runs}, {_age(now - one.changed)}{state}{end}"
 
 
 def _name(one: Kept) -> str:

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from eucaim_fl.federation.exchange import Question, ask
 from eucaim_fl.federation.messages import Reply
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.records import Participation
+from eucaim_fl.records import Participation, Past
 from eucaim_fl.site.report import SiteReport
 from eucaim_fl.tracking.journal import Journal
 
@@ -94,7 +94,8 @@ class Attendance:
         names: Mapping[int, str] = getattr(self._grid, "names", {})
         asked = {node for node in connected if names.get(node, self._plan.sites[0]) in self._plan.sites}
         targets = {f"node-{node}": node for node in connected if node in asked and node not in known}
-        question = Question("hello", 0, self._plan)
+        run = Past(self._journal.run()) if self._plan.keeps_state() or self._plan.keeps_models() else Past()
+        question = Question("hello", 0, self._plan, pasts=dict.fromkeys(targets, run))
         for answered in ask(self._grid, question, targets, {}, self._look_up):
             node = targets[answered.target]
             site = answered.claims or names.get(node, "")

@@ -112,8 +112,8 @@ def asked(message: Message, context: Context) -> tuple[SiteNode, Instruction]:
 @app.query()
 def hello(message: Message, context: Context) -> Message:
     """Open the cohort and say how many patients can train."""
-    node, _ = asked(message, context)
-    return _answered(message, node, node.hello())
+    node, instruction = asked(message, context)
+    return _answered(message, node, node.hello(instruction.past))
 
 
 @app.query("statistics")

@@ -1,7 +1,12 @@
 """How many patients a plan lets stand behind what leaves. Few steps see few; and some plans let one batch show alone.
 
-A sum over a round's steps hides a patient among those of the others, if every step counts about alike. Two things that
-a plan chooses take that away, whatever the number of patients whom the steps saw:
+A sum over a round's steps hides a patient among those of the others, if every step counts about alike. The weights that
+arrive can take that away under every plan: with a ReLU network whose first step pushes each ReLU below zero, all later
+gradients are exactly 0, and the first batch is all that the update shows; with a batch of one, that patient's image can
+be read from it. Nobody can exclude it without noise, since nobody can tell such weights from honest ones: against a
+coordinator that crafts them the batch is the number of people behind an update, whatever the steps (the policy's
+`patients.batch`). What is counted here is what a plan lets a coordinator see that sends honest weights. Two things that
+it chooses leave one batch alone even then, or leave it to what is told beside the weights:
 
 - What SCAFFOLD tells the sites is added to each step's gradient. It can be chosen so that the network answers nothing
   after the first step (each ReLU is pushed below zero), and the known part taken off the update again.
@@ -34,7 +39,8 @@ however many a site has, since a pull forgets by steps."""
 
 
 def one_batch(plan: FederationPlan, what: Behind) -> bool:
-    """Whether a single batch can stand for all of a round's steps; for the common model, which is of all sites, never.
+    """Whether a single batch can stand for all of a round's steps by the plan alone; for the common model, which is of
+    all sites, never. False is no promise against crafted weights, which can do it under any plan without noise.
 
     update: always under SCAFFOLD; else if (mu + weight decay) · lr · steps > 1, with mu of FedProx and FedDyn.
     personal: so with Ditto's lambda for mu; fine-tuning has weight decay alone, and its own steps. local: weight decay

@@ -122,16 +122,16 @@ class SiteNode:
         torch.set_num_threads(self.site.compute.threads)  # the process may work for another site in between
         return _network(self._plan_json, self.site.compute.device)
 
-    def hello(self) -> Answer:
+    def hello(self, past: Past = _UNTOLD) -> Answer:
         """Who is there, and how many patients can train; nothing is computed.
 
         The network is built all the same: a plan that allows none is refused before the first round; and what the plan
-        will cost is reserved in the privacy ledger.
+        will cost is reserved in the privacy ledger. past: names the run, so that what it has kept takes no room twice.
         Raises StorageLimitError if there is no room for what the plan keeps here; PrivateTrainingError,
         PrivacyBudgetError or LedgerError if the plan can't be private here, or its cost does not fit.
         """
         network, _ = self._network()
-        self._own.check_space(network)
+        self._own.check_space(network, past)
         if self._private is not None:
             public = self._telling.at_most(self.cohort)
             self._private.prepare(network, self.cohort, self.bounds.test_data, public)
@@ -160,7 +160,7 @@ class SiteNode:
         The site's own arrays, models and state come from its records, where the next ones are kept before anything
         leaves. With noise, training is paid for before the figures are: nobody pays for figures of a round that can't
         be.
-        Raises PlanError if the arrays are not the plan's network's; NotFiniteError if training
+        Raises PlanError if the arrays are not the plan's network's; NotFiniteError if the common model's training
         diverges; CohortError if consent was withdrawn and too few patients are left; JournalError if its records can't
         be written; with differential privacy also PrivacyBudgetError if the round can't be paid for,
         PrivateTrainingError and LedgerError.
@@ -229,7 +229,8 @@ class SiteNode:
         Pictures only of data that may be shown. The choice follows from the figures as they leave, so it tells no more
         than they do; without comparable ones none is told. The site's own models are kept in its records. Figures of
         a model that was fine-tuned on fewer patients than the site's minimum stay here: one step on one patient moves a
-        model so that its figures tell the patient's class. So do those of the plans that `concentration` names.
+        model so that its figures tell the patient's class. So do those of the plans that `concentration` names, and of
+        a model whose training diverged.
         Raises what `round` raises.
         """
         started = time.perf_counter()
@@ -258,7 +259,7 @@ class SiteNode:
         if personal.choose:
             told, candidates = [record.plain() for record in report.metrics], personal.candidates()
             report = report.model_copy(update={"chosen": best_model(self.plan.task.name, candidates, told)})
-        self._own.keep_final(models, report.chosen)
+        self._own.keep_final(models, report.chosen, past)
         tuned: tuple[Use, ...] = ("train",) if personal.fine_tune_steps else ()
         self._record("final", number, start.arriving, (*tuned, "validation", "test"))
         if self._private is not None:

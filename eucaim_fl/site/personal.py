@@ -7,6 +7,7 @@ server's own state follows from the updates that moved it, and the two must not 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,9 +31,11 @@ from eucaim_fl.training.statistics import conditioning, own_input, sums_over
 
 __all__ = ["OwnModels", "Start"]
 
-_CONTROL, _OWN, _MOMENTS = "control", "own", "moments"
+_LOG = logging.getLogger("eucaim_fl.site")
+_CONTROL, _OWN, _MOMENTS, _DIVERGED = "control", "own", "moments", "diverged"
 """What a state holds beside whole models: what the objective remembers, arrays that stay at the site, and what the
-optimizer of the common model's training remembers; `moments_NAME` is that of a whole model."""
+optimizer of the common model's training remembers; `moments_NAME` is that of a whole model, and `diverged_NAME` the
+last round in which its training diverged."""
 _UNTOLD = Past()
 _SLOTS, _ROUNDS_AT_ONCE = 2, 4
 """How many arrays an optimizer keeps for one of the network's, at most; of how many rounds there are files at a time,
@@ -84,19 +87,19 @@ class OwnModels:
         guide = {name.removeprefix(GUIDE): array for name, array in arrived.items() if name.startswith(GUIDE)}
         return Start(arriving, {**arriving, **own, **self._own_input(cases)}, guide, state)
 
-    def check_space(self, network: nn.Module) -> None:
-        """Whether there is room for all that the plan will keep here, before anything is trained for it.
+    def check_space(self, network: nn.Module, past: Past = _UNTOLD) -> None:
+        """Whether there is room for all that the run will keep here, before anything is trained for it.
 
         Raises StorageLimitError if there is not, JournalError if it can't be known.
         """
-        if not (self._plan.keeps_state() or self._keeps_models()):
+        if not (self._plan.keeps_state() or self._plan.keeps_models()):
             return
         personal, objective, kept = self._personal, self._plan.method.objective, self._plan.training.optimizer.kept
         wholes = (personal.ditto is not None) + personal.local
         parts = objective.has_state() + (personal.arrays != "none") + wholes + _SLOTS * kept * (1 + wholes)
-        final = len(set(personal.candidates()) - {"blended"}) if self._keeps_models() else 0
+        final = len(set(personal.candidates()) - {"blended"}) if self._plan.keeps_models() else 0
         whole = sum(array.nbytes for array in get_arrays(network).values())
-        self._store.check_space(whole * (parts * _ROUNDS_AT_ONCE + final))
+        self._store.check_space(whole * (parts * _ROUNDS_AT_ONCE + final), past.run)
 
     def pull(self, start: Start) -> Pull | None:
         """What draws the steps of the common model's training; see `training.objective`."""
@@ -128,9 +131,10 @@ class OwnModels:
         """Train the models that are the site's alone for one round, each from where it stood: name → arrays.
 
         personal: towards the arriving weights, with the gradient λ · (w − w_common). Source: Li et al. 2021, Ditto,
-        algorithm 1. local: as if there were no federation, with statistics of this site alone. Both begin with the
-        weights that the first round begins with; a personal one that is lost begins with those that arrive.
-        Raises NotFiniteError if training diverges.
+        algorithm 1. It begins with the weights that arrive, in the first round or when it is lost. local: as if there
+        were no federation, with statistics of this site alone, and from the weights that follow from the plan's seed,
+        also where the first round begins with others. One whose training diverges stays as it was, which the local log
+        says: it is no reason to lose the common model's update.
         """
         kept: dict[str, Arrays] = {}
         if self._personal.ditto is not None:
@@ -139,7 +143,7 @@ class OwnModels:
             set_arrays(network, {**own, **self._own_input(cases)})
             kept |= self._trained(network, start, cases, number, pull)
         if self._personal.local:
-            set_arrays(network, self._local(start, cases, number))
+            set_arrays(network, self._local(start, cases))
             kept |= self._trained(network, start, cases, number, None)
         return kept
 
@@ -155,31 +159,32 @@ class OwnModels:
         self, network: nn.Module, start: Start, cases: Cases
     ) -> Iterator[tuple[ModelName, Arrays, int | None]]:
         """The models that the site has in the end, one after the other, each complete; but for the blended one, which
-        is two of these. With each the number of distinct patients whom its fine-tuning saw; None without.
+        is two of these. With each the number of distinct patients whom its fine-tuning saw; None without. It is 0 of a
+        model whose training diverged in any round, since nothing is to be told of it.
 
-        personal: fine-tuned from the final weights on the site's training patients, where the plan says so.
-        Raises NotFiniteError if fine-tuning diverges.
+        personal: fine-tuned from the final weights on the site's training patients, where the plan says so; where that
+        diverges, which the local log says, it is these weights.
         """
         for name in self._personal.candidates():
             if name == "blended":
                 continue
             if name == "local":
-                yield name, self._local(start, cases, self._plan.rounds + 1), None
+                yield name, self._local(start, cases), self._none_of(start, name)
             elif name == "personal" and self._personal.ditto is not None:
-                yield name, {**(part(start.state, name) or start.whole), **self._own_input(cases)}, None
+                own = part(start.state, name) or start.whole
+                yield name, {**own, **self._own_input(cases)}, self._none_of(start, name)
             elif name == "personal" and self._personal.fine_tune_steps:
                 yield name, *self._fine_tuned(network, start, cases)
             else:
                 yield name, start.whole, None
 
-    def keep_final(self, models: Mapping[ModelName, Mapping[str, Array]], chosen: ModelName | None) -> None:
+    def keep_final(
+        self, models: Mapping[ModelName, Mapping[str, Array]], chosen: ModelName | None, past: Past = _UNTOLD
+    ) -> None:
         """Keep the models that the site has in the end, if any is its own. Raises what `keep` raises."""
-        if self._keeps_models():
+        if self._plan.keeps_models():
             complete = {str(name): arrays for name, arrays in models.items()}
-            self._store.keep_final(complete, chosen or "", self._plan.canonical_json())
-
-    def _keeps_models(self) -> bool:
-        return self._personal.candidates() != ("common",)
+            self._store.keep_final(complete, chosen or "", self._plan.canonical_json(), past.run)
 
     def _own_input(self, cases: Cases) -> Arrays:
         """The statistics of the site's own input, where the plan has it standardise by these; made once a cohort."""
@@ -187,13 +192,17 @@ class OwnModels:
             self._input = (cases, own_input(cases, self._plan))
         return self._input[1]
 
-    def _local(self, start: Start, cases: Cases, number: int) -> Arrays:
-        """The local model as it stands. Of the federation it has the first weights at most, which nobody trained."""
+    def _none_of(self, start: Start, name: str) -> int | None:
+        """0 where the model's training diverged in any round, so that nothing may be told of it; else None."""
+        return 0 if part(start.state, f"{_DIVERGED}_{name}") else None
+
+    def _local(self, start: Start, cases: Cases) -> Arrays:
+        """The local model as it stands. It has nothing of the federation: what arrives, in the first round too, may be
+        the weights of an earlier run."""
         found = part(start.state, "local")
         if found:
             return {**found, **self._own_input(cases)}
-        first = first_arrays(self._plan)
-        arrays = {**first, **start.arriving} if number == 1 else first
+        arrays = first_arrays(self._plan)
         statistics = conditioning([sums_over(cases, self._plan)], self._plan)
         return {**arrays, **{name: array for name, array in statistics.items() if name in arrays}}
 
@@ -201,21 +210,36 @@ class OwnModels:
         self, network: nn.Module, start: Start, cases: Cases, number: int, pull: Pull | None
     ) -> dict[str, Arrays]:
         """One round of a model of the site's own, from the weights that the network has; without a pull, the local."""
-        name = "local" if pull is None else "personal"
+        name, before = "local" if pull is None else "personal", get_arrays(network)
         seed = derive_seed(self._plan.seed, f"{name} training", self._site, number)
-        moments = part(start.state, f"{_MOMENTS}_{name}")
-        outcome = train_round(network, cases, self._plan, seed, rounds=(number,), pull=pull, moments=moments)
-        return {name: _finite(get_arrays(network)), f"{_MOMENTS}_{name}": outcome.moments}
+        moments, diverged = (part(start.state, f"{kind}_{name}") for kind in (_MOMENTS, _DIVERGED))
+        try:
+            outcome = train_round(network, cases, self._plan, seed, rounds=(number,), pull=pull, moments=moments)
+            after, moments = _finite(get_arrays(network)), outcome.moments
+        except NotFiniteError as problem:
+            _LOG.warning(
+                "Round %d: training of this site's %s model diverged; it stays as it was, and none of its figures will "
+                "be told: %s",
+                number,
+                name,
+                problem,
+            )
+            after, diverged = before, {"round": np.array(number, np.int64)}
+        return {name: after, f"{_MOMENTS}_{name}": moments, f"{_DIVERGED}_{name}": diverged}
 
     def _fine_tuned(self, network: nn.Module, start: Start, cases: Cases) -> tuple[Arrays, int]:
         """The final model after more steps here, at the learning rate of the plan's last round; and how many distinct
-        patients these saw."""
+        patients these saw. Where they diverge, the final model as it is, and 0."""
         steps = {"local_steps": self._personal.fine_tune_steps, "local_epochs": None}
         plan = self._plan.model_copy(update={"training": self._plan.training.model_copy(update=steps)})
         set_arrays(network, start.whole)
         seed = derive_seed(self._plan.seed, "fine-tuning", self._site)
-        outcome = train_round(network, cases, plan, seed, rounds=(self._plan.rounds,))
-        return _finite(get_arrays(network)), outcome.patients
+        try:
+            outcome = train_round(network, cases, plan, seed, rounds=(self._plan.rounds,))
+            return _finite(get_arrays(network)), outcome.patients
+        except NotFiniteError as problem:
+            _LOG.warning("Fine-tuning diverged, so none of that model's figures are told: %s", problem)
+            return start.whole, 0
 
 
 def _finite(arrays: Arrays) -> Arrays:

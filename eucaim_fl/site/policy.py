@@ -2,7 +2,7 @@
 
 Deny by default: what no line allows is refused. A key that is left out allows nothing (`policy_decision` says which
 one is missing), except where silence is the strict choice: permits are required, pictures and score histograms stay,
-a person has to approve.
+a person has to approve. Only `patients.batch` asks for nothing where it is left out.
 """
 
 from __future__ import annotations
@@ -117,9 +117,12 @@ class PatientsPolicy(Config):
 
     training: patients behind an update; a plan whose steps in a round can't visit so many is refused.
     metric: patients behind every figure, and of each class in figures by class.
+    batch: of plans whose noise does not hide the update from the coordinator, images in a training batch, which is as
+    few people as crafted weights can bring an update down to; left out, it is not asked.
     """
 
     training: PositiveInt | None = None
+    batch: PositiveInt | None = None
     metric: PositiveInt | None = None
 
 

@@ -25,7 +25,7 @@ from eucaim_fl.site.gate import GateBounds, least_of
 from eucaim_fl.site.policy import LoadedPolicy, Policy, Window
 from eucaim_fl.site.policy_privacy import privacy_answer
 from eucaim_fl.site.policy_text import describe
-from eucaim_fl.site.policy_training import training_answer, work_asked
+from eucaim_fl.site.policy_training import batch_answer, training_answer, work_asked
 from eucaim_fl.site.report import allowed_metrics, asked_statistics, unlisted
 from eucaim_fl.sitefile import ReleaseConfig
 
@@ -270,6 +270,10 @@ def _training_patients(plan: FederationPlan, policy: Policy, situation: Situatio
     return _found(*training_answer(plan, policy.patients.training, confidential=situation.confidential))
 
 
+def _batch(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
+    return _found(*batch_answer(plan, policy.patients.batch))
+
+
 def _metric_patients(plan: FederationPlan, policy: Policy, situation: Situation) -> _Found:
     return _found(policy.patients.metric is not None, "figures over validation and test patients")
 
@@ -371,6 +375,7 @@ _CHECKS: dict[str, _Check] = {
     "networks": _networks,
     "sites.at_least": _sites,
     "patients.training": _training_patients,
+    "patients.batch": _batch,
     "patients.metric": _metric_patients,
     "metrics.names": _metric_names,
     "metrics.decimals": _decimals,

@@ -31,6 +31,9 @@ def describe(policy: Policy) -> dict[str, str]:
         "patients.training": _said(
             patients.training, "at least {} patients train; more if the site file asks for more"
         ),
+        "patients.batch": "no least batch size is asked of plans without noise"
+        if patients.batch is None
+        else f"without noise that hides an update from the coordinator, a batch has at least {patients.batch} images",
         "patients.metric": _said(
             patients.metric, "at least {} patients behind a figure; more if the site file says so"
         ),

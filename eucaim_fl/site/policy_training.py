@@ -5,7 +5,7 @@ from __future__ import annotations
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.site.concentration import Behind, most_patients, one_batch
 
-__all__ = ["training_answer", "work_asked"]
+__all__ = ["batch_answer", "training_answer", "work_asked"]
 
 _NAMES: dict[Behind, str] = {
     "update": "an update",
@@ -40,6 +40,19 @@ def training_answer(
     few = [what for what, number in found.items() if least is not None and number is not None and number < least]
     reasons = tuple(f"{told[what][0].upper()}{told[what][1:]}." for what in few)
     return least is not None and not few, "; ".join(told.values()), reasons
+
+
+def batch_answer(plan: FederationPlan, least: int | None) -> tuple[bool, str]:
+    """Whether a training batch is large enough where the coordinator sees an update without noise; and what is asked.
+
+    least: of the policy; None asks for nothing. Noise that follows from the plan's seed hides nothing from whoever has
+    the plan. See `concentration` for why it is the batch that counts.
+    """
+    privacy, size = plan.privacy, plan.training.batch_size
+    if privacy.mechanism in ("patient_dp", "update_dp") and privacy.secure:
+        return True, "an update that noise hides, whatever its batches"
+    asks = f"batches of {_counted(size, 'image')}, and an update that the coordinator sees without noise"
+    return least is None or size >= least, asks
 
 
 def _told(plan: FederationPlan, what: Behind, number: int | None, strict: bool) -> str:

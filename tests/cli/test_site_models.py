@@ -19,6 +19,7 @@ from eucaim_fl.errors import ConfigError
 from eucaim_fl.models.networks import set_arrays
 from eucaim_fl.models.planned import first_arrays, network_for
 from eucaim_fl.plan import FederationPlan, read_plan
+from eucaim_fl.records import Past
 from eucaim_fl.site.state_store import StateStore
 from eucaim_fl.sitefile import load_site_file
 from eucaim_fl.validation.wording import show_bytes
@@ -106,6 +107,20 @@ class TestExport:
         with pytest.raises(ConfigError, match="does not belong into the cohort's folder"):
             said(path, "--export", plan.sha256(), "common", inside)
 
+    def test_it_is_the_one_of_the_newest_run_that_has_ended(
+        self, site: tuple[Path, FederationPlan], tmp_path: Path
+    ) -> None:
+        path, plan = site
+        store = StateStore(load_site_file(path).records_folder(), plan.sha256())
+        newer = {"personal": {name: array + 2 for name, array in first_arrays(plan).items()}}
+        store.keep_final(newer, "", plan.canonical_json(), "a" * 32)
+        store.keep(1, {"local:w": np.zeros(2, np.float32)}, plan.canonical_json(), Past("b" * 32))
+        (line,) = (line for line in said(path).splitlines() if line.startswith("ended ("))
+        assert " of 2 runs, just written; after round 1: a local model; models of the end: personal" in line
+        said(path, "--export", plan.sha256(), "personal", tmp_path / "out")
+        written = ArrayFile(tmp_path / "out" / "model.safetensors").load()
+        assert all((written[name] == array).all() for name, array in newer["personal"].items())
+
 
 class TestRemove:
     def test_it_asks_first(self, site: tuple[Path, FederationPlan]) -> None:
@@ -130,7 +145,7 @@ class TestRemove:
     def aged(self, site: tuple[Path, FederationPlan]) -> tuple[Path, FederationPlan]:
         """The plan that has ended was last written a hundred days ago."""
         path, plan = site
-        for file in (load_site_file(path).records_folder() / "models" / plan.sha256()).iterdir():
+        for file in (load_site_file(path).records_folder() / "models" / plan.sha256()).rglob("*"):
             os.utime(file, (time.time() - 100 * 86_400,) * 2)
         return path, plan
 

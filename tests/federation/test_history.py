@@ -108,6 +108,21 @@ class TestWhatIsTold:
         here.run()
         assert set(here.told.values()) == {Past(here.journal.run())}
 
+    def test_the_run_from_hello_on_where_the_sites_keep_models_of_the_end_alone(self, federation):
+        here = federation(method={"personal": {"fine_tune_steps": 2}})
+        assert pasts(here.plan, "r", ()) == dict.fromkeys("abc", Past("r"))
+        here.faults, asked, answer = {(site, 1): "refused" for site in "abc"}, set(), here.handler
+
+        def heard(site, message):
+            asked.add((message.metadata.message_type, read_instruction(message.content).past))
+            return answer(site, message)
+
+        here.handler = heard
+        with pytest.raises(QuorumError, match="Round 1 has 0"):
+            here.run()
+        run = here.journal.run()
+        assert asked == {("query", Past(run)), ("train", Past(run))}
+
     def test_nothing_where_the_sites_keep_nothing(self, federation):
         here = federation(method={"objective": {"name": "proximal"}}, rounds=1)
         assert pasts(here.plan, "r", ()) == {}
@@ -188,6 +203,21 @@ class TestTheSamePlanAgain:
         unfinished.faults = {(site, 4): "refused" for site in "abc"}
         with pytest.raises(QuorumError, match="Round 4 has 0"):
             unfinished.run()
-        assert unfinished.store("b")._rounds()
+        assert unfinished.store("b")._rounds(unfinished.journal.run())
         again = federation({("b", 1): "absent"}, run="again").run()
         assert again.records[-1].weights_sha256 == fresh.records[-1].weights_sha256
+
+    @pytest.mark.parametrize("method", [SCAFFOLD, DYNAMIC], ids=["scaffold", "dynamic"])
+    def test_a_run_that_is_resumed_after_another_one_of_the_plan_goes_on_where_it_was(self, federation, method):
+        expected = federation(run="whole", method=method).run()
+        shutil.rmtree(federation().folder)
+        here = federation({(site, 4): "refused" for site in "abc"}, run="killed", method=method)
+        with pytest.raises(QuorumError, match="Round 4 has 0"):
+            here.run()
+        between = federation({(site, 2): "refused" for site in "abc"}, run="between", method=method)
+        with pytest.raises(QuorumError, match="Round 2 has 0"):
+            between.run()
+        here.faults, here.journal = {}, Journal(here.journal.folder)
+        end = here.run(here.journal.load())
+        assert end.records[-1].weights_sha256 == expected.records[-1].weights_sha256
+        assert end.optimizer["control.w"] == pytest.approx(expected.optimizer["control.w"], abs=0)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from eucaim_fl.arrays import GUIDE, Array, ArrayFile, Arrays, arrays_sha256
 from eucaim_fl.config import ExperimentConfig
@@ -21,6 +23,7 @@ from eucaim_fl.site import personal
 from eucaim_fl.site.gate import refusals
 from eucaim_fl.site.node import Answer, SiteNode, initial_arrays
 from eucaim_fl.site.state_store import StateStore, part
+from eucaim_fl.training.loop import TrainingOutcome, train_round
 from tests.conftest import write_hospital
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
@@ -65,8 +68,8 @@ class Place:
             arriving = after(arriving, answer.update)
         return answers
 
-    def state(self, number: int) -> Arrays:
-        return self.store.before(number + 1)
+    def state(self, number: int, run: str = "") -> Arrays:
+        return self.store.before(number + 1, run)
 
 
 def after(arriving: Mapping[str, Array], update: Mapping[str, Array]) -> Arrays:
@@ -140,13 +143,13 @@ class TestRepeating:
         _, weights = initial_arrays(here.plan)
         told = 0 if "training" in changes and "objective" in changes.get("method", {}) else None
         expected = here.node.round(2, weights, Past("b" * 32, told))
-        end = arrays_sha256(here.state(2))
+        end = arrays_sha256(here.state(2, "b" * 32))
         here.store.remove()
         for number in (1, 2, 3):
             here.node.round(number, after(weights, expected.update), Past("a" * 32))
         again = here.node.round(2, weights, Past("b" * 32, told))
         assert arrays_sha256(again.update) == arrays_sha256(expected.update)
-        assert arrays_sha256(here.state(99)) == end
+        assert arrays_sha256(here.state(99, "b" * 32)) == end
 
     def test_a_lost_state_begins_anew_and_the_log_says_so(
         self, place: Callable[..., Place], caplog: pytest.LogCaptureFixture
@@ -239,12 +242,12 @@ class TestRoom:
         self, place: Callable[..., Place], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         here, asked = place(**changes), list[int]()
-        monkeypatch.setattr(StateStore, "check_space", lambda self, needed: asked.append(needed))
+        monkeypatch.setattr(StateStore, "check_space", lambda self, needed, run: asked.append(needed))
         here.node.hello()
         _, weights = initial_arrays(here.plan)
         here.rounds(weights, 1, 2, 3, 4)
         here.node.final(5, weights)
-        files = [ArrayFile(path) for path in here.folder.glob("*.safetensors")]
+        files = [ArrayFile(path) for path in here.folder.rglob("*.safetensors")]
         kept = sum(array.nbytes for file in files for array in file.load().values())
         assert kept <= asked[0] <= 4 * kept
 
@@ -282,7 +285,7 @@ class TestAnswersThatDidNotCount:
                 here.node.round(number, arriving, Past(RUN, 1))
             here.fresh()
             updates.append(arrays_sha256(here.node.round(6, arriving, Past(RUN, 1)).update))
-            states.append(arrays_sha256(here.state(6)))
+            states.append(arrays_sha256(here.state(6, RUN)))
         assert len(set(updates)) == len(set(states)) == 1
 
     def test_a_round_after_one_that_counted_is_what_it_was(self, place: Callable[..., Place]) -> None:
@@ -304,8 +307,8 @@ class TestAnswersThatDidNotCount:
         here.node.round(2, weights, Past(RUN, 1))
         network = here.node._network()[0]
         start = here.node._own.start(network, weights, here.node.cohort.cases("train"), 3, Past(RUN, 1))
-        assert arrays_sha256(part(start.state, "local")) == arrays_sha256(part(here.state(2), "local"))
-        assert arrays_sha256(part(start.state, "control")) == arrays_sha256(part(here.state(1), "control"))
+        assert arrays_sha256(part(start.state, "local")) == arrays_sha256(part(here.state(2, RUN), "local"))
+        assert arrays_sha256(part(start.state, "control")) == arrays_sha256(part(here.state(1, RUN), "control"))
 
 
 class TestScaffold:
@@ -421,15 +424,74 @@ class TestPersonalModels:
         here.node.round(2, {name: array * 0 for name, array in weights.items()})
         assert arrays_sha256(part(here.state(2), "local")) == alone
 
-    def test_a_personal_model_that_diverges_sends_nothing(
-        self, place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+    def test_a_local_model_begins_as_the_seed_says_whatever_arrives(self, place: Callable[..., Place]) -> None:
+        here = place(**own(local=True))
+        _, weights = initial_arrays(here.plan)
+        network, cases = here.node._network()[0], here.node.cohort.cases("train")
+        first = here.node._own.start(network, weights, cases, 1)
+        assert arrays_sha256(here.node._own._local(first, cases)) == arrays_sha256(first_arrays(here.plan))
+        here.node.round(1, weights)
+        alone = arrays_sha256(part(here.state(1), "local"))
+        here.node.round(1, {name: array * 2 for name, array in weights.items()})  # of an earlier run, perhaps
+        assert arrays_sha256(part(here.state(1), "local")) == alone
+
+    @pytest.fixture
+    def diverging(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+        """Lets training of one of the site's own models diverge: by its loss, or by a weight after its last step."""
+
+        def begin(name: str, by: str = "loss") -> None:
+            def trained(network: nn.Module, *rest: Any, **how: Any) -> TrainingOutcome:
+                if (how["pull"] is None) != (name == "local"):
+                    return train_round(network, *rest, **how)
+                if by == "loss":
+                    raise NotFiniteError("The training loss is not finite.")
+                outcome = train_round(network, *rest, **how)
+                with torch.no_grad():
+                    next(network.parameters()).fill_(np.inf)
+                return outcome
+
+            monkeypatch.setattr(personal, "train_round", trained)
+
+        return begin
+
+    @pytest.mark.parametrize(("name", "by"), [("personal", "loss"), ("personal", "weight"), ("local", "loss")])
+    def test_one_that_diverges_stays_as_it_was_and_the_common_update_leaves(
+        self,
+        place: Callable[..., Place],
+        diverging: Callable[..., None],
+        caplog: pytest.LogCaptureFixture,
+        name: str,
+        by: str,
     ) -> None:
-        here = place(**own(ditto=0.5))
-        monkeypatch.setattr(
-            personal, "get_arrays", lambda network: {"w": np.array([np.inf], np.float32)}
-        )  # the loss of the last step was still finite
-        with pytest.raises(NotFiniteError, match="stays at the site is not finite"):
-            here.node.round(1, initial_arrays(here.plan)[1])
+        other = "local" if name == "personal" else "personal"
+        here = place(**own(ditto=0.5, local=True, choose=True), **KEPT)
+        _, weights = initial_arrays(here.plan)
+        expected = here.rounds(weights, 1, 2)
+        before, well = here.state(1), here.state(2)
+        diverging(name, by)
+        caplog.set_level(logging.WARNING, logger="eucaim_fl.site")
+        answer = here.node.round(2, after(weights, expected[0].update))
+        assert f"Round 2: training of this site's {name} model diverged" in caplog.text
+        assert arrays_sha256(answer.update) == arrays_sha256(expected[1].update)
+        for kind in (name, f"moments_{name}"):
+            assert arrays_sha256(part(here.state(2), kind)) == arrays_sha256(part(before, kind))
+        assert arrays_sha256(part(here.state(2), other)) == arrays_sha256(part(well, other))
+
+    def test_nothing_is_told_of_it_in_the_end_even_if_later_rounds_are_well(
+        self, place: Callable[..., Place], diverging: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here = place(**own(ditto=0.5, local=True, blend=True, choose=True))
+        _, weights = initial_arrays(here.plan)
+        diverging("personal")
+        here.rounds(weights, 1)
+        monkeypatch.setattr(personal, "train_round", train_round)
+        here.rounds(weights, 2)
+        answer = here.node.final(3, weights)
+        assert {m.model for m in answer.report.metrics if m.values} == {"common", "local"}
+        assert refusals(answer, here.plan, (), here.node.bounds) == ()
+        kept = here.store.final()
+        assert kept is not None
+        assert all(np.isfinite(array).all() for array in kept.load().values())
 
     def test_figures_are_told_only_in_rounds_that_validate(self, place: Callable[..., Place]) -> None:
         here = place(stopping={"validate_every": 2})
@@ -485,15 +547,17 @@ class TestTheEnd:
         here.fresh()
         assert here.node.final(3, weights).report.metrics == answer.report.metrics
 
-    def test_fine_tuning_that_diverges_is_noticed(
-        self, ended: tuple[Place, Answer, Arrays], monkeypatch: pytest.MonkeyPatch
+    def test_fine_tuning_that_diverges_is_said_here_and_its_figures_stay(
+        self, ended: tuple[Place, Answer, Arrays], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         here, _, weights = ended
-        network, cases = here.node._network()[0], here.node.cohort.cases("train")
-        start = here.node._own.start(network, weights, cases, 3)
         monkeypatch.setattr(personal, "get_arrays", lambda network: {"w": np.array([np.nan], np.float32)})
-        with pytest.raises(NotFiniteError, match="stays at the site is not finite"):
-            list(here.node._own.finished(network, start, cases))
+        with caplog.at_level(logging.WARNING, logger="eucaim_fl.site"):
+            answer = here.node.final(3, weights)
+        assert "Fine-tuning diverged" in caplog.text
+        assert {m.model for m in answer.report.metrics if m.values} == {"common", "local"}
+        assert answer.report.chosen is None
+        assert refusals(answer, here.plan, (), here.node.bounds) == ()
 
     def test_without_figures_nothing_is_chosen(self, hospital: Hospital, recipe: Recipe) -> None:
         path = hospital("a", minimum_metric_patients=3)

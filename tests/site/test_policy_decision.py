@@ -105,8 +105,8 @@ class TestDenyByDefault:
         assert not bounds(silent.policy, ReleaseConfig()).metrics
         allowed = {c.key for c in decide(plan, silent, situation()).clauses if c.verdict == "allows"}
         # pictures and histograms stay here, and a segmentation asks for no column: there is nothing to refuse; a limit
-        # of repeats that is not stated is a low one
-        assert allowed == {"pictures", "score_histograms", "targets", "plans.repeats"}
+        # of repeats that is not stated is a low one, and a least batch is asked for by those alone who write it
+        assert allowed == {"pictures", "score_histograms", "targets", "plans.repeats", "patients.batch"}
 
 
 class TestEachLine:
@@ -121,6 +121,7 @@ class TestEachLine:
             ({"metrics": {"names": ("dice",), "decimals": 3}}, "metrics.names"),
             ({"rounds": 1}, "rounds"),
             ({"patients": {"training": 13, "metric": 5}}, "patients.training"),  # 3 steps of 4
+            ({"patients": {"training": 10, "metric": 5, "batch": 5}}, "patients.batch"),  # batches of 4
             ({"privacy": {"mechanism": "dp", "epsilon": 3, "delta": 1e-5}}, "privacy"),
             ({"asking": {"permits": "required"}}, "asking"),
         ],

@@ -30,6 +30,8 @@ class TestDescribe:
             ({"targets": ["malignant", "any"]}, "targets", "may learn: malignant, any"),
             ({"plans": {"day": 20}}, "plans.day", "at most 20 different plans"),
             ({"plans": {"total": 1000}}, "plans.total", "at most 1000 different plans"),
+            ({}, "patients.batch", "no least batch size is asked of plans without noise"),
+            ({"patients": {"batch": 10}}, "patients.batch", "a batch has at least 10 images"),
             ({"work": {"minutes": 2.5}}, "work.minutes", "stops after 2.5 minutes"),
             ({"sites": {"at_least": 3}}, "sites.at_least", "the coordinator sees each site's update by itself"),
             ({"sent_mb": {"message": 0.5}}, "sent_mb.message", "0.5 million bytes"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.site.policy_training import training_answer, work_asked
+from eucaim_fl.site.policy_training import batch_answer, training_answer, work_asked
 
 Plans = Callable[..., FederationPlan]
 PLAIN: dict[str, Any] = {"name": "sgd", "lr": 0.01, "momentum": 0.0}
@@ -18,6 +18,34 @@ def planned(plan_for: Plans, method: dict[str, Any] | None = None, **training: A
     """Batches of 4, 5 steps a round."""
     values = {"batch_size": 4, "local_steps": 5, "optimizer": PLAIN, **training}
     return plan_for(method=method or {}, training=values)
+
+
+NOISE: dict[str, Any] = {"clipping_norm": 1.0, "noise_multiplier": 2.0, "secure": True}
+
+
+class TestBatch:
+    @pytest.mark.parametrize(("least", "allowed"), [(None, True), (4, True), (5, False)])
+    def test_without_noise_a_batch_has_at_least_what_the_policy_asks(
+        self, plan_for: Plans, least: int | None, allowed: bool
+    ) -> None:
+        asks = "batches of 4 images, and an update that the coordinator sees without noise"
+        assert batch_answer(planned(plan_for), least) == (allowed, asks)
+
+    @pytest.mark.parametrize(
+        ("changes", "hidden"),
+        [
+            ({"mechanism": "update_dp"}, True),
+            ({"mechanism": "update_dp", "secure": False}, False),
+            ({"mechanism": "central_dp"}, False),
+        ],
+        ids=["secret noise", "noise from the plan's seed", "noise of the server"],
+    )
+    def test_noise_counts_that_the_coordinator_can_not_take_off(
+        self, plan_for: Plans, changes: dict[str, Any], hidden: bool
+    ) -> None:
+        plan = planned(plan_for)
+        plan = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={**NOISE, **changes})})
+        assert batch_answer(plan, 5)[0] is hidden
 
 
 class TestPatients:

@@ -43,8 +43,8 @@ class TestKeeping:
     def test_the_newest_three_rounds_stay(self, store: StateStore, tmp_path: Path) -> None:
         for number in range(1, 13):
             store.keep(number, state(number), TEXT)
-        names = sorted(path.name for path in (tmp_path / "models" / PLAN).iterdir())
-        assert names == ["plan.json", *(f"round-{n:04d}.safetensors" for n in (10, 11, 12))]
+        names = sorted(path.name for path in (tmp_path / "models" / PLAN).rglob("*"))
+        assert names == ["plan.json", *(f"round-{n:04d}.safetensors" for n in (10, 11, 12)), "unnamed"]
 
     def test_a_repeated_round_takes_the_place_of_the_first_and_of_what_came_after(self, store: StateStore) -> None:
         for number in (1, 2, 3):
@@ -64,13 +64,13 @@ class TestKeeping:
             assert store.before(5) == {}
         assert "Nothing is kept here of rounds before 5" in caplog.text
 
-    @pytest.mark.parametrize("fault", ["cut", "changed", "other plan", "other round"])
+    @pytest.mark.parametrize("fault", ["cut", "changed", "other plan", "other round", "other run"])
     def test_a_damaged_or_foreign_file_is_passed_over(
         self, store: StateStore, tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         for number in (1, 2):
             store.keep(number, state(number), TEXT)
-        path = tmp_path / "models" / PLAN / "round-0002.safetensors"
+        path = tmp_path / "models" / PLAN / "unnamed" / "round-0002.safetensors"
         content = path.read_bytes()
         if fault == "cut":
             path.write_bytes(content[:-1])
@@ -79,7 +79,10 @@ class TestKeeping:
         elif fault == "other plan":
             other = StateStore(tmp_path, "cd" * 32)
             other.keep(2, state(9), TEXT)
-            path.write_bytes((tmp_path / "models" / ("cd" * 32) / "round-0002.safetensors").read_bytes())
+            path.write_bytes((tmp_path / "models" / ("cd" * 32) / "unnamed" / path.name).read_bytes())
+        elif fault == "other run":
+            store.keep(2, state(9), TEXT, Past("a" * 32))
+            path.write_bytes((tmp_path / "models" / PLAN / ("a" * 32) / path.name).read_bytes())
         else:
             path.write_bytes(path.with_name("round-0001.safetensors").read_bytes())
         with caplog.at_level(logging.WARNING, logger="eucaim_fl.site"):
@@ -91,7 +94,8 @@ class TestKeeping:
         store.keep_final({"local": {"w": np.zeros(1)}}, "local", TEXT)
         folder = tmp_path / "models" / PLAN
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700 == stat.S_IMODE(folder.parent.stat().st_mode)
-        assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+        assert stat.S_IMODE((folder / "unnamed").stat().st_mode) == 0o700
+        assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()} == {0o600}
 
     def test_what_can_not_be_written_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "models").write_text("no folder")
@@ -134,7 +138,7 @@ class TestWhatCounted:
         assert self.begun(store, 4, Past(self.RUN, 3)) == (3, 3)
         assert self.begun(store, 4, Past(self.RUN, 0)) == (3,)
         assert self.begun(store, 4, Past(self.RUN)) == (3, 3), "where it is not told, the newest"
-        assert self.begun(store, 4, Past()) == (3, 3)
+        assert self.begun(store, 4, Past()) == (), "a run without a name is another one"
 
     def test_it_stays_however_many_rounds_do_not_count(self, store: StateStore) -> None:
         self.kept(store, (1, 0), *((number, 1) for number in range(2, 9)))
@@ -144,7 +148,7 @@ class TestWhatCounted:
         self.kept(store, (1, 0), *((number, 1) for number in range(2, 7)), (7, 6))
         assert self.begun(store, 6, Past(self.RUN, 1)) == (5, 1)
         self.kept(store, (8, 7))
-        assert sorted(store._rounds()) == [6, 7, 8]
+        assert sorted(store._rounds(self.RUN)) == [6, 7, 8]
 
     def test_one_that_is_lost_begins_anew_and_the_log_says_so(
         self, store: StateStore, caplog: pytest.LogCaptureFixture
@@ -154,16 +158,82 @@ class TestWhatCounted:
             assert self.begun(store, 4, Past(self.RUN, 2)) == (3,)
         assert "Nothing is kept here of round 2, the last that counted" in caplog.text
 
-    def test_nothing_of_another_run_is_used_and_it_goes_with_the_first_state_of_the_new_one(
-        self, store: StateStore
-    ) -> None:
+    def test_nothing_of_another_run_is_used_and_it_stays_for_that_one_to_go_on(self, store: StateStore) -> None:
         self.kept(store, (1, 0), (2, 1), (3, 2))
         assert self.begun(store, 2, Past(self.OTHER, 0)) == ()
         assert store.before(4, self.OTHER) == {}
         assert store.start(4, Past(self.OTHER, 2), ("control",)) == {}
         store.keep(2, both(9), TEXT, Past(self.OTHER, 0))
-        assert store._rounds() == [2]
+        assert store._rounds(self.OTHER) == [2]
         assert self.begun(store, 3, Past(self.OTHER, 2)) == (9, 9)
+        assert self.begun(store, 4, Past(self.RUN, 2)) == (3, 2)
+
+
+class TestRuns:
+    """The same plan run again: each run has a state and models of its own, and only the newest two stay."""
+
+    NAMES = tuple(letter * 32 for letter in "abcd")
+
+    def final(self, store: StateStore, run: str, value: float) -> None:
+        store.keep_final({"local": {"w": np.full(1, value, np.float32)}}, "local", TEXT, run)
+
+    def told(self, store: StateStore, run: str | None = None) -> float | None:
+        final = store.final(run)
+        return None if final is None else float(part(final.load(), "local")["w"][0])
+
+    def test_an_older_one_goes_when_a_third_one_first_keeps_something(self, store: StateStore, tmp_path: Path) -> None:
+        first, second, third, fourth = self.NAMES
+        for run in (first, second, third):
+            store.keep(1, state(1), TEXT, Past(run))
+        assert [store._rounds(run) for run in self.NAMES] == [[], [1], [1], []]
+        store.keep(2, state(2), TEXT, Past(second))  # resumed, so it is the newer of the two
+        store.keep(1, state(1), TEXT, Past(fourth))
+        assert [sorted(store._rounds(run)) for run in self.NAMES] == [[], [1, 2], [], [1]]
+        assert sorted(path.name for path in (tmp_path / "models" / PLAN).iterdir()) == [second, fourth, "plan.json"]
+
+    def test_a_run_without_a_name_is_one_of_them(self, store: StateStore) -> None:
+        first, second = self.NAMES[:2]
+        store.keep(1, state(5), TEXT)
+        store.keep(1, state(6), TEXT, Past(first))
+        assert value(store.before(2)) == 5
+        store.keep(1, state(7), TEXT, Past(second))
+        assert (store._rounds(""), store._rounds(first)) == ([], [1])
+
+    def test_the_models_of_the_end_are_those_of_their_run(self, store: StateStore) -> None:
+        first, second = self.NAMES[:2]
+        self.final(store, first, 1.0)
+        store.keep(1, state(1), TEXT, Past(second))
+        assert (self.told(store, first), self.told(store, second), self.told(store, "")) == (1.0, None, None)
+        assert self.told(store) == 1.0
+        self.final(store, second, 2.0)
+        assert (self.told(store, first), self.told(store, second), self.told(store)) == (1.0, 2.0, 2.0)
+        assert (store.summary().runs, store.summary().round) == (2, 1)
+
+    def test_the_newest_models_of_an_end_outlast_runs_that_did_not_end(self, store: StateStore) -> None:
+        first, *others = self.NAMES
+        store.keep(1, state(1), TEXT, Past(first))
+        self.final(store, first, 1.0)
+        for run in others:
+            store.keep(1, state(1), TEXT, Past(run))
+        assert (store._rounds(first), self.told(store)) == ([], 1.0)
+        self.final(store, others[-1], 4.0)
+        assert (self.told(store), self.told(store, first)) == (4.0, None)
+
+    def test_all_of_them_take_room_but_those_that_go(self, store: StateStore, tmp_path: Path) -> None:
+        first, second, third, fourth = self.NAMES
+        store.keep(1, state(1), TEXT, Past(first))
+        one = sum(path.stat().st_size for path in (tmp_path / "models" / PLAN / first).iterdir())
+        StateStore(tmp_path, PLAN, one).check_space(one, first)
+        tight = StateStore(tmp_path, PLAN, 2 * one - 1)
+        with pytest.raises(StorageLimitError, match="as many models of its own as it may"):
+            tight.check_space(one, second)
+        store.keep(1, state(1), TEXT, Past(second))
+        StateStore(tmp_path, PLAN, 2 * one).check_space(one, third)
+        wide = StateStore(tmp_path, PLAN, kept(tmp_path)[0].bytes)
+        wide.keep(1, state(1), TEXT, Past(third))
+        with pytest.raises(StorageLimitError, match="as many models of its own as it may"):
+            wide.keep(1, {"own:w": np.zeros(10_000)}, TEXT, Past(fourth))
+        assert [store._rounds(run) for run in self.NAMES] == [[], [1], [1], []], "a refused one takes nobody's place"
 
 
 class TestTheLimit:
@@ -184,7 +254,7 @@ class TestTheLimit:
             full.check_space(11)
         assert str(there) in caught.value.local_detail
         full.check_space(10)
-        assert "round-0001" not in " ".join(path.name for path in (tmp_path / "models" / self.OTHER).iterdir())
+        assert [path.name for path in (tmp_path / "models" / self.OTHER).rglob("*")] == ["plan.json"]
         store.remove()
         full.check_space(there)
 
@@ -224,7 +294,8 @@ class TestTheEnd:
         assert store.final() is None
         store.keep(1, state(1), TEXT)
         assert store.final() is None
-        write_atomically(tmp_path / "models" / PLAN / "final.safetensors", encode_arrays(state(1), {"round": "final"}))
+        damaged = tmp_path / "models" / PLAN / "unnamed" / "final.safetensors"
+        write_atomically(damaged, encode_arrays(state(1), {"round": "final"}))
         assert store.final() is None
 
 
