@@ -72,8 +72,8 @@ def check_comparable(plan: FederationPlan, site_files: Mapping[str, Path]) -> No
     """Whether this recipe's data may be pooled, and its models compared step for step.
 
     Raises GateError if a site's data is confidential, RecipeError if rounds are measured in epochs (the number of steps
-    would differ), the plan adds noise, the task is neither segmentation nor classification, or the cohorts are not on
-    this machine.
+    would differ), the plan begins with given weights or adds noise, the task is neither segmentation nor
+    classification, or the cohorts are not on this machine.
     """
     if not site_files:
         raise RecipeError(
@@ -90,6 +90,11 @@ def check_comparable(plan: FederationPlan, site_files: Mapping[str, Path]) -> No
             "Local and pooled models are trained without noise, so one with noise can't be compared step for step.",
             fix="Compare with privacy=none, and train with noise on its own; under noise each patient's split is drawn "
             "alone, so its held-out patients are others.",
+        )
+    if plan.start_sha256 is not None:
+        raise RecipeError(
+            "Local and pooled models begin with random weights, so one that begins with given ones can't be compared.",
+            fix="Leave start out.",
         )
     if plan.training.local_steps is None:
         raise RecipeError(

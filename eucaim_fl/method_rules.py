@@ -32,6 +32,11 @@ def check_method(method: MethodConfig, training: TrainingConfig, mechanism: str)
             f"method.weighting: {weighting} counts the steps of an optimizer that begins afresh; leave "
             "training.optimizer.kept out"
         )
+    if weighting in ("normalised", "fair") and training.local_steps is None:
+        raise ValueError(
+            f"method.weighting: {weighting} needs the sites' numbers of steps, and in epochs these follow from images, "
+            "which not all sites tell; set training.local_steps"
+        )
     if method.personal.candidates() != ("common",) and mechanism != "none":
         raise ValueError("method.personal: a site's own models are not trained under differential privacy")
     _check_steps(training, mechanism)
@@ -82,6 +87,11 @@ def check_conditioning(task: str, data: DataConfig, training: TrainingConfig, me
         raise ValueError(
             "training.balance.expect: without loss or sampling that evens the classes out, the model already expects "
             "the shares that it was trained on; set training.balance.loss, or leave expect at equal"
+        )
+    if balance.expect == "federation" and balance.loss != "none" and balance.shares == "site" and balance.strength != 1:
+        raise ValueError(
+            "training.balance.expect: with shares of the site and a strength other than 1, each site's model ends at "
+            "other shares; set training.balance.shares to federation, or strength to 1"
         )
     if mechanism == "none":
         return

@@ -63,6 +63,7 @@ class Participation:
     time), `rejected` (its reply did not fit the plan), `absent` (not connected).
     seconds: that the site worked, by its own clock; for one that failed, that it was waited for.
     code: error code, e.g. EFL302. reason: text that is safe outside the hospital. update_norm: L2, of the whole update.
+    trained_norm: L2, of what is trained in it; buffers such as running variances can be much longer.
     """
 
     site: str
@@ -74,6 +75,7 @@ class Participation:
     bytes_up: int = 0
     bytes_down: int = 0
     update_norm: float = 0.0
+    trained_norm: float = 0.0
 
 
 @dataclass(frozen=True)

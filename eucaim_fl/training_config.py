@@ -57,7 +57,8 @@ class BalanceConfig(Config):
     shares: of the `site`'s own training patients, or of all in the `federation` (counted once, before the first round).
     sampling: `classes` draws each class that the site has equally often.
     expect: shares of classes that the finished model's probabilities are for: `equal`, as it was trained, or those of
-    the `federation`, added to the logits whenever it predicts.
+    the `federation`: what training took out of the logits is added to them whenever it predicts. With shares of the
+    `site` that is known for strength 1 only, where every site's model ends at equal shares.
     """
 
     loss: Literal["none", "weights", "logits"] = "none"
@@ -69,6 +70,12 @@ class BalanceConfig(Config):
     def counts_federation(self) -> bool:
         """Whether the shares of classes in the whole federation are needed, for training or for predictions."""
         return self.expect == "federation" or (self.loss != "none" and self.shares == "federation")
+
+    def taken_out(self) -> float:
+        """How much of ln(share) trained logits miss: the loss's strength, or all where classes are drawn equally."""
+        if self.loss != "none":
+            return self.strength
+        return 1.0 if self.sampling == "classes" else 0.0
 
 
 class TrainingConfig(Config):

@@ -143,6 +143,12 @@ class TestCheckComparable:
         with pytest.raises(RecipeError, match="equal numbers"):
             check_comparable(resolve(recipe([path], training=epochs)).plan, {"a": path})
 
+    def test_weights_to_begin_with_are_refused(self, hospital, recipe):
+        path = hospital("a")
+        warm = resolve(recipe([path])).plan.model_copy(update={"start_sha256": "0" * 64})
+        with pytest.raises(RecipeError, match="begin with random weights"):
+            check_comparable(warm, {"a": path})
+
     def test_many_classes_are_not_refused(self, hospital, recipe):
         path = hospital("a")
         task = {"name": "classification", "spatial_dims": 2, "target": "malignant", "classes": ["0", "1", "2"]}

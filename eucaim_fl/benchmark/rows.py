@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,6 +17,7 @@ __all__ = ["FLOWER", "Row", "Trained", "as_shipped", "check_row", "poisoned_name
 
 Trained = Literal["federation", "local", "pooled", "flower"]
 FLOWER = "flower_fedavg"
+_LONGEST_NAME, _DIGEST = 63, 12  # characters, as `parsing.SITE_NAME` has it
 _BUILT_IN: Mapping[str, tuple[str, ...]] = {
     "local": ("trained=local",),
     "pooled": ("trained=pooled",),
@@ -74,8 +76,9 @@ def _row(name: str, overrides: Sequence[str]) -> Row:
 def check_row(row: Row, plan: FederationPlan, base: FederationPlan) -> None:
     """Whether a row can stand beside the recipe's own models: the same patients, tested alike, as many steps.
 
-    Raises RecipeError if its data, task, sites or number of optimizer steps differ, its bad site is none of the plan's,
-    or a row without federation asks for what only a federation has.
+    Raises RecipeError if its data, task, sites or number of optimizer steps differ, it begins with given weights (which
+    were trained before, and which rows without federation do not have), its bad site is none of the plan's, or a row
+    without federation asks for what only a federation has.
     """
     for what, mine, theirs in (
         ("sites", plan.sites, base.sites),
@@ -88,6 +91,12 @@ def check_row(row: Row, plan: FederationPlan, base: FederationPlan) -> None:
                 f"benchmark.rows.{row.name} changes {what}, so its figures are not of the same patients.",
                 fix="Give it a recipe of its own.",
             )
+    if plan.start_sha256 is not None:
+        raise RecipeError(
+            f"benchmark.rows.{row.name} begins with given weights, and rows without federation with random ones: steps "
+            "that were made before would count for some rows only.",
+            fix="Leave start out.",
+        )
     steps, expected = (p.rounds * (p.training.local_steps or 0) for p in (plan, base))
     if steps != expected:
         raise RecipeError(
@@ -132,5 +141,13 @@ def poisoned_name(name: str, poison: Poison | None) -> str:
 
     >>> poisoned_name("demo", Poison("flip", "a"))
     'demo-flip-a'
+
+    What is longer than a name may be is cut, and ends with a digest of the whole.
     """
-    return name if poison is None else f"{name[:40]}-{poison.kind}-{poison.site}"[:63]
+    if poison is None:
+        return name
+    whole = f"{name}-{poison.kind}-{poison.site}"
+    if len(whole) <= _LONGEST_NAME:
+        return whole
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:_DIGEST]
+    return f"{whole[: _LONGEST_NAME - _DIGEST - 1]}-{digest}"

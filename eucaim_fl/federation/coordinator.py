@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any, Literal, cast
 
 from flwr.app import ArrayRecord
@@ -37,9 +38,9 @@ from eucaim_fl.federation.shortfall import (
 )
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec, Participation, Past, RoundRecord, SiteMetrics
-from eucaim_fl.site.gate import update_norm
 from eucaim_fl.site.report import SiteReport
 from eucaim_fl.strategies.outliers import outlying
+from eucaim_fl.strategies.weighting import trained_norm
 from eucaim_fl.tracking.journal import Journal, JournalState
 from eucaim_fl.training.statistics import conditioning
 from eucaim_fl.validation.pooling import pool
@@ -82,7 +83,7 @@ class Coordinator:
         self._grid, self._plan, self._journal, self._specs = grid, plan, journal, specs
         self._listeners, self._stopped = list(listeners), stopped
         self._sites = Attendance(grid, plan, journal, self._tell, self._look_up, self._rest)
-        self._norms: list[float] = []
+        self._counted: list[Participation] = []  # whose updates moved the model
         self._writer = ThreadPoolExecutor(1)
         self._written: Future[RoundRecord] | None = None
 
@@ -99,7 +100,7 @@ class Coordinator:
         self._tell("run_started", self._plan, min(state.round, self._plan.rounds))
         records = list(state.records)
         over = bool(records) and records[-1].is_final(self._plan.rounds)
-        self._norms = [p.update_norm for r in records for p in r.participation if p.site in r.aggregated_from]
+        self._counted = [p for r in records for p in r.participation if p.site in r.aggregated_from]
         weights, method = state.weights, state.optimizer
         if not over and (best := best_round(self._plan, records)) is not None:
             with suppress(JournalError):  # a crash may have come between the last round and its copy of the best model
@@ -133,7 +134,7 @@ class Coordinator:
                     aggregation_seconds=round(time.monotonic() - combining, 3),
                 )
                 self._settle()
-                self._norms += [p.update_norm for p in record.participation if p.site in record.aggregated_from]
+                self._counted += [p for p in record.participation if p.site in record.aggregated_from]
                 better_now = self._is_better(record, records)
                 records.append(record)
                 self._written = self._writer.submit(self._write, record, weights, method, better_now)
@@ -311,13 +312,17 @@ class Coordinator:
     def _set_aside_outliers(self, current: _Round) -> None:
         """Exclude updates that are too long to be believed; their sites are not asked again in this round.
 
+        Both the whole and what is trained in it are looked at: beside running variances, changes of weights are short.
         Under `central_dp` every update is clipped, and whether one counts must not depend on the others.
         """
         if self._plan.privacy.mechanism == "central_dp":
             return
         ratio = self._plan.participation.largest_norm_ratio
-        norms = {site: current.states[site].update_norm for site in current.updates}
-        for site in sorted(outlying(norms, ratio, self._norms)):
+        found = set[str]()
+        for length in (attrgetter("update_norm"), attrgetter("trained_norm")):
+            norms = {site: length(current.states[site]) for site in current.updates}
+            found |= outlying(norms, ratio, [length(one) for one in self._counted])
+        for site in sorted(found):
             del current.reports[site], current.updates[site]
             current.excluded.add(site)
             current.states[site] = replace(
@@ -350,7 +355,8 @@ class Coordinator:
                     patients=report.patients,
                     seconds=report.seconds,
                     bytes_up=size,
-                    update_norm=update_norm({name: file.read(name) for name in file.names}),
+                    update_norm=trained_norm(file, lambda _: True),
+                    trained_norm=trained_norm(file, {s.name for s in self._specs if s.trainable}.__contains__),
                 )
 
     def _tell(self, event: str, *values: Any) -> None:

@@ -172,6 +172,7 @@ def _judge(target: str, question: Question, announced: Mapping[str, tuple[int, s
         patients=reply.report.patients,
         bytes_up=reply.bytes,
         update_norm=update_norm(reply.update),
+        trained_norm=update_norm({s.name: reply.update[s.name] for s in question.specs if s.trainable}),
     )
     return Answered(target, took_part, reply, reply.report.site)
 

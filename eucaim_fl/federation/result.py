@@ -112,27 +112,42 @@ def _summary(pooled: dict[str, float], measured: Mapping[str, SiteMetrics]) -> d
 def best_round(plan: FederationPlan, records: Sequence[RoundRecord]) -> RoundRecord | None:
     """The round whose arriving weights have the best pooled validation metric, the first of equals; None without any.
 
-    The metric is the task's first choice among those that any round has; rounds without it do not count. Where the last
+    The metric is one for all rounds that are compared: the task's first choice among those that each of them has (an
+    AUC of histograms is none of a round in which some site sent none). Where a round lacks what those before it were
+    compared by, it and the best of these are compared by the next choice: those are the two models that are at hand.
+    Where no metric is left, the search begins anew with that round. Rounds without any do not count. Where the last
     exchange measures the best model once more, that is no measurement of another one.
     """
-    if plan.stopping.keep == "best":
-        records = [r for r in records if not r.is_final(plan.rounds)]
-    found = {name for r in records for name in r.pooled.get("validation", {})}
-    metric, direction = better(plan.task.name, found)
-    scored = [r for r in records if metric in r.pooled.get("validation", {})]
-    if not scored:
-        return None
-    sign = -1.0 if direction == "max" else 1.0
-    return min(scored, key=lambda r: (sign * r.pooled["validation"][metric], r.round))
+    return _search(plan, records)[0]
 
 
 def stalled(plan: FederationPlan, records: Sequence[RoundRecord]) -> bool:
-    """Whether the pooled validation metric was not bettered in the last `stopping.patience` rounds that have one."""
-    best, patience = best_round(plan, records), plan.stopping.patience
-    if best is None or patience is None:
-        return False
-    measured = [r.round for r in records if r.pooled.get("validation", {}).keys() & best.pooled["validation"].keys()]
-    return sum(number > best.round for number in measured) >= patience
+    """Whether the metric of `best_round` was not bettered in the last `stopping.patience` rounds that have it."""
+    patience = plan.stopping.patience
+    return patience is not None and _search(plan, records)[1] >= patience
+
+
+def _search(plan: FederationPlan, records: Sequence[RoundRecord]) -> tuple[RoundRecord | None, int]:
+    """The best round, and how many measurements since did not better it."""
+    best: RoundRecord | None = None
+    shared, since = frozenset[str](), 0
+    for record in records:
+        values = record.pooled.get("validation", {})
+        if better(plan.task.name, values)[0] not in values:
+            continue
+        if plan.stopping.keep == "best" and record.is_final(plan.rounds):
+            continue
+        common = shared & values.keys() if best is not None else frozenset(values)
+        metric, direction = better(plan.task.name, common)
+        if best is None or metric not in common:
+            best, shared, since = record, frozenset(values), 0
+            continue
+        shared, sign = common, 1.0 if direction == "max" else -1.0
+        if sign * values[metric] > sign * best.pooled["validation"][metric]:
+            best, since = record, 0
+        else:
+            since += 1
+    return best, since
 
 
 def _best(plan: FederationPlan, records: Sequence[RoundRecord]) -> dict[str, Any] | None:

@@ -22,13 +22,13 @@ _MADE_FOR_0_TO_1 = (Centred, Scattering, VoxelClassifier)
 
 
 class Conditioned(nn.Module):
-    """Logits of a network for (images − input_mean)/input_std; + ln class_shares when it predicts, if `expects_shares`.
+    """Logits of a network for (images − input_mean)/input_std; + strength · ln class_shares when it predicts.
 
     channels: of images whose mean and standard deviation are held, shape (channels,); 0 holds none, and images stay as
     they are. classes: whose shares are held, shape (classes,); 0 holds none. What is not held is None, and no array of
-    the model. expects_shares: the network was trained as if classes had equal shares (by its loss or its sampling), and
-    its predictions are to be for those that are held: ln P(k|x) ∝ logitₖ + ln πₖ. In training mode logits stay as they
-    are.
+    the model. strength: how much of ln πₖ, for the shares π that are held, training took out of the logits by its loss
+    or its sampling, and predictions get back: ln P(k|x) = logitₖ + strength · ln πₖ + constant; 0 adds nothing. In
+    training mode logits stay as they are.
     Source: Menon et al. 2021, Long-Tail Learning via Logit Adjustment; Saerens et al. 2002 (priors that change).
     """
 
@@ -36,14 +36,12 @@ class Conditioned(nn.Module):
     input_std: Tensor | None
     class_shares: Tensor | None
 
-    def __init__(
-        self, network: nn.Module, *, channels: int = 0, classes: int = 0, expects_shares: bool = False
-    ) -> None:
-        """Raises ValueError if shares are expected, but none are held."""
+    def __init__(self, network: nn.Module, *, channels: int = 0, classes: int = 0, strength: float = 0.0) -> None:
+        """Raises ValueError if shares are to be added, but none are held."""
         super().__init__()
-        if expects_shares and not classes:
+        if strength and not classes:
             raise ValueError("shares of classes are expected, but there are none")
-        self.expects_shares = expects_shares
+        self.strength = strength
         self.register_buffer(INPUT_MEAN, torch.zeros(channels) if channels else None)
         self.register_buffer(INPUT_STD, torch.ones(channels) if channels else None)
         self.register_buffer(CLASS_SHARES, torch.full((classes,), 1 / classes) if classes else None)
@@ -55,8 +53,8 @@ class Conditioned(nn.Module):
             shape = (1, -1, *[1] * (images.dim() - 2))
             images = (images - self.input_mean.reshape(shape)) / self.input_std.reshape(shape)
         logits: Tensor = self.network(images)
-        if self.expects_shares and not self.training and self.class_shares is not None:
-            logits = logits + self.class_shares.log().reshape(1, -1, *[1] * (logits.dim() - 2))
+        if self.strength and not self.training and self.class_shares is not None:
+            logits = logits + self.strength * self.class_shares.log().reshape(1, -1, *[1] * (logits.dim() - 2))
         return logits
 
 
@@ -79,5 +77,5 @@ def conditioned(network: nn.Module, plan: FederationPlan) -> nn.Module:
         network,
         channels=plan.data.number_of_channels() if standardised else 0,
         classes=plan.asked_classes(),
-        expects_shares=plan.training.balance.expect == "federation",
+        strength=plan.training.balance.taken_out() if plan.training.balance.expect == "federation" else 0.0,
     )

@@ -59,6 +59,8 @@ class Source(Protocol):
         """At most `count` elements from `start`, flattened in C order."""
 
 
+_Trained: TypeAlias = Callable[[str], bool]
+
 # One chunk of every site (rows of equal length) and the sites' weights become one chunk. Rows are asked for one at a
 # time, so a rule that only adds never holds more than one.
 _Combine: TypeAlias = Callable[[Iterable[Array], int, FloatArray], FloatArray]
@@ -171,16 +173,20 @@ class Rule:
 
     combine: the element-wise rule for given settings. whole: it needs all sites' values at once. choose: indices of
     the sites to go on with, ascending. share: how much each site counts, instead of its weight. factors: what each
-    site's floating arrays are multiplied by before. check: raises RecipeError if settings can't work with that many
-    sites.
+    site's trained arrays are multiplied by before. These three look at trained arrays only. check: raises RecipeError
+    if settings can't work with that many sites.
     """
 
     combine: Callable[[RuleConfig], _Combine]
     whole: bool = False
-    choose: Callable[[RuleConfig, Sequence[Source]], tuple[int, ...]] | None = None
-    share: Callable[[RuleConfig, Sequence[Source]], FloatArray] | None = None
-    factors: Callable[[RuleConfig, Sequence[Source]], FloatArray] | None = None
+    choose: Callable[[RuleConfig, Sequence[Source], _Trained], tuple[int, ...]] | None = None
+    share: Callable[[RuleConfig, Sequence[Source], _Trained], FloatArray] | None = None
+    factors: Callable[[RuleConfig, Sequence[Source], _Trained], FloatArray] | None = None
     check: Callable[[RuleConfig, int], object] = lambda config, sites: None
+
+    def looks_at_trained(self) -> bool:
+        """Whether what the rule decides on says nothing of buffers, so that these need a rule of their own."""
+        return self.choose is not None or self.share is not None or self.factors is not None
 
 
 def _check_multi_krum(config: RuleConfig, sites: int) -> None:
@@ -192,15 +198,16 @@ def _check_multi_krum(config: RuleConfig, sites: int) -> None:
         )
 
 
-def _choose(config: RuleConfig, sources: Sequence[Source], keep: int | None) -> tuple[int, ...]:
-    scores = krum_scores(squared_distances(sources), config.suspects)
+def _choose(config: RuleConfig, sources: Sequence[Source], trained: _Trained, keep: int | None) -> tuple[int, ...]:
+    scores = krum_scores(squared_distances(sources, trained), config.suspects)
     return krum_choice(scores, len(sources) - config.suspects if keep is None else keep)
 
 
 RULES: dict[str, Rule] = {
     "weighted_mean": Rule(lambda config: _mean_of),
     "clipped_mean": Rule(
-        lambda config: _mean_of, factors=lambda config, sources: median_factors(update_lengths(sources))
+        lambda config: _mean_of,
+        factors=lambda config, sources, trained: median_factors(update_lengths(sources, trained)),
     ),
     "median": Rule(lambda config: _median_of, whole=True),
     "trimmed_mean": Rule(
@@ -208,21 +215,24 @@ RULES: dict[str, Rule] = {
     ),
     "krum": Rule(
         lambda config: _mean_of,
-        choose=lambda config, sources: _choose(config, sources, 1),
+        choose=lambda config, sources, trained: _choose(config, sources, trained, 1),
         check=lambda config, sites: check_krum(sites, config.suspects),
     ),
     "multi_krum": Rule(
         lambda config: _mean_of,
-        choose=lambda config, sources: _choose(config, sources, config.keep),
+        choose=lambda config, sources, trained: _choose(config, sources, trained, config.keep),
         check=_check_multi_krum,
     ),
     "geometric_median": Rule(
         lambda config: _mean_of,
-        share=lambda config, sources: geometric_coefficients(squared_distances(sources), config.iterations),
+        share=lambda config, sources, trained: geometric_coefficients(
+            squared_distances(sources, trained), config.iterations
+        ),
     ),
 }
 """Aggregation rules by name. Krum, Multi-Krum (the plain mean of the chosen) and the geometric median ignore weights,
-as `median` does."""
+as `median` does. They and the clipped mean judge by what is trained; other floating arrays (running means) get all
+sites' coordinate-wise median, for nobody judged them."""
 
 
 def _combine_tiles(combine: _Combine, stack: list[Array], weights: FloatArray, target: Array) -> None:
@@ -232,33 +242,51 @@ def _combine_tiles(combine: _Combine, stack: list[Array], weights: FloatArray, t
 
 
 def _combined(
-    config: RuleConfig, sources: Sequence[Source], weights_of: Callable[[str], FloatArray], chunk: int
+    config: RuleConfig,
+    sources: Sequence[Source],
+    weights_of: Callable[[str], FloatArray],
+    trained: _Trained,
+    chunk: int,
 ) -> Iterator[tuple[str, Array]]:
-    rule = RULES[config.name]
+    rule, everyone = RULES[config.name], sources
     own: FloatArray | None = None  # the rule's own weights, instead of those that were given
     if rule.choose is not None:
-        sources = [sources[site] for site in rule.choose(config, sources)]
+        sources = [sources[site] for site in rule.choose(config, sources, trained)]
         own = np.ones(len(sources))
     elif rule.share is not None:
-        own = rule.share(config, sources)
-    factors = None if rule.factors is None else rule.factors(config, sources)
-    combine = rule.combine(config)
-    if rule.whole:
-        chunk = min(chunk, _STACK_BYTES // (8 * len(sources)))
+        own = rule.share(config, sources, trained)
+    factors = None if rule.factors is None else rule.factors(config, sources, trained)
     for name in sorted(sources[0].names):
-        weights = weights_of(name) if own is None else own
-        dtype, shape = sources[0].dtype(name), sources[0].shape(name)
-        out = np.empty(math.prod(shape), dtype=dtype)
-        for start, count in _pieces(shape, max(1, chunk)):
-            target = out[start : start + count]
-            rows = _rows(sources, (name, start, count), factors if dtype.kind == "f" else None)
-            if len(sources) == 1:  # one site's update stays as it is, to the bit
-                target[:] = next(rows)
-            elif not rule.whole:
-                target[:] = _to_dtype(combine(rows, count, weights), dtype)
-            else:
-                _combine_tiles(combine, list(rows), weights, target)
-        yield name, out.reshape(shape)
+        floating = sources[0].dtype(name).kind == "f"
+        if rule.looks_at_trained() and floating and not trained(name):
+            yield name, _array_of(name, everyone, (_median_of, True), (np.ones(len(everyone)), None), chunk)
+            continue
+        weighing = (weights_of(name) if own is None else own, factors if floating else None)
+        yield name, _array_of(name, sources, (rule.combine(config), rule.whole), weighing, chunk)
+
+
+def _array_of(
+    name: str,
+    sources: Sequence[Source],
+    rule: tuple[_Combine, bool],
+    weighing: tuple[FloatArray, FloatArray | None],
+    chunk: int,
+) -> Array:
+    """One array of all sites as one. rule: combine, whole. weighing: weights, factors."""
+    (combine, whole), (weights, factors) = rule, weighing
+    dtype, shape = sources[0].dtype(name), sources[0].shape(name)
+    length = min(chunk, _STACK_BYTES // (8 * len(sources))) if whole else chunk
+    out = np.empty(math.prod(shape), dtype=dtype)
+    for start, count in _pieces(shape, max(1, length)):
+        target = out[start : start + count]
+        rows = _rows(sources, (name, start, count), factors)
+        if len(sources) == 1:  # one site's update stays as it is, to the bit
+            target[:] = next(rows)
+        elif not whole:
+            target[:] = _to_dtype(combine(rows, count, weights), dtype)
+        else:
+            _combine_tiles(combine, list(rows), weights, target)
+    return out.reshape(shape)
 
 
 def _rows(sources: Sequence[Source], piece: tuple[str, int, int], factors: FloatArray | None) -> Iterator[Array]:
@@ -285,7 +313,8 @@ def aggregate(
     """The common update, one array at a time, names in canonical (sorted) order, dtype and shape as sent.
 
     sources: updates in canonical order of sites, equal in names, dtypes and shapes. weights: numbers of training
-    patients, ≥ 0 with a positive sum. chunk: largest number of elements read from one site at a time.
+    patients, ≥ 0 with a positive sum. chunk: largest number of elements read from one site at a time. Every floating
+    array counts as trained.
     Integers take the rule's value rounded half to even (exact below 2⁵³); booleans are true where the rule's value over
     0 and 1 exceeds 0.5 (a weighted majority for the weighted mean). One site alone is returned as it is.
     Peak memory: one array of the result, and two float64 chunks (weighted mean) or all sites' chunks, which shrink
@@ -294,7 +323,7 @@ def aggregate(
     Raises RecipeError for what `check_rule` refuses; ReplyError if updates or weights don't fit together.
     """
     checked = _checked(config, sources, weights)
-    return _combined(config, sources, lambda name: checked, chunk)
+    return _combined(config, sources, lambda name: checked, lambda name: True, chunk)
 
 
 def aggregate_weighed(
@@ -307,7 +336,9 @@ def aggregate_weighed(
     """The common update under a weighting: `aggregate` with its weights, times its scale where an array is trained.
 
     sources, chunk: as in `aggregate`. trainable: False for buffers; these, integers and booleans are weighed by
-    `weighed.buffers` and not scaled. With `patients` this is `aggregate` with numbers of patients, to the bit.
+    `weighed.buffers` and not scaled. Rules that judge whole updates judge by what is trained, and take the median of
+    buffers (see `RULES`). With `patients` and nothing but trained arrays this is `aggregate` with numbers of patients,
+    to the bit.
     Raises RecipeError and ReplyError as `aggregate` does.
     """
     for_trained = _checked(config, sources, weighed.weights)
@@ -316,7 +347,7 @@ def aggregate_weighed(
     def trained(name: str) -> bool:
         return sources[0].dtype(name).kind == "f" and trainable(name)
 
-    common = _combined(config, sources, lambda name: for_trained if trained(name) else for_others, chunk)
+    common = _combined(config, sources, lambda name: for_trained if trained(name) else for_others, trained, chunk)
     if weighed.scale == 1.0:
         return common
     return ((name, _scaled(array, weighed.scale, chunk) if trained(name) else array) for name, array in common)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -18,9 +18,13 @@ __all__ = ["median_factors", "update_lengths"]
 FloatArray: TypeAlias = NDArray[np.float64]
 
 
-def update_lengths(sources: Sequence[Source]) -> FloatArray:
-    """L2 norm of each update over its floating arrays, shape (sites,); read piece by piece."""
-    return np.array([trained_norm(source, lambda _: True) for source in sources])
+def update_lengths(sources: Sequence[Source], trainable: Callable[[str], bool] = lambda _: True) -> FloatArray:
+    """L2 norm of each update over its floating arrays that are trained, shape (sites,); read piece by piece.
+
+    trainable: False for buffers. Running variances may be a thousand times as long as all weights' changes, and would
+    hide an update that is a hundred times too long.
+    """
+    return np.array([trained_norm(source, trainable) for source in sources])
 
 
 def median_factors(lengths: FloatArray) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -22,18 +22,19 @@ _STACK_BYTES = 32 * 2**20  # of all sites' chunks together
 _BLOCK = 4096  # elements whose differences are formed at a time: they stay in the processor's cache
 
 
-def squared_distances(sources: Sequence[Source]) -> FloatArray:
-    """Squared Euclidean distances between all pairs of updates, over their floating arrays: Σ (xᵢ − xⱼ)².
+def squared_distances(sources: Sequence[Source], trainable: Callable[[str], bool] = lambda _: True) -> FloatArray:
+    """Squared Euclidean distances between all pairs of updates, over floating arrays that are trained: Σ (xᵢ − xⱼ)².
 
-    Returns float64, shape (sites, sites), symmetric, zero diagonal. Differences are taken before squaring: the
-    cheaper xᵢ² + xⱼ² − 2·xᵢxⱼ cancels where updates are alike. Time grows with the square of the number of sites.
+    trainable: False for buffers, beside whose values those of the weights' changes would drown. Returns float64, shape
+    (sites, sites), symmetric, zero diagonal. Differences are taken before squaring: the cheaper xᵢ² + xⱼ² − 2·xᵢxⱼ
+    cancels where updates are alike. Time grows with the square of the number of sites.
     """
     sites = len(sources)
     distances = np.zeros((sites, sites))
     block = _block(sites)
     length = max(1, _STACK_BYTES // (8 * sites * block)) * block
     for name in sorted(sources[0].names):
-        if sources[0].dtype(name).kind != "f":
+        if sources[0].dtype(name).kind != "f" or not trainable(name):
             continue
         total = math.prod(sources[0].shape(name))
         for start in range(0, total, length):

@@ -94,7 +94,9 @@ def conditioning(sums: Sequence[HasSums], plan: FederationPlan) -> Arrays:
 
     `records.INPUT_MEAN` and `INPUT_STD`, shape (channels,), where sums hold moments; each patient counts alike. A
     standard deviation is at least `LEAST_STD`. `CLASS_SHARES`, shape (classes,), where sums hold classes; they add up
-    to 1, and a class without patients counts as `UNSEEN` of them. Sums without patients are passed over.
+    to 1, and a class without patients counts as `UNSEEN` of them. Where counts of classes add up to more patients than
+    their sums are over (rounding, or a site that lies), they are made smaller in proportion until they do not. Sums
+    without patients are passed over.
     Raises ValueError if no sums have patients, or they are not those that the plan asks for.
     """
     told = [one for one in sums if one.patients > 0]
@@ -114,10 +116,17 @@ def conditioning(sums: Sequence[HasSums], plan: FederationPlan) -> Arrays:
         arrays[INPUT_MEAN] = np.array(mean, np.float32)
         arrays[INPUT_STD] = np.maximum(np.array(spread, np.float32), np.float32(LEAST_STD))
     if classes:
-        counts = np.array([sum(column) for column in zip(*(one.classes for one in told), strict=True)], np.float64)
+        columns = zip(*(_counted(one) for one in told), strict=True)
+        counts = np.array([fsum(column) for column in columns], np.float64)
         counts[counts == 0] = UNSEEN
         arrays[CLASS_SHARES] = (counts / counts.sum()).astype(np.float32)
     return arrays
+
+
+def _counted(one: HasSums) -> tuple[float, ...]:
+    """Patients of each class, together no more than the sums are over."""
+    factor = min(1.0, one.patients / max(1, sum(one.classes)))
+    return tuple(factor * number for number in one.classes)
 
 
 def own_input(cases: Sequence[PreparedCase], plan: FederationPlan) -> Arrays:

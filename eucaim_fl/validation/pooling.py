@@ -48,8 +48,8 @@ BINS = 101
 Goal: TypeAlias = tuple[str, Literal["max", "min"]]
 _GOALS: dict[str, tuple[Goal, ...]] = {
     "segmentation": (("dice", "max"),),
-    "classification": (("auc", "max"), ("brier", "min")),
-    "multilabel": (("auc", "max"), ("brier", "min")),
+    "classification": (("auc", "max"), ("auc_site_mean", "max"), ("brier", "min")),
+    "multilabel": (("auc", "max"), ("auc_site_mean", "max"), ("brier", "min")),
     "survival": (("c_index", "max"), ("c_index_site_mean", "max")),
 }
 _HISTOGRAM = re.compile(r"scores_(\d{1,2})_(negative|positive)")
@@ -257,12 +257,12 @@ def better(task_name: str, available: Collection[str] | None = None) -> Goal:
     """The metric that chooses the best model of a task, and whether more or less of it is better.
 
     available: metrics that every candidate has; the first goal among them is taken, the last one if there is none.
-    None takes the first goal: Dice for a segmentation; for classes and labels AUC (of labels the mean), with the Brier
-    score to fall back on; the c-index for survival.
+    None takes the first goal: Dice for a segmentation; for classes and labels AUC (of labels the mean), with the mean
+    of the sites' AUCs and then the Brier score to fall back on; the c-index for survival, with the mean of the sites'.
     Raises RecipeError for an unknown task.
 
     >>> better("classification", {"auc_site_mean", "brier"})
-    ('brier', 'min')
+    ('auc_site_mean', 'max')
     """
     goals = lookup(_GOALS, task_name, "task")
     return next((goal for goal in goals if available is None or goal[0] in available), goals[-1])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from eucaim_fl.benchmark.rows import FLOWER, Row, as_shipped, check_row, poisoned_name, rows_of
 from eucaim_fl.config import MethodConfig
 from eucaim_fl.errors import RecipeError
 from eucaim_fl.federation.poison import Poison
+from eucaim_fl.parsing import SITE_NAME
 
 
 class TestRowsOf:
@@ -65,6 +68,13 @@ class TestCheckRow:
         with pytest.raises(RecipeError, match=r"changes data\.split"):
             check_row(Row("x", ()), other, plan_for())
 
+    @pytest.mark.parametrize("trained", ["federation", "local", "pooled", "flower"])
+    def test_no_row_begins_with_weights_that_were_trained_before(self, plan_for, trained) -> None:
+        warm = plan_for().model_copy(update={"start_sha256": "0" * 64})
+        for base in (plan_for(), warm):
+            with pytest.raises(RecipeError, match=r"benchmark\.rows\.x begins with given weights"):
+                check_row(Row("x", (), trained), warm, base)
+
     def test_a_bad_site_must_be_one_of_the_plans(self, plan_for) -> None:
         with pytest.raises(RecipeError, match="no site 'z'"):
             check_row(Row("x", (), "federation", Poison("flip", "z")), plan_for(), plan_for())
@@ -89,3 +99,12 @@ class TestPoisonedName:
         assert poisoned_name("demo", None) == "demo"
         assert poisoned_name("demo" * 20, Poison("scale", "a" * 60))[:20] == ("demo" * 20)[:20]
         assert len(poisoned_name("demo" * 20, Poison("scale", "a" * 60))) <= 63
+
+    def test_names_that_have_to_be_cut_stay_different(self) -> None:
+        poisons = [Poison("scale", "a" * 60), Poison("scale", "a" * 59 + "b"), Poison("noise", "a" * 60)]
+        found = {poisoned_name(name, poison) for poison in poisons for name in ("demo" * 12, "demo" * 12 + "s")}
+        assert len(found) == 6
+        assert all(re.fullmatch(SITE_NAME, name) for name in found)
+
+    def test_names_that_need_no_cut_are_whole(self) -> None:
+        assert poisoned_name("x" * 50, Poison("flip", "a")) == "x" * 50 + "-flip-a"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from flwr.app import Error, Message
@@ -11,8 +13,9 @@ from eucaim_fl.federation import coordinator as coordinator_module
 from eucaim_fl.federation import exchange
 from eucaim_fl.federation.coordinator import Coordinator
 from eucaim_fl.federation.local_grid import LOST, SEAL
-from eucaim_fl.federation.messages import refusal_content, reply_content
+from eucaim_fl.federation.messages import from_record, refusal_content, reply_content, to_record
 from eucaim_fl.federation.progress import Listener
+from eucaim_fl.records import ArraySpec
 from eucaim_fl.tracking.journal import Journal
 
 
@@ -313,6 +316,29 @@ class TestOutliers:
         assert "b" not in first.metrics
         assert participation(second)["b"].status == "took_part"
         assert end.weights["w"].tolist() == [4.0] * 3  # mean of 1 and 3, then of 1, 2 and 3
+
+    @pytest.mark.parametrize(("weights", "variance"), [(100.0, 1e5), (1.0, 1e9)], ids=["hidden", "buffers"])
+    def test_neither_long_buffers_nor_what_they_hide_is_taken(self, fakes, make_federation, weights, variance):
+        plan, journal, state = make_federation("abc", rounds=1)
+        specs = (*fakes.SPECS, ArraySpec("running_var", (3,), "float32", False))
+        start = {**state.weights, "running_var": np.ones(3, np.float32)}
+        inner = fakes.honest(plan, {"a": 1.0, "b": weights, "c": 1.0}, specs)
+
+        def handler(site, message):
+            reply = inner(site, message)
+            if message.metadata.message_type == "train":
+                change = np.full(3, variance if site == "b" else 1e5, np.float32)
+                update = {**from_record(reply.content["update"], specs), "running_var": change}
+                reply.content["update"] = to_record(update)
+            return reply
+
+        state = replace(state, specs=specs, weights=start)
+        journal.begin(specs, start)
+        Coordinator(fakes.Grid(plan.sites, handler), plan, journal, specs).run(state)
+        first = journal.records()[0]
+        assert first.aggregated_from == ("a", "c")
+        assert "more than 20 times as long" in participation(first)["b"].reason
+        assert participation(first)["a"].trained_norm == pytest.approx(3**0.5)
 
     def test_its_site_is_not_asked_again_in_the_round(self, fakes, make_federation):
         rules = {"quorum": 3, "quorum_wait_s": 0.5}

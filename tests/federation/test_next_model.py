@@ -81,11 +81,11 @@ class TestWeighting:
     def test_normalised_updates_have_a_scale_that_buffers_have_not(self, plan_of: Any, gather: Any) -> None:
         plan = plan_of(
             method={"weighting": {"name": "normalised"}},
-            training={"local_steps": None, "local_epochs": 1, "batch_size": 1, "optimizer": SGD},
+            training={"local_steps": 4, "optimizer": SGD},
         )
-        told = {"a": {"patients": 10, "steps": 10}, "b": {"patients": 10, "steps": 20}}
+        told = {"a": {"patients": 10}, "b": {"patients": 30}}
         weights, _ = moved(plan, gather(plan, {"a": 1.0, "b": 1.0}, told))
-        assert weights["w"] == pytest.approx([15 * (0.5 / 10 + 0.5 / 20)] * 2)  # τ_eff · Σ pᵢΔᵢ/aᵢ
+        assert weights["w"] == pytest.approx([1.0] * 2)  # τ_eff · Σ pᵢΔᵢ/aᵢ with equal steps
         assert weights["mean"].tolist() == [1.0, 1.0]
 
     def test_losses_that_are_told_move_the_weights_and_are_remembered(self, plan_of: Any, gather: Any) -> None:

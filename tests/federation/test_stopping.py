@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 
 from eucaim_fl.arrays import ArrayFile, arrays_sha256, encode_arrays
+from eucaim_fl.config import ClassificationConfig, SurvivalConfig
 from eucaim_fl.durable import write_atomically
 from eucaim_fl.errors import JournalError
 from eucaim_fl.federation.coordinator import Coordinator
 from eucaim_fl.federation.messages import read_instruction
 from eucaim_fl.federation.progress import Listener
-from eucaim_fl.federation.result import stalled
+from eucaim_fl.federation.result import best_round, stalled
 from eucaim_fl.records import RoundRecord
+
+CLASSES = ClassificationConfig(target="malignant", classes=("no", "yes"))
+SURVIVAL = SurvivalConfig(time="months", event="died")
+HISTOGRAMS = {"auc": 0.6, "brier": 0.3}
 
 
 def measured(dice):
@@ -86,6 +91,59 @@ class TestPatience:
         plan, _, _ = make_federation("ab", rounds=3)
         record = RoundRecord(1, "", "", (), {}, {"validation": {"dice": 0.5}}, {}, (), 0.0)
         assert not stalled(plan, [record, *(replace(record, round=n) for n in (2, 3))])
+
+
+class TestOneMetric:
+    """Rounds of a classification, with what was pooled in each."""
+
+    @pytest.fixture
+    def judge(self, plan_for):
+        def judged(*pooled, task=CLASSES, patience=2, keep="best"):
+            plan = plan_for(task, rounds=20, stopping={"patience": patience, "keep": keep})
+            records = [
+                RoundRecord(n, "", "", (), {}, {"validation": {"patients": 9.0, **one}}, {}, (), 0.0)
+                for n, one in enumerate(pooled, 1)
+            ]
+            best = best_round(plan, records)
+            return None if best is None else best.round, stalled(plan, records)
+
+        return judged
+
+    def test_a_site_that_sends_histograms_once_does_not_end_the_run(self, judge):
+        assert judge(HISTOGRAMS, *({"auc_site_mean": 0.7, "brier": b} for b in (0.28, 0.26, 0.24))) == (4, False)
+        assert judge(HISTOGRAMS, *({"auc_site_mean": 0.9, "brier": b} for b in (0.28, 0.31, 0.28))) == (2, True)
+
+    def test_one_round_without_histograms_goes_over_to_what_all_have(self, judge):
+        before = [{"auc": 0.6, "brier": 0.3}, {"auc": 0.7, "brier": 0.28}]
+        assert judge(*before) == (2, False)
+        assert judge(*before, {"brier": 0.25}, {"auc": 0.9, "brier": 0.27}, patience=1) == (3, True)
+
+    def test_the_mean_of_the_sites_own_areas_is_one_where_all_rounds_have_it(self, judge):
+        rounds = [{"auc_site_mean": a, "brier": b} for a, b in ((0.6, 0.1), (0.7, 0.3), (0.65, 0.2), (0.7, 0.2))]
+        assert judge(*rounds) == (2, True)
+
+    def test_figures_that_nothing_has_in_common_with_begin_the_search_anew(self, judge):
+        means = [{"c_index_site_mean": value} for value in (0.6, 0.55, 0.5)]
+        assert judge({"c_index": 0.8}, *means[:2], task=SURVIVAL) == (2, False)
+        assert judge({"c_index": 0.8}, *means, task=SURVIVAL) == (2, True)
+
+    def test_rounds_of_which_only_the_number_of_patients_is_known_do_not_count(self, judge):
+        assert judge({}, {}) == (None, False)
+        assert judge({"auc": 0.6, "brier": 0.3}, {}, {}, {}) == (1, False)
+
+    def test_the_model_that_is_named_is_on_the_disk_whatever_is_measured(self, plan_for):
+        """The best of earlier rounds and the round itself are those whose weights are kept."""
+        plan = plan_for(CLASSES, rounds=20, stopping={"keep": "best"})
+        rng = np.random.default_rng(0)
+        records, kept = [], None
+        for number in range(1, 15):
+            names = [("auc", "brier"), ("auc_site_mean", "brier"), ("brier",), ()][int(rng.integers(4))]
+            values = {name: float(rng.random()) for name in names}
+            records.append(RoundRecord(number, "", "", (), {}, {"validation": values}, {}, (), 0.0))
+            best = best_round(plan, records)
+            found = None if best is None else best.round
+            assert found in (kept, number)
+            kept = found
 
 
 class TestTheBest:

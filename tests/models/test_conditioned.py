@@ -18,6 +18,7 @@ from eucaim_fl.models.planned import network_for
 from eucaim_fl.models.private import made_private
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import CLASS_SHARES, INPUT_MEAN, INPUT_STD
+from eucaim_fl.training.balance import measure_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,6 +27,11 @@ EXPECTED = {"balance": {"loss": "logits", "expect": "federation"}}
 SMALL: dict[str, Any] = {"name": "small_cnn", "args": {"channels": [8], "strides": [2], "kernel_size": 3}}
 MEAN = {INPUT_MEAN: np.array([2.0], np.float32), INPUT_STD: np.array([4.0], np.float32)}
 Plans = Callable[..., FederationPlan]
+
+
+def _with_a_weight(network: nn.Module) -> nn.Module:
+    """A network whose place (its device) can be asked for, beside the shares that it holds."""
+    return nn.Sequential(network, nn.Linear(1, 1))
 
 
 class TestConditioned:
@@ -42,11 +48,42 @@ class TestConditioned:
         assert torch.equal(network(images), images.flatten(1))
 
     def test_shares_are_added_to_the_logits_where_it_predicts_only(self) -> None:
-        network = Conditioned(nn.Identity(), classes=2, expects_shares=True)
+        network = Conditioned(nn.Identity(), classes=2, strength=1.0)
         set_arrays(network, {CLASS_SHARES: np.array([0.8, 0.2], np.float32)})
         logits = torch.zeros(1, 2)
         assert torch.equal(network.train()(logits), logits)
         assert torch.softmax(network.eval()(logits), 1).flatten().tolist() == pytest.approx([0.8, 0.2])
+
+    @pytest.mark.parametrize("loss", ["logits", "weights"])
+    @pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+    def test_what_training_took_out_is_added_and_no_more(self, plan_for: Plans, loss: str, strength: float) -> None:
+        """Logits that make the balanced loss least over one kind of patients, of whom 8 in 10 have the first class."""
+        shares = np.array([0.8, 0.2])
+        balance = {"loss": loss, "strength": strength, "shares": "federation", "expect": "federation"}
+        plan = plan_for(CLASSES, training={"balance": balance})
+        network = conditioned(nn.Identity(), plan)
+        set_arrays(network, {CLASS_SHARES: shares.astype(np.float32)})
+        logits = torch.zeros(1, 2, requires_grad=True)
+        measure = measure_for(_with_a_weight(network), (), plan)
+        descent = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+        patients = torch.tensor([0, 0, 0, 0, 1])
+
+        def closure() -> torch.Tensor:
+            descent.zero_grad()
+            loss = measure(network.train()(logits).expand(5, 2), patients)
+            loss.backward()
+            return loss
+
+        descent.step(closure)
+        with torch.no_grad():
+            found = torch.softmax(network.eval()(logits), 1).flatten().tolist()
+        assert found == pytest.approx([0.8, 0.2], abs=1e-3)
+
+    def test_after_equal_drawing_all_of_it_is_added(self, plan_for: Plans) -> None:
+        balance = {"sampling": "classes", "strength": 0.5, "expect": "federation"}
+        network = conditioned(nn.Identity(), plan_for(CLASSES, training={"balance": balance})).eval()
+        set_arrays(network, {CLASS_SHARES: np.array([0.8, 0.2], np.float32)})
+        assert torch.softmax(network(torch.zeros(1, 2)), 1).flatten().tolist() == pytest.approx([0.8, 0.2])
 
     def test_they_are_held_for_training_alone_too(self) -> None:
         network = Conditioned(nn.Identity(), classes=2).eval()
@@ -61,7 +98,7 @@ class TestConditioned:
 
     def test_shares_that_are_not_held_can_not_be_expected(self) -> None:
         with pytest.raises(ValueError, match="there are none"):
-            Conditioned(nn.Identity(), expects_shares=True)
+            Conditioned(nn.Identity(), strength=1.0)
 
 
 class TestConditionedByAPlan:
@@ -89,7 +126,7 @@ class TestConditionedByAPlan:
         assert buffers == held
         assert {"network.weight", "network.bias"} <= set(get_arrays(network))
         assert isinstance(network, Conditioned)
-        assert network.expects_shares == (changes == {"training": EXPECTED})
+        assert network.strength == (changes == {"training": EXPECTED})
 
     @pytest.mark.parametrize(
         ("task", "model"),

@@ -29,6 +29,11 @@ class TestSquaredDistances:
         ]
         assert squared_distances(files(tmp_path, updates)).tolist() == [[0.0, 26.0], [26.0, 0.0]]
 
+    def test_what_is_not_trained_does_not_count(self, tmp_path: Path) -> None:
+        updates: list[Arrays] = [{"v": np.array([v]), "w": np.array([w])} for v, w in ((0.0, 0.0), (1e6, 3.0))]
+        found = squared_distances(files(tmp_path, updates), {"w"}.__contains__)
+        assert found.tolist() == [[0.0, 9.0], [9.0, 0.0]]
+
     def test_arrays_longer_than_a_block_are_counted_to_the_end(self, tmp_path: Path) -> None:
         updates: list[Arrays] = [{"a": np.full(10_000, value, np.float32)} for value in (0.0, 2.0, 3.0)]
         assert squared_distances(files(tmp_path, updates))[0].tolist() == [0.0, 40_000.0, 90_000.0]

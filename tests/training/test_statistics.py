@@ -125,6 +125,11 @@ class TestConditioning:
         with pytest.raises(ValueError, match="not those of the plan"):
             conditioning([Sums(3, classes=(3, 0))], counted)
 
+    def test_a_site_that_counts_more_patients_than_it_tells_of_has_no_more_say(self, counted: FederationPlan) -> None:
+        honest, liar = Sums(20, classes=(15, 5, 0)), Sums(20, classes=(1, 1, 78))
+        (shares,) = conditioning([honest, liar], counted).values()
+        assert shares.tolist() == pytest.approx([15.25 / 40, 5.25 / 40, 19.5 / 40])
+
 
 def _told(people: list[tuple[float, int]]) -> Sums:
     counts = tuple(sum(kind == index for _, kind in people) for index in range(3))

@@ -255,7 +255,8 @@ class TestBetter:
 
     def test_classification_falls_back_on_the_brier_score(self) -> None:
         assert better("classification", {"brier", "auc"}) == ("auc", "max")
-        assert better("classification", {"brier", "auc_site_mean"}) == ("brier", "min")
+        assert better("classification", {"brier", "auc_site_mean"}) == ("auc_site_mean", "max")
+        assert better("classification", {"brier"}) == ("brier", "min")
 
     def test_an_unknown_task_names_the_nearest(self) -> None:
         with pytest.raises(RecipeError, match="Did you mean 'segmentation'"):
