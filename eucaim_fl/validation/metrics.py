@@ -20,6 +20,7 @@ __all__ = [
     "confusion",
     "dice",
     "hd95_mm",
+    "logistic_fit",
 ]
 
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -205,23 +206,40 @@ def calibration_line(probabilities: FloatArray, truth: IntArray) -> tuple[float,
     clipped = np.clip(columns[:, 1], 1e-6, 1 - 1e-6)
     logits = np.log(clipped / (1 - clipped))
     ones = np.ones_like(logits)
-    slope = _logistic(np.stack([ones, logits], axis=1), np.zeros_like(logits), seen)[1]
-    return float(slope), float(_logistic(ones[:, None], logits, seen)[0])
+    both = np.stack([ones, logits], axis=1)
+    slope = logistic_fit(both, np.zeros_like(logits), seen[None], ones[None])[0, 1]
+    return float(slope), float(logistic_fit(ones[:, None], logits, seen[None], ones[None])[0, 0])
 
 
-def _logistic(design: FloatArray, offset: FloatArray, truth: FloatArray) -> FloatArray:
-    """Coefficients of greatest likelihood by Newton's method with steps of at most 2; NaN if it finds none."""
-    beta = np.zeros(design.shape[1])
+def logistic_fit(
+    design: FloatArray, offset: FloatArray, positives: FloatArray, patients: FloatArray
+) -> NDArray[np.float64]:
+    """Coefficients of greatest likelihood of logit P(y = 1) = offset + design·β, of many samples at once, shape (B, k).
+
+    Newton's method with steps of at most 2. design: shape (n, k); offset: shape (n,); positives, patients: of each of n
+    groups and each sample how many have y = 1, and how many there are, shape (B, n).
+    A sample for which no finite numbers fit best (one class, classes that do not overlap) has NaN.
+    """
+    products = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
+    seen = positives.sum(axis=1)
+    active = np.flatnonzero((seen > 0) & (seen < patients.sum(axis=1)))
+    beta = np.zeros((len(positives), design.shape[1]))
+    found = np.full_like(beta, math.nan)
     for _ in range(100):
-        mean = 0.5 * (1 + np.tanh((offset + design @ beta) / 2))
-        curvature = design.T @ (design * (mean * (1 - mean))[:, None])
-        if np.linalg.cond(curvature) > 1e12:
+        mean = 0.5 * (1 + np.tanh((offset + beta[active] @ design.T) / 2))
+        expected = patients[active] * mean
+        curvature = ((expected * (1 - mean)) @ products).reshape(-1, design.shape[1], design.shape[1])
+        gradient = (positives[active] - expected) @ design
+        solvable = np.linalg.cond(curvature) <= 1e12
+        active = active[solvable]
+        if not len(active):
             break
-        step = np.clip(np.linalg.solve(curvature, design.T @ (truth - mean)), -2, 2)
-        beta = beta + step
-        if abs(step).max() < 1e-9:
-            return np.asarray(beta)
-    return np.full(design.shape[1], math.nan)
+        step = np.linalg.solve(curvature[solvable], gradient[solvable, :, None])[:, :, 0].clip(-2, 2)
+        beta[active] += step
+        ended = abs(step).max(axis=1) < 1e-9
+        found[active[ended]] = beta[active[ended]]
+        active = active[~ended]
+    return found
 
 
 def _masks(pred: BoolArray, truth: BoolArray) -> tuple[BoolArray, BoolArray]:

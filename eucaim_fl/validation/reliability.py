@@ -1,0 +1,251 @@
+"""Whether predicted probabilities are right, from binned scores: Brier score, calibration in bins, slope and intercept.
+
+Sums of scores by bin make the mean score of each bin exact; without them it is taken as the middle of the bin, and the
+bounds say what that can change.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, logit, ndtri
+
+from eucaim_fl.errors import DataError
+from eucaim_fl.validation.binned import BinnedScores, Bounded, Functional
+from eucaim_fl.validation.intervals import Interval
+from eucaim_fl.validation.metrics import logistic_fit
+from eucaim_fl.validation.thresholds import proportion
+
+__all__ = [
+    "CalibrationBin",
+    "CalibrationLine",
+    "binned_brier",
+    "binned_calibration_error",
+    "binned_calibration_line",
+    "brier_figure",
+    "calibration_bins",
+    "calibration_error_figure",
+    "calibration_line_figure",
+]
+
+FloatArray: TypeAlias = NDArray[np.float64]
+
+_CLOSEST = 1e-6  # how far from 0 and 1 probabilities are on the logit scale at least, as in metrics.calibration_line
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Patients whose scores lie between two edges: their mean score, and how many of them have the disease."""
+
+    low: float
+    high: float
+    patients: int
+    mean_score: Bounded
+    observed: Interval
+
+
+@dataclass(frozen=True)
+class CalibrationLine:
+    """Slope b of logit P(y = 1) = a + b·logit p, and intercept a where b is held at 1; 1 and 0 are perfect.
+
+    bounds: where the intercept of the patients' own scores lies. There is no such range for the slope.
+    """
+
+    slope: Interval
+    intercept: Interval
+    bounds: Bounded
+
+
+def binned_brier(scores: BinnedScores) -> Bounded:
+    """Brier score, and the range in which that of the scores themselves lies: a point if sums and squares are known.
+
+    Σ p² − 2 Σ_diseased p + n⁺, over n. Without sums each score is taken as the middle of its bin, and may lie at either
+    edge; with sums only Σ p² is uncertain (`BinnedScores.square_bounds`). All NaN without patients.
+    Raises DataError if edges do not lie in 0 … 1.
+    """
+    _check_probabilities(scores)
+    patients = sum(scores.patients)
+    if not patients:
+        return Bounded(math.nan, math.nan, math.nan)
+    value = float(brier_figure(scores)(scores.counts))
+    if scores.sums is None:
+        low, high = np.asarray(scores.edges[:-1]), np.asarray(scores.edges[1:])
+        ends = [(scores.counts * np.stack([a**2, (1 - b) ** 2])).sum() for a, b in ((low, high), (high, low))]
+        return Bounded(value, *(float(end) / patients for end in ends))
+    shift = scores.patients[1] - 2 * math.fsum(scores.sums[1])
+    least, most = ((squares + shift) / patients for squares in scores.square_bounds())
+    if scores.squares is not None:
+        value = least = most = (scores.squares + shift) / patients
+    return Bounded(min(max(value, least), most), least, most)
+
+
+def brier_figure(scores: BinnedScores) -> Functional:
+    """The Brier score as a function of counts in the same bins, each patient at the mean score of bin and class.
+
+    It leaves out how scores vary within a bin, at most a quarter of its width squared. NaN without patients.
+    Raises DataError if edges do not lie in 0 … 1.
+    """
+    _check_probabilities(scores)
+    typical = np.stack([scores.means, scores.means])
+    if scores.sums is not None:
+        typical = np.where(scores.counts > 0, np.asarray(scores.sums) / np.maximum(scores.counts, 1), typical)
+    errors = (typical - np.array([[0.0], [1.0]])) ** 2
+
+    def figure(counts: FloatArray) -> FloatArray:
+        with np.errstate(invalid="ignore"):
+            return np.asarray((counts * errors).sum(axis=(-2, -1)) / counts.sum(axis=(-2, -1)))
+
+    return figure
+
+
+def calibration_bins(scores: BinnedScores, groups: int = 10, level: float = 0.95) -> tuple[CalibrationBin, ...]:
+    """Observed share of diseased patients against the mean score, in at most `groups` runs of bins of about as many
+    patients each; a bin is never divided. Intervals are Wilson's (see `thresholds.proportion`).
+
+    Raises DataError if groups is not positive, level not between 0 and 1, or edges do not lie in 0 … 1.
+    """
+    _check_probabilities(scores)
+    counts = scores.counts
+    total = counts.sum(axis=0)
+    lowest, highest = _mean_range(scores)
+    found = []
+    for members in _groups(scores, groups):
+        patients, places = int(total[members].sum()), np.flatnonzero(members)
+        means = [float(total[members] @ values[members]) / patients for values in (scores.means, lowest, highest)]
+        observed = proportion(int(counts[1, members].sum()), patients, level=level)
+        edges = scores.edges[places[0]], scores.edges[places[-1] + 1]
+        found.append(CalibrationBin(*edges, patients, Bounded(*means), observed))
+    return tuple(found)
+
+
+def binned_calibration_error(scores: BinnedScores, groups: int = 10) -> Bounded:
+    """Expected calibration error over `calibration_bins`: Σ_g n_g/n·|observed share − mean score|.
+
+    The range is that of the patients' own scores in the same groups; `metrics.calibration_error` divides patients into
+    groups of equal size and so has other ones. The value is too large for few patients, since each group's noise counts
+    as an error. All NaN without patients.
+    Raises DataError if groups is not positive, or edges do not lie in 0 … 1.
+    """
+    bins = calibration_bins(scores, groups)
+    patients = sum(scores.patients)
+    if not patients:
+        return Bounded(math.nan, math.nan, math.nan)
+    value = lowest = highest = 0.0
+    for one in bins:
+        weight, observed, mean = one.patients / patients, one.observed.estimate, one.mean_score
+        value += weight * abs(observed - mean.value)
+        lowest += weight * max(0.0, mean.lowest - observed, observed - mean.highest)
+        highest += weight * max(abs(observed - mean.lowest), abs(observed - mean.highest))
+    return Bounded(value, lowest, highest)
+
+
+def calibration_error_figure(scores: BinnedScores, groups: int = 10) -> Functional:
+    """`binned_calibration_error` as a function of counts, with the groups that these scores make.
+
+    Resamples add noise to each group, so they lie above the value; so does the value lie above the truth. An interval
+    from them tells of neither; it is for looking at. NaN without patients.
+    Raises DataError if groups is not positive, or edges do not lie in 0 … 1.
+    """
+    _check_probabilities(scores)
+    members = np.asarray(_groups(scores, groups), dtype=np.float64).reshape(-1, len(scores.negative)).T
+
+    def figure(counts: FloatArray) -> FloatArray:
+        total = counts.sum(axis=-2)
+        with np.errstate(invalid="ignore"):
+            gaps = np.abs((counts[..., 1, :] - total * scores.means) @ members)
+            return np.asarray(gaps.sum(axis=-1) / total.sum(axis=-1))
+
+    return figure
+
+
+def binned_calibration_line(scores: BinnedScores, level: float = 0.95) -> CalibrationLine:
+    """Calibration slope and intercept by logistic regression over bins, each weighted by its patients.
+
+    The score of a bin is its mean, at least 10⁻⁶ away from 0 and 1. Intervals: estimate ± z·SE from the information at
+    the estimate (Wald). The intercept falls when any score rises, so its range has the ends where all scores lie at the
+    upper and at the lower edges of their bins (with sums the range would be narrower; it is not used). The slope has no
+    range: it may move much where many patients lie in an outermost bin, in which logits have no end.
+    NaN unless both classes occur; a slope that no finite number fits best is NaN.
+    Raises DataError if level is not between 0 and 1, or edges do not lie in 0 … 1.
+    Source: Cox 1958; Van Calster et al. 2019, Calibration: the Achilles heel of predictive analytics.
+    """
+    _check_probabilities(scores)
+    if not 0 < level < 1:
+        raise DataError("An interval needs a level between 0 and 1.")
+    z, total, logits = float(ndtri((1 + level) / 2)), scores.counts.sum(axis=0), _logits(scores.means)
+    both = np.stack([np.ones_like(logits), logits], axis=1)
+    slope = _fit(both, np.zeros_like(logits), scores.counts[None])[0]
+    intercept = float(_fit(both[:, :1], logits, scores.counts[None])[0, 0])
+    ends = [
+        float(_fit(both[:, :1], _logits(np.asarray(edges)), scores.counts[None])[0, 0])
+        for edges in (scores.edges[1:], scores.edges[:-1])
+    ]
+    reach = [z * _errors(both, both @ slope, total)[1], z * _errors(both[:, :1], intercept + logits, total)[0]]
+    estimates = [float(slope[1]), intercept]
+    slope_interval, intercept_interval = (
+        Interval(one, float(one - width), float(one + width)) for one, width in zip(estimates, reach, strict=True)
+    )
+    return CalibrationLine(slope_interval, intercept_interval, Bounded(intercept, *ends))
+
+
+def calibration_line_figure(scores: BinnedScores, *, intercept: bool = False) -> Functional:
+    """The calibration slope (or the intercept where the slope is 1) as a function of counts, to be resampled.
+
+    Counts: shape (…, 2, bins) → (…); NaN as in `binned_calibration_line`.
+    Raises DataError if edges do not lie in 0 … 1.
+    """
+    _check_probabilities(scores)
+    logits = _logits(scores.means)
+    design = np.stack([np.ones_like(logits), logits], axis=1)
+
+    def figure(counts: FloatArray) -> FloatArray:
+        samples = counts.reshape(-1, *counts.shape[-2:])
+        if intercept:
+            found = _fit(design[:, :1], logits, samples)[:, 0]
+        else:
+            found = _fit(design, np.zeros_like(logits), samples)[:, 1]
+        return found.reshape(counts.shape[:-2])
+
+    return figure
+
+
+def _check_probabilities(scores: BinnedScores) -> None:
+    if scores.edges[0] < 0 or scores.edges[-1] > 1:
+        raise DataError("Scores must be probabilities, in bins between 0 and 1.")
+
+
+def _mean_range(scores: BinnedScores) -> tuple[FloatArray, FloatArray]:
+    """The least and largest mean score of each bin: the same if sums are known, else the edges."""
+    if scores.sums is not None:
+        return scores.means, scores.means
+    return np.asarray(scores.edges[:-1]), np.asarray(scores.edges[1:])
+
+
+def _groups(scores: BinnedScores, groups: int) -> list[NDArray[np.bool_]]:
+    """Runs of bins, as masks; a bin belongs to the group in which the middle one of its patients is."""
+    if groups < 1:
+        raise DataError("Calibration needs at least one group.")
+    total = scores.counts.sum(axis=0)
+    middle = (np.cumsum(total) - total / 2) / max(total.sum(), 1)
+    group = np.minimum((groups * middle).astype(np.int64), groups - 1)
+    return [(group == k) & (total > 0) for k in np.unique(group[total > 0])]
+
+
+def _logits(probabilities: FloatArray) -> FloatArray:
+    return np.asarray(logit(np.clip(probabilities, _CLOSEST, 1 - _CLOSEST)))
+
+
+def _fit(design: FloatArray, offset: FloatArray, counts: FloatArray) -> FloatArray:
+    return logistic_fit(design, offset, counts[:, 1], counts.sum(axis=1))
+
+
+def _errors(design: FloatArray, predictor: FloatArray, total: FloatArray) -> FloatArray:
+    """Standard errors of the coefficients of a logistic regression; NaN where there is no fit."""
+    if np.isnan(predictor).any():
+        return np.full(design.shape[1], math.nan)
+    mean = expit(predictor)
+    return np.asarray(np.sqrt(np.diag(np.linalg.inv(design.T @ (design * (total * mean * (1 - mean))[:, None])))))
