@@ -160,7 +160,7 @@ class Attacked(Rehearsal):
             "model.args.num_res_units=0", "data.spacing_mm=[null,null,null]", "data.size_voxels=[32,32,null]",
             "training.batch_size=4", "training.local_steps=3", "training.optimizer.name=sgd",
             "training.optimizer.lr=0.05", "federation.quorum=2", "federation.quorum_wait_s=60",
-            "federation.round_deadline_s=90",
+            "federation.round_deadline_s=240",
         ]  # fmt: skip
 
     def told(self, site: str) -> str:

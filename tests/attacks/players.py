@@ -41,6 +41,9 @@ from tests.attacks.federation import Attacked
 
 __all__ = ["ROUNDS", "Player", "play", "script"]
 
+_TRIES = 20
+"""How often the SuperLink is asked; a second apart."""
+
 
 def _record(count: int) -> str:
     """The hash of a record of a made-up audit log."""
@@ -74,10 +77,18 @@ class Player:
             if incoming is None:
                 time.sleep(pause_s)
                 continue
-            seal, packed = self.opened(incoming)
+            seal, packed = self._surely_opened(incoming)
             if seal.kind != "probe" and nonce in ("", seal.nonce):
                 return incoming, seal, packed
         raise LinkError("nothing came")
+
+    def _surely_opened(self, incoming: Incoming) -> tuple[InstructionSeal, RecordDict]:
+        """As `opened`; a SuperLink that is busy is asked again, for it hands each instruction out once."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(LinkError, httpx.HTTPError):
+                return self.opened(incoming)
+            time.sleep(1.0)
+        raise LinkError("an instruction came, but not its parts")
 
     def opened(self, incoming: Incoming) -> tuple[InstructionSeal, RecordDict]:
         """The seal and the packed content of an instruction or a probe."""
@@ -318,13 +329,14 @@ def play(player: Player, attacks: list[str], stop: threading.Event) -> None:
         else:
             said = {} if attacks else {"patients": 1_000_000}
             reply = player.sealed(seal, pack(player.honest(seal, packed, **said)))
-        for _ in range(8):  # the SuperLink's database may be busy
+        for _ in range(_TRIES):  # the SuperLink's database may be busy
             with contextlib.suppress(LinkError, httpx.HTTPError):
                 if attack == "too-many-parts":
                     _send_a_forest(player, incoming, reply)
                 else:
                     player.send(incoming, reply)
                 break
+            time.sleep(1.0)
 
 
 def _send_a_forest(player: Player, incoming: Incoming, reply: RecordDict) -> None:
