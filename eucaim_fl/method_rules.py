@@ -32,11 +32,13 @@ def check_method(method: MethodConfig, training: TrainingConfig, mechanism: str)
             f"method.weighting: {weighting} counts the steps of an optimizer that begins afresh; leave "
             "training.optimizer.kept out"
         )
-    if weighting in ("normalised", "fair") and training.local_steps is None:
+    if weighting == "fair" and training.local_steps is None:
         raise ValueError(
-            f"method.weighting: {weighting} needs the sites' numbers of steps, and in epochs these follow from images, "
-            "which not all sites tell; set training.local_steps"
+            "method.weighting: fair needs the sites' numbers of steps, and in epochs these follow from images, which "
+            "sites do not tell; set training.local_steps"
         )
+    if weighting == "normalised" and mechanism == "patient_dp":
+        raise ValueError("method.weighting: with patient_dp all sites make equally many steps; leave normalised out")
     if method.personal.candidates() != ("common",) and mechanism != "none":
         raise ValueError("method.personal: a site's own models are not trained under differential privacy")
     _check_steps(training, mechanism)

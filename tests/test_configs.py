@@ -70,10 +70,10 @@ def combinations() -> Iterator[list[str]]:
 
 def goes_with_noise(method: MethodConfig, mechanism: str) -> bool:
     """Whether a method says nothing, and keeps nothing, that a privacy mechanism does not cover."""
-    weightings = ("patients",) if mechanism == "central_dp" else ("patients", "equal", "normalised")
+    more = {"central_dp": (), "patient_dp": ("equal",)}.get(mechanism, ("equal", "normalised"))
     return (
         (method.rule.name == "weighted_mean" or mechanism != "central_dp")
-        and method.weighting.name in weightings
+        and method.weighting.name in ("patients", *more)
         and method.objective.name in ("none", "proximal")
         and method.personal.candidates() == ("common",)
     )

@@ -56,12 +56,7 @@ class TestCheckMethod:
                 "none",
                 "begins afresh",
             ),
-            (
-                {"weighting": {"name": "normalised"}},
-                {"local_epochs": 1},
-                "none",
-                r"normalised needs .* set training\.local_steps",
-            ),
+            ({"weighting": {"name": "normalised"}}, SGD, "patient_dp", "equally many steps; leave normalised out"),
             ({"weighting": {"name": "fair"}}, {"local_epochs": 1}, "none", r"fair needs .* set training\.local_steps"),
             ({"objective": {"name": "scaffold"}}, {**SGD, "precision": "float16"}, "none", "not float16"),
             ({"personal": {"local": True}}, SGD, "patient_dp", "own models are not trained under"),

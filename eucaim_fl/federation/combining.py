@@ -20,7 +20,7 @@ from eucaim_fl.site.report import SiteReport
 from eucaim_fl.strategies.aggregation import aggregate_weighed
 from eucaim_fl.strategies.control import CONTROL, control_after, guide
 from eucaim_fl.strategies.server_optimizer import apply
-from eucaim_fl.strategies.weighting import WEIGHTING, WEIGHTINGS, Settings, Told, Weighed, trained_norm, weigh
+from eucaim_fl.strategies.weighting import WEIGHTING, WEIGHTINGS, Settings, Told, Weighed, steps_of, trained_norm, weigh
 from eucaim_fl.training.schedule import factor
 
 __all__ = ["Gathered", "combined", "guided", "next_model"]
@@ -84,7 +84,8 @@ def next_model(
 
 def _told(plan: FederationPlan, one: Gathered, norm: float) -> Told:
     report = one.report
-    return Told(plan.sites.index(one.site), report.patients, report.steps, report.train_loss, norm)
+    steps = steps_of(plan.training, report.patients)
+    return Told(plan.sites.index(one.site), report.patients, steps, report.train_loss, norm)
 
 
 def _shares(plan: FederationPlan, gathered: Sequence[Gathered], known: Mapping[str, int]) -> tuple[float, float]:

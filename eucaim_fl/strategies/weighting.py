@@ -47,6 +47,7 @@ __all__ = [
     "normalised",
     "on_simplex",
     "patients",
+    "steps_of",
     "trained_norm",
     "weigh",
 ]
@@ -58,8 +59,6 @@ WEIGHTING = "weighting."
 _LAMBDA = WEIGHTING + "lambda"
 _LEAST_LOSS = 1e-10
 """Losses below count as this one, for `fair` divides by them; as in the authors' experiments."""
-_MOST_CASES = 20
-"""More images a patient than this are not believed: under `normalised` everybody's step grows with one site's steps."""
 _CHUNK = 1 << 18
 
 
@@ -68,14 +67,13 @@ class Told:
     """What one site told of its round, or what follows from its update.
 
     site: its place in the plan's canonical order of sites, from 0. patients: training patients. steps: optimizer steps
-    it made, 0 where it does not tell (then the plan's, or what the plan's epochs make of its patients). loss: mean
-    training loss of the round; None where it does not tell. norm: L2 norm of its update over the arrays that are
-    trained (see `trained_norm`); only `fair` needs it.
+    that the plan asks of it (see `steps_of`). loss: mean training loss of the round; None where it does not tell. norm:
+    L2 norm of its update over the arrays that are trained (see `trained_norm`); only `fair` needs it.
     """
 
     site: int
     patients: int
-    steps: int = 0
+    steps: int = 1
     loss: float | None = None
     norm: float = 0.0
 
@@ -85,17 +83,13 @@ class Settings:
     """What weightings need to know of a plan and a round.
 
     sites: how many the plan has. lr: local learning rate in this round. momentum: of local sgd; 0 of other optimizers,
-    whose steps are taken for those of plain sgd. mu: of the proximal term, 0 without one. batch: examples a step.
-    local_steps, local_epochs: as in the plan, one of them None.
+    whose steps are taken for those of plain sgd. mu: of the proximal term, 0 without one.
     """
 
     sites: int
     lr: float
     momentum: float = 0.0
     mu: float = 0.0
-    batch: int = 1
-    local_steps: int | None = None
-    local_epochs: int | None = 1
 
     @classmethod
     def of(cls, sites: int, objective: ObjectiveConfig, training: TrainingConfig, rate: float = 1.0) -> Settings:
@@ -106,9 +100,6 @@ class Settings:
             lr=optimizer.lr * rate,
             momentum=optimizer.momentum if optimizer.name == "sgd" else 0.0,
             mu=objective.mu if objective.name == "proximal" else 0.0,
-            batch=training.batch_size,
-            local_steps=training.local_steps,
-            local_epochs=training.local_epochs,
         )
 
 
@@ -153,9 +144,8 @@ def normalised(
     """By patients, each update divided by the site's effective steps: Δ = τ_eff Σ pᵢΔᵢ/aᵢ with τ_eff = Σ pᵢaᵢ.
 
     aᵢ: see `effective_steps`. So a site that made more steps gives no other direction to the model than its patients
-    do. Where the plan has local_steps, these count, whatever a site tells; else what it tells, between half of what
-    the plan's epochs make of its patients (numbers of patients are rounded) and 20 times as much (a patient may have
-    several images). What is not trained is averaged by patients.
+    do. Where all make equally many this is `patients`; where rounds are epochs, steps follow from patients, so sites
+    are taken to have equally many images a patient. What is not trained is averaged by patients.
     Source: Wang et al. 2020, Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization,
     eq. 5 to 8.
     """
@@ -251,6 +241,17 @@ def weigh(
     return weighting.weigh(config, told, settings, state or {})
 
 
+def steps_of(training: TrainingConfig, patients: int) -> int:
+    """How many optimizer steps a round's plan asks of a site with so many training patients, of one image each.
+
+    Images are not counted, for sites tell their number of patients only.
+
+    >>> steps_of(TrainingConfig(batch_size=8, local_epochs=2), 20)
+    5
+    """
+    return training.local_steps or max(1, math.ceil((training.local_epochs or 1) * patients / training.batch_size))
+
+
 def trained_norm(source: Source, trainable: Callable[[str], bool]) -> float:
     """L2 norm of one update over the floating arrays that are trained, read piece by piece.
 
@@ -319,15 +320,4 @@ def _losses(told: Sequence[Told]) -> list[float] | None:
 
 
 def _all_effective_steps(told: Sequence[Told], settings: Settings) -> list[float]:
-    return [
-        effective_steps(_believed_steps(one, settings), settings.momentum, settings.lr * settings.mu) for one in told
-    ]
-
-
-def _believed_steps(one: Told, settings: Settings) -> int:
-    if settings.local_steps is not None:
-        return settings.local_steps
-    expected = max(1, math.ceil((settings.local_epochs or 1) * one.patients / settings.batch))
-    if one.steps == 0:
-        return expected
-    return min(max(one.steps, (expected + 1) // 2), _MOST_CASES * expected)
+    return [effective_steps(one.steps, settings.momentum, settings.lr * settings.mu) for one in told]

@@ -88,6 +88,15 @@ class TestWeighting:
         assert weights["w"] == pytest.approx([1.0] * 2)  # τ_eff · Σ pᵢΔᵢ/aᵢ with equal steps
         assert weights["mean"].tolist() == [1.0, 1.0]
 
+    def test_in_epochs_a_site_with_more_patients_has_made_more_steps(self, plan_of: Any, gather: Any) -> None:
+        plan = plan_of(
+            method={"weighting": {"name": "normalised"}},
+            training={"local_steps": None, "local_epochs": 1, "batch_size": 10, "optimizer": SGD},
+        )
+        told = {"a": {"patients": 10}, "b": {"patients": 30}}
+        weights, _ = moved(plan, gather(plan, {"a": 1.0, "b": 0.0}, told))
+        assert weights["w"] == pytest.approx([0.625] * 2)  # p = 1/4, 3/4; a = 1, 3; τ_eff = 2.5
+
     def test_losses_that_are_told_move_the_weights_and_are_remembered(self, plan_of: Any, gather: Any) -> None:
         plan = plan_of(method={"weighting": {"name": "agnostic", "step": 0.1}})
         told = {"a": {"train_loss": 2.0}, "b": {"train_loss": 1.0}, "c": {"train_loss": 1.0}}

@@ -94,7 +94,6 @@ class Federation:
             lr=self.lr,
             momentum=self.momentum,
             mu=self.objective.mu if self.objective.name == "proximal" else 0.0,
-            batch=4,
         )
         weighed: Weighed = weigh(self.weighting, told, settings, self.state)
         share, lr_sum = sum(PATIENTS[site] for site in present) / sum(PATIENTS), self.lr * self.steps[0]

@@ -22,12 +22,12 @@ from eucaim_fl.strategies.weighting import (
     check_weighting,
     effective_steps,
     on_simplex,
+    steps_of,
     trained_norm,
     weigh,
 )
 
-TWO = Settings(sites=2, lr=0.1, local_steps=None, local_epochs=1)
-ONE_STEP = Settings(sites=2, lr=0.1, local_steps=1, local_epochs=None)
+TWO = Settings(sites=2, lr=0.1)
 
 
 def config(name: str, **values: float) -> WeightingConfig:
@@ -82,29 +82,13 @@ class TestEffectiveSteps:
 class TestNormalised:
     def test_two_sites_with_1_and_3_steps(self) -> None:
         # p = 1/4, 3/4; a = 1, 3: weights 1/4, 1/4; effective steps 1/4 + 9/4 = 2.5, times the sum of weights 1/2
-        found = weigh(config("normalised"), told((2, 1, None), (6, 3, None)), Settings(2, lr=0.1, batch=2))
+        found = weigh(config("normalised"), told((2, 1, None), (6, 3, None)), TWO)
         assert found == Weighed((0.25, 0.25), 1.25, buffers=(0.25, 0.75))
 
     def test_with_equal_steps_it_is_by_patients(self) -> None:
-        found = weigh(config("normalised"), told((30, 5, None), (10, 5, None)), Settings(2, lr=0.1, local_steps=5))
+        found = weigh(config("normalised"), told((30, 5, None), (10, 5, None)), TWO)
         assert shares(found) == pytest.approx([0.75, 0.25])
         assert found.scale == pytest.approx(1.0)
-
-    def test_a_site_that_does_not_tell_its_steps_gets_those_of_the_plans_epochs(self) -> None:
-        settings = Settings(2, lr=0.1, batch=4, local_epochs=2)
-        silent = weigh(config("normalised"), told((9, 0, None), (6, 3, None)), settings)
-        assert silent == weigh(config("normalised"), told((9, 5, None), (6, 3, None)), settings)
-
-    @pytest.mark.parametrize(("claimed", "believed"), [(1, 5), (4, 5), (7, 7), (10**9, 200)])
-    def test_absurd_numbers_of_steps_are_not_believed(self, claimed: int, believed: int) -> None:
-        settings = Settings(2, lr=0.1, batch=1)
-        found = weigh(config("normalised"), told((10, claimed, None), (10, 10, None)), settings)
-        assert found.weights[1] / found.weights[0] == pytest.approx(believed / 10)
-
-    def test_the_plans_local_steps_count_whatever_is_claimed(self) -> None:
-        settings = Settings(2, lr=0.1, local_steps=8)
-        found = weigh(config("normalised"), told((10, 1, None), (10, 10**6, None)), settings)
-        assert found.weights == (0.0625, 0.0625)
 
     def test_momentum_and_proximal_term_count(self) -> None:
         settings = Settings(2, lr=0.5, momentum=0.5, mu=0.2)
@@ -117,43 +101,43 @@ class TestFair:
     def test_one_step_by_hand(self) -> None:
         # p = 1/2 each, q = 1, L = 10: Σ pLF = 10; h = ‖10Δ‖² + 10F: 100 + 5 and 400 + 15; half of both is 260
         losses = [Told(0, 10, 1, 0.5, norm=1.0), Told(1, 10, 1, 1.5, norm=2.0)]
-        found = weigh(config("fair", q=1.0), losses, ONE_STEP)
+        found = weigh(config("fair", q=1.0), losses, TWO)
         assert shares(found) == pytest.approx([0.25, 0.75])
         assert found.scale == pytest.approx(10 / 260)
 
     def test_q_of_zero_is_by_patients(self) -> None:
-        found = weigh(config("fair", q=0.0), [Told(0, 30, 1, 0.5, 1.0), Told(1, 10, 1, 9.0, 2.0)], ONE_STEP)
+        found = weigh(config("fair", q=0.0), [Told(0, 30, 1, 0.5, 1.0), Told(1, 10, 1, 9.0, 2.0)], TWO)
         assert shares(found) == [0.75, 0.25]
         assert found.scale == 1.0
 
     @given(st.floats(0.1, 5), st.floats(0.1, 5), st.floats(0.5, 3))
     def test_the_larger_loss_never_counts_less(self, first: float, second: float, q: float) -> None:
-        weights = weigh(config("fair", q=q), told((10, 1, first), (10, 1, second)), ONE_STEP).weights
+        weights = weigh(config("fair", q=q), told((10, 1, first), (10, 1, second)), TWO).weights
         assert (weights[0] >= weights[1]) == (first >= second) or weights[0] == pytest.approx(weights[1])
 
     def test_more_local_steps_lower_the_bound_of_curvature(self) -> None:
-        sites = [Told(0, 10, 1, 1.0, norm=1.0), Told(1, 10, 1, 1.0, norm=1.0)]
-        found = weigh(config("fair", q=1.0), sites, Settings(2, lr=0.1, local_steps=10))
+        sites = [Told(0, 10, 10, 1.0, norm=1.0), Told(1, 10, 10, 1.0, norm=1.0)]
+        found = weigh(config("fair", q=1.0), sites, TWO)
         assert found.scale == pytest.approx(1 / (1 + 1))  # L = 1/(0.1·10)
 
     def test_a_loss_that_is_not_told_is_the_mean_of_the_others(self) -> None:
-        settings = Settings(3, lr=0.1, local_steps=1)
+        settings = Settings(3, lr=0.1)
         silent = weigh(config("fair"), told((1, 1, 1.0), (1, 1, None), (1, 1, 4.0)), settings)
         assert silent == weigh(config("fair"), told((1, 1, 1.0), (1, 1, 2.5), (1, 1, 4.0)), settings)
 
     @pytest.mark.parametrize("loss", [None, math.nan, math.inf])
     def test_if_nobody_tells_a_loss_it_is_by_patients(self, loss: float | None) -> None:
-        assert weigh(config("fair"), told((30, 1, loss), (10, 1, loss)), ONE_STEP) == Weighed((30.0, 10.0))
+        assert weigh(config("fair"), told((30, 1, loss), (10, 1, loss)), TWO) == Weighed((30.0, 10.0))
 
     @pytest.mark.parametrize("q", [0.5, 10.0])
     def test_losses_of_zero_below_and_far_apart_give_numbers(self, q: float) -> None:
         sites = [Told(0, 10, 1, -3.0, 1e30), Told(1, 10, 1, 1e9, 0.0), Told(2, 0, 1, 1e9, 0.0)]
-        found = weigh(config("fair", q=q), sites, Settings(3, lr=0.1, local_steps=1))
+        found = weigh(config("fair", q=q), sites, Settings(3, lr=0.1))
         assert all(math.isfinite(value) for value in (*found.weights, found.scale))
         assert sum(found.weights) > 0
 
     def test_a_large_loss_of_nobody_leaves_the_others_weights(self) -> None:
-        found = weigh(config("fair", q=10.0), told((10, 1, 1e-9), (0, 1, 1e9)), ONE_STEP)
+        found = weigh(config("fair", q=10.0), told((10, 1, 1e-9), (0, 1, 1e9)), TWO)
         assert found.weights == (1.0, 0.0)
 
 
@@ -244,7 +228,7 @@ class TestWeigh:
     @pytest.mark.parametrize("name", sorted(WEIGHTINGS))
     def test_known_ones_pass_and_one_site_alone_keeps_its_update(self, name: str) -> None:
         check_weighting(config(name))
-        found = weigh(config(name), told((10, 7, 0.5)), Settings(1, lr=0.1, momentum=0.9, batch=3))
+        found = weigh(config(name), told((10, 7, 0.5)), Settings(1, lr=0.1, momentum=0.9))
         assert found.weights[0] > 0
         assert found.scale == pytest.approx(1.0)
 
@@ -253,12 +237,19 @@ class TestSettings:
     def test_momentum_is_that_of_sgd_and_mu_that_of_the_proximal_term(self) -> None:
         training = TrainingConfig(local_epochs=2, batch_size=4, optimizer=LocalOptimizerConfig(lr=0.1, momentum=0.5))
         found = Settings.of(3, ObjectiveConfig(name="proximal", mu=0.3), training, rate=0.5)
-        assert found == Settings(3, lr=0.05, momentum=0.5, mu=0.3, batch=4, local_steps=None, local_epochs=2)
+        assert found == Settings(3, lr=0.05, momentum=0.5, mu=0.3)
 
     def test_other_optimizers_have_none_and_other_objectives_neither(self) -> None:
         training = TrainingConfig(local_steps=2, optimizer=LocalOptimizerConfig(name="adam", lr=0.1, momentum=0.5))
         found = Settings.of(3, ObjectiveConfig(name="dynamic", mu=0.3), training)
-        assert found == Settings(3, lr=0.1, batch=8, local_steps=2, local_epochs=None)
+        assert found == Settings(3, lr=0.1)
+
+
+class TestStepsOf:
+    def test_they_are_the_plans_or_follow_from_its_epochs_and_the_patients(self) -> None:
+        epochs = TrainingConfig(local_epochs=2, batch_size=4)
+        assert [steps_of(epochs, patients) for patients in (0, 1, 9, 10)] == [1, 1, 5, 5]
+        assert steps_of(TrainingConfig(local_steps=8), 1000) == 8
 
 
 class Update:
