@@ -156,6 +156,10 @@ class FederationPlan(Config):
         """Whether a site keeps models of its own when a run has ended."""
         return self.method.personal.candidates() != ("common",)
 
+    def keeps_records(self) -> bool:
+        """Whether a site keeps anything of a run that is not the common model: state, or models in the end."""
+        return self.keeps_state() or self.keeps_models()
+
     def canonical_json(self) -> str:
         """The text that is hashed and sent."""
         return json.dumps(

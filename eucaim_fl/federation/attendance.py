@@ -94,7 +94,7 @@ class Attendance:
         names: Mapping[int, str] = getattr(self._grid, "names", {})
         asked = {node for node in connected if names.get(node, self._plan.sites[0]) in self._plan.sites}
         targets = {f"node-{node}": node for node in connected if node in asked and node not in known}
-        run = Past(self._journal.run()) if self._plan.keeps_state() or self._plan.keeps_models() else Past()
+        run = Past(self._journal.run()) if self._plan.keeps_records() else Past()
         question = Question("hello", 0, self._plan, pasts=dict.fromkeys(targets, run))
         for answered in ask(self._grid, question, targets, {}, self._look_up):
             node = targets[answered.target]

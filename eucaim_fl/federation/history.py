@@ -16,7 +16,7 @@ def pasts(plan: FederationPlan, run: str, records: Sequence[RoundRecord]) -> dic
     run: the run's own name (`Journal.run`). The last round that counted is told only where the server keeps a state of
     its own which that round's updates moved.
     """
-    if not (plan.keeps_state() or plan.keeps_models()):
+    if not plan.keeps_records():
         return {}
     if not plan.method.objective.has_state():
         return dict.fromkeys(plan.sites, Past(run))

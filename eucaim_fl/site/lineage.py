@@ -68,7 +68,7 @@ class Lineage:
 
     def _hidden(self, patients: Iterable[str]) -> dict[str, str]:
         key = local_key(self._key_file)
-        return {name: hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:32] for name in sorted(set(patients))}
+        return {name: hmac.digest(key, name.encode(), "sha256").hex()[:32] for name in sorted(set(patients))}
 
     def record(
         self,

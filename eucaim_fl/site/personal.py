@@ -92,7 +92,7 @@ class OwnModels:
 
         Raises StorageLimitError if there is not, JournalError if it can't be known.
         """
-        if not (self._plan.keeps_state() or self._plan.keeps_models()):
+        if not self._plan.keeps_records():
             return
         personal, objective, kept = self._personal, self._plan.method.objective, self._plan.training.optimizer.kept
         wholes = (personal.ditto is not None) + personal.local
