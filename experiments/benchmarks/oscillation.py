@@ -83,6 +83,7 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "fedbn": ("method=fedbn",),
     "low_lr": ("training.optimizer.lr=0.0005",),
     "short_rounds": (),
+    "no_momentum": ("training.optimizer.momentum=0.0",),
     "cosine": (_COSINE,),
     "kept": (_KEPT,),
     "sgd": _SGD,

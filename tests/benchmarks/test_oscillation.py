@@ -154,11 +154,11 @@ class TestTables:
 
 
 def _write_data_set(folder: Path) -> Path:
-    """Forty images of noise a source, of whom every third is malignant."""
+    """Three hundred images of noise a source, every third malignant: sites tell of no class of fewer than five."""
     folder.mkdir()
     rows, rng = ["image_id,lesion_id,source,dx,age,sex"], np.random.default_rng(0)
     with zipfile.ZipFile(folder / IMAGES, "w") as archive:
-        for number in range(160):
+        for number in range(1200):
             stream = io.BytesIO()
             Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(stream, "JPEG")
             archive.writestr(f"I{number}.jpg", stream.getvalue())
