@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from eucaim_fl.errors import JournalError
 
-__all__ = ["GUIDE", "Array", "ArrayFile", "Arrays", "arrays_sha256", "encode_arrays", "without_guide"]
+__all__ = ["GUIDE", "Array", "ArrayFile", "Arrays", "arrays_sha256", "decode_arrays", "encode_arrays", "without_guide"]
 
 Array: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = dict[str, Array]
@@ -88,6 +88,49 @@ def _checked(entry: Mapping[str, Any]) -> tuple[np.dtype[Any], tuple[int, ...], 
     return dtype, shape, first, last
 
 
+_Places: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...], int]]
+
+
+def _places(header: dict[str, Any], size: int) -> tuple[dict[str, str], _Places]:
+    """Metadata, and type, shape and first byte of each array, of a header over `size` bytes; raises if it lies."""
+    metadata: dict[str, str] = dict(header.pop("__metadata__", {}))
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("metadata must be text")
+    entries: _Places = {}
+    end = 0
+    for place, name, dtype, shape in sorted(
+        ((first, last), name, dtype, shape)
+        for name, entry in header.items()
+        for dtype, shape, first, last in [_checked(entry)]
+    ):
+        if place[0] != end:
+            raise ValueError("arrays overlap or leave a gap")
+        entries[name], end = (dtype, shape, place[0]), place[1]
+    if end != size:
+        raise ValueError("the arrays are not all that the file holds")
+    return metadata, entries
+
+
+def decode_arrays(raw: bytes | memoryview) -> Arrays:
+    """Read-only views of all arrays of a safetensors file that is in memory already; the inverse of `encode_arrays`.
+
+    Raises JournalError if the header is damaged, or its arrays are not what the file holds, one after the other.
+    """
+    try:
+        body = 8 + int.from_bytes(raw[:8], "little")
+        if not 8 <= body <= min(_LARGEST_HEADER_BYTES + 8, len(raw)):
+            raise ValueError("header longer than the file")
+        _, entries = _places(json.loads(bytes(raw[8:body])), len(raw) - body)
+        return {
+            name: np.frombuffer(raw, dtype, math.prod(shape), body + first).reshape(shape)
+            if math.prod(shape)
+            else np.zeros(shape, dtype)
+            for name, (dtype, shape, first) in sorted(entries.items())
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+        raise JournalError("A file of arrays is damaged.", fix="Ask for it again.", local_detail=str(problem)) from None
+
+
 class ArrayFile:
     """A safetensors file whose arrays are read on demand, in whole or piece by piece, never all at once.
 
@@ -103,22 +146,8 @@ class ArrayFile:
                 if length > min(_LARGEST_HEADER_BYTES, max(size - 8, 0)):
                     raise ValueError("header longer than the file")
                 header = json.loads(stream.read(length))
-            self.metadata: dict[str, str] = dict(header.pop("__metadata__", {}))
-            if not all(isinstance(value, str) for value in self.metadata.values()):
-                raise ValueError("metadata must be text")
             self._start = 8 + length
-            self._entries: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
-            end = 0
-            for place, name, dtype, shape in sorted(
-                ((first, last), name, dtype, shape)
-                for name, entry in header.items()
-                for dtype, shape, first, last in [_checked(entry)]
-            ):
-                if place[0] != end:
-                    raise ValueError("arrays overlap or leave a gap")
-                self._entries[name], end = (dtype, shape, place[0]), place[1]
-            if end != size - self._start:
-                raise ValueError("the arrays are not all that the file holds")
+            self.metadata, self._entries = _places(header, size - self._start)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
             raise JournalError(
                 "A file of arrays is damaged.",

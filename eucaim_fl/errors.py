@@ -39,10 +39,17 @@ EucaimError                     EFL000
 │   └── InterruptedRunError     EFL504  stopped by the user; resumable
 ├── TrainingError               EFL600  local training
 │   └── NotFiniteError          EFL601  loss or weights became NaN or infinite
-└── ServiceError                EFL700  a process that runs for long: a site's client, a federation's servers
-    ├── AuditError              EFL701  the audit log can't be written, or was altered
-    ├── ServiceStateError       EFL702  already running, not running, or not set up
-    └── StorageLimitError       EFL703  a site keeps as much of its own models as its site file lets it
+├── ServiceError                EFL700  a process that runs for long: a site's client, a federation's servers
+│   ├── AuditError              EFL701  the audit log can't be written, or was altered
+│   ├── ServiceStateError       EFL702  already running, not running, or not set up
+│   └── StorageLimitError       EFL703  a site keeps as much of its own models as its site file lets it
+└── InferenceError              EFL800  a frozen model
+    ├── ModelRefusedError       EFL801  altered, of a foreign kind, or not what its contract says
+    ├── ModelTimeError          EFL802  it took longer than it may
+    ├── ModelMemoryError        EFL803  it asked for more memory than it may
+    ├── ModelEndedError         EFL804  its process ended
+    ├── ModelAnswerError        EFL805  what it answered are no probabilities
+    └── LockError               EFL806  this machine can't lock in the process that runs it
 
 ``str(error)`` is safe outside the hospital: it never holds a path, a file name, or an identifier of a patient,
 study or series. Those go into ``local_detail``, which only the local log and terminal show.
@@ -51,50 +58,15 @@ study or series. Those go into ``local_detail``, which only the local log and te
 from __future__ import annotations
 
 __all__ = [
-    "ApprovalPendingError",
-    "AuditError",
-    "CohortError",
-    "ConfigError",
-    "ConsentError",
-    "DataError",
-    "EnrolmentError",
-    "EucaimError",
-    "FederationError",
-    "GateError",
-    "IdentifierError",
-    "ImportFailedError",
-    "InterruptedRunError",
-    "JournalError",
-    "KeyFileError",
-    "LabelError",
-    "LedgerError",
-    "LinkError",
-    "NotAdmittedError",
-    "NotFiniteError",
-    "OutsideHoursError",
-    "PermitError",
-    "PlanError",
-    "PolicyError",
-    "PolicyRefusalError",
-    "PrivacyBudgetError",
-    "PrivacyError",
-    "PrivateTrainingError",
-    "QuorumError",
-    "RecipeError",
-    "ReplyError",
-    "RunError",
-    "RunFolderBusyError",
-    "RunNotFoundError",
-    "SealError",
-    "SeriesError",
-    "ServiceError",
-    "ServiceStateError",
-    "SiteFileError",
-    "StorageLimitError",
-    "TrainingError",
-    "UnreadableFileError",
-    "WorkerError",
-]
+    "ApprovalPendingError", "AuditError", "CohortError", "ConfigError", "ConsentError", "DataError", "EnrolmentError",
+    "EucaimError", "FederationError", "GateError", "IdentifierError", "ImportFailedError", "InferenceError",
+    "InterruptedRunError", "JournalError", "KeyFileError", "LabelError", "LedgerError", "LinkError", "LockError",
+    "ModelAnswerError", "ModelEndedError", "ModelMemoryError", "ModelRefusedError", "ModelTimeError",
+    "NotAdmittedError", "NotFiniteError", "OutsideHoursError", "PermitError", "PlanError", "PolicyError",
+    "PolicyRefusalError", "PrivacyBudgetError", "PrivacyError", "PrivateTrainingError", "QuorumError", "RecipeError",
+    "ReplyError", "RunError", "RunFolderBusyError", "RunNotFoundError", "SealError", "SeriesError", "ServiceError",
+    "ServiceStateError", "SiteFileError", "StorageLimitError", "TrainingError", "UnreadableFileError", "WorkerError",
+]  # fmt: skip
 
 
 class EucaimError(Exception):
@@ -371,3 +343,45 @@ class StorageLimitError(ServiceError):
     """A site keeps as much of its own models as its site file lets it."""
 
     code = "EFL703"
+
+
+class InferenceError(EucaimError):
+    """A frozen model can't be used."""
+
+    code = "EFL800"
+
+
+class ModelRefusedError(InferenceError):
+    """A frozen model is altered, of a foreign kind, or not what its contract says."""
+
+    code = "EFL801"
+
+
+class ModelTimeError(InferenceError):
+    """A frozen model took longer than it may."""
+
+    code = "EFL802"
+
+
+class ModelMemoryError(InferenceError):
+    """A frozen model asked for more memory than it may."""
+
+    code = "EFL803"
+
+
+class ModelEndedError(InferenceError):
+    """A frozen model's process ended."""
+
+    code = "EFL804"
+
+
+class ModelAnswerError(InferenceError):
+    """What a frozen model answered are no probabilities."""
+
+    code = "EFL805"
+
+
+class LockError(InferenceError):
+    """This machine can't lock in the process that runs a frozen model."""
+
+    code = "EFL806"

@@ -31,6 +31,7 @@ from eucaim_fl.config import (
 )
 from eucaim_fl.errors import PlanError
 from eucaim_fl.method_rules import check_conditioning, check_method, check_task
+from eucaim_fl.validation_config import ValidationConfig
 
 __all__ = [
     "LARGEST_MODEL_BYTES",
@@ -66,6 +67,8 @@ class FederationPlan(Config):
     permit: the data permit as its issuer signed it (see `eucaim_fl.permits`); None asks without one.
     start_sha256: digest of the weights that the first round begins with (see `arrays_sha256`); None begins with random
     ones, which follow from the seed.
+    validation: what is asked of frozen models; such a plan trains nothing, and its `data` is the first model's. None
+    trains.
     """
 
     schema_version: Literal[1] = 1
@@ -85,6 +88,7 @@ class FederationPlan(Config):
     participation: ParticipationRules
     stopping: StoppingConfig
     start_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    validation: ValidationConfig | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -121,7 +125,18 @@ class FederationPlan(Config):
             raise ValueError("stopping.keep: the sites keep their own arrays of the last round only; set it to last")
         check_method(self.method, self.training, privacy.mechanism)
         check_conditioning(self.task.name, self.data, self.training, privacy.mechanism)
+        if self.validation is not None:
+            self._check_validation(self.validation)
         return self
+
+    def _check_validation(self, asked: ValidationConfig) -> None:
+        if self.data != asked.models[0].data:
+            raise ValueError("data: where models are validated, it is that of validation.models[0]")
+        if self.rounds != 1 or self.privacy.mechanism != "none" or self.start_sha256 is not None:
+            raise ValueError("validation: such a plan trains nothing; leave rounds at 1, privacy at none, start out")
+        for model in asked.models:
+            if model.data.split != self.data.split:
+                raise ValueError("validation.models: all have the same data.split, or they are asked of other patients")
 
     def needs_statistics(self) -> bool:
         """Whether the sites are asked for sums over their training patients before the first round."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from eucaim_fl.config import ExperimentConfig
 from eucaim_fl.errors import PlanError, RecipeError
 from eucaim_fl.plan import FederationPlan, make_plan, read_plan
+from eucaim_fl.validation_config import ValidationConfig
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
@@ -22,7 +23,7 @@ RECIPE: dict[str, Any] = {
     "model": {"name": "unet"},
     "training": {"local_steps": 3},
 }
-GOLDEN = "0a2668e264b2798c62dc400081b23f4e14c8451f06e2e480e6dcc53c00d79740"
+GOLDEN = "14e7069ac20f965c7be93a4c7e6207b93d91f9540df191834215129f2b0d9ca1"
 
 
 def plan_of(**changes: Any) -> FederationPlan:
@@ -58,6 +59,13 @@ def put(place: tuple[Any, ...], value: object, text: str = TEXT) -> dict[str, An
         inner = inner[key]
     inner[place[-1]] = value
     return plan  # type: ignore[no-any-return]
+
+
+def asked(**changes: Any) -> dict[str, Any]:
+    """A validation of one frozen model, as a plan that says nothing of its data has it."""
+    model = {"name": "frozen", "format": "onnx", "sha256": "0" * 64, "size_bytes": 1000, "intended_use": "Research."}
+    values = {"models": [{**model, "data": json.loads(TEXT)["data"]}], **changes}
+    return ValidationConfig.model_validate(values).model_dump(mode="json")
 
 
 OTHER_TEXT: dict[tuple[Any, ...], object] = {
@@ -102,6 +110,7 @@ OTHER_TEXT: dict[tuple[Any, ...], object] = {
     ("stopping", "patience"): 3,
     ("stopping", "keep"): "best",
     ("start_sha256",): "0" * 64,
+    ("validation",): asked(),
     **{("data", "spacing_mm", axis): 3.0 for axis in range(3)},
     **{("data", "size_voxels", axis): 3 for axis in range(3)},
 }
@@ -132,6 +141,7 @@ WITHOUT_NOISE = {
     ("method", "personal", "blend"): plan_of(method={"personal": {"local": True}}).canonical_json(),
     ("training", "optimizer", "kept"): TEXT,
     ("method", "personal"): TEXT,
+    ("validation",): plan_of(rounds=1).canonical_json(),
 }
 """What noise does not go together with, and what means something with another key only."""
 PLACES = [(place, value) for place, value in leaves(json.loads(PRIVATE_TEXT)) if place not in FIXED]
@@ -159,6 +169,35 @@ class TestWhatIsAsked:
         assert plan_of(rounds=3).measured_rounds() == (1, 2, 3, 4)
         assert plan_of(rounds=5, stopping={"validate_every": 2}).measured_rounds() == (1, 3, 5, 6)
         assert plan_of(rounds=5, stopping={"validate_every": 9}).measured_rounds() == (1, 6)
+
+
+class TestValidation:
+    def test_what_is_asked_of_models_is_a_part_of_the_plan(self) -> None:
+        found = read_plan(canonical(put(("validation",), asked(bins=50), plan_of(rounds=1).canonical_json())))
+        assert found.validation is not None
+        assert found.validation.bins == 50
+
+    @pytest.mark.parametrize(
+        ("place", "value", "complaint"),
+        [
+            (("rounds",), 2, "trains nothing"),
+            (("start_sha256",), "0" * 64, "trains nothing"),
+            (("privacy",), PRIVACY, "trains nothing"),
+            (("data", "orientation"), "LPS", r"that of validation\.models\[0\]"),
+        ],
+    )
+    def test_such_a_plan_trains_nothing_and_its_data_is_the_first_models(
+        self, place: tuple[Any, ...], value: object, complaint: str
+    ) -> None:
+        text = canonical(put(("validation",), asked(), plan_of(rounds=1).canonical_json()))
+        with pytest.raises(PlanError, match=complaint):
+            read_plan(canonical(put(place, value, text)))
+
+    def test_two_models_are_asked_of_the_same_patients(self) -> None:
+        models = [*asked()["models"], {**asked()["models"][0], "name": "other"}]
+        models[1] = {**models[1], "data": {**models[1]["data"], "split": {"seed": 7}}}
+        with pytest.raises(PlanError, match=r"same data\.split"):
+            read_plan(canonical(put(("validation",), {"models": models}, plan_of(rounds=1).canonical_json())))
 
 
 class TestTheHash:

@@ -29,7 +29,7 @@ from eucaim_fl.models.segmentation import (
 )
 from eucaim_fl.models.voxel_classifier import VoxelClassifier
 
-__all__ = ["Centred", "Ends", "FirstOutput", "assemble"]
+__all__ = ["Centred", "Ends", "FirstOutput", "assemble", "monai_call"]
 
 
 @dataclass(frozen=True)
@@ -216,6 +216,30 @@ _BUILDERS: Mapping[type[NetworkArguments], Callable[[Any, Ends, Any], Any]] = {
     VitArguments: _vit,
     VoxelClassifierArguments: _voxel_classifier,
 }
+
+
+class _Asked:
+    """In the place of MONAI's networks: remembers which one was asked for, and how."""
+
+    def __init__(self) -> None:
+        self.call: tuple[str, tuple[Any, ...], dict[str, Any]] = ("", (), {})
+
+    def __getattr__(self, name: str) -> Callable[..., torch.nn.Module]:
+        def remember(*positional: Any, **named: Any) -> torch.nn.Module:
+            self.call = name, positional, named
+            return torch.nn.Identity()
+
+        return remember
+
+
+def monai_call(arguments: NetworkArguments, ends: Ends) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    """Which of MONAI's networks `assemble` would build, with what arguments by place and by name; nothing is built.
+
+    Raises TypeError for `resnet`, which is a class of its own.
+    """
+    asked = _Asked()
+    _BUILDERS[type(arguments)](arguments, ends, asked)
+    return asked.call
 
 
 def assemble(arguments: NetworkArguments, ends: Ends) -> torch.nn.Module:
