@@ -34,6 +34,7 @@ from eucaim_fl.parsing import IN_RANGE, short_numbers
 from eucaim_fl.permits import DATASET_NAME
 from eucaim_fl.registry import suggestion
 from eucaim_fl.signing import PUBLIC_KEY
+from eucaim_fl.site.policy_models import FrozenModelsPolicy
 from eucaim_fl.site.policy_yaml import LARGEST_POLICY_BYTES, read_yaml
 
 __all__ = [
@@ -65,6 +66,9 @@ MetricName = Literal[
     "scores",
     "c_index",
     "concordance",
+    "surface_dice",
+    "volume_difference_ml",
+    "lesions",
     "intensity_sums",
     "class_counts",
 ]
@@ -128,9 +132,10 @@ class PatientsPolicy(Config):
 
 class MetricsPolicy(Config):
     """Figures that may leave. names: dice, hd95_mm, auc, balanced_accuracy, brier, confusion (counts of true against
-    predicted class), scores (histograms; `score_histograms` must be true too); and of training patients, told once
-    before the first round: intensity_sums (mean and spread of image values), class_counts (patients of each class). A
-    plan that needs others is refused.
+    predicted class), scores (histograms; `score_histograms` must be true too); of frozen models also surface_dice,
+    volume_difference_ml, lesions (counts), and comparisons of two models in what is listed; and of training patients,
+    told once before the first round: intensity_sums (mean and spread of image values), class_counts (patients of each
+    class). A plan that needs others is refused.
 
     decimals: decimal places of figures, 0 to 6; means in sums and the training loss are rounded alike.
     """
@@ -251,10 +256,10 @@ class Policy(Config):
 
     valid_until: last day (UTC) on which anything is allowed. datasets: ids that this cohort stands for in permits.
     purposes: of Art. 53(1) EHDS, see `config.PURPOSES`. tasks: of `config.TASKS`. targets: clinical columns, by the
-    name in plans, that a plan may learn to predict, or `any`. networks: names of `eucaim_fl.models`,
-    or `any`. pictures, score_histograms: whether they may leave; the site file must agree. rounds: largest number in a
-    plan. hours: windows in which work is done, or `any`. approval: whether a person decides on every new plan. The
-    other sections say it themselves.
+    name in plans, that a plan may learn to predict, or `any`. networks: names of `eucaim_fl.models`, or `any`, to be
+    trained or, frozen, judged. pictures, score_histograms: whether they may leave; the site file must agree. rounds:
+    largest number in a plan. hours: windows in which work is done, or `any`. approval: whether a person decides on
+    every new plan. The other sections say it themselves.
     """
 
     schema_: Literal["eucaim-fl-policy/1"] = Field(alias="schema")
@@ -265,6 +270,7 @@ class Policy(Config):
     tasks: tuple[TaskName, ...] = ()
     targets: Targets = ()
     networks: Networks = ()
+    frozen_models: FrozenModelsPolicy = FrozenModelsPolicy()
     sites: SitesPolicy = SitesPolicy()
     patients: PatientsPolicy = PatientsPolicy()
     metrics: MetricsPolicy = MetricsPolicy()

@@ -23,6 +23,7 @@ from eucaim_fl.plan import FederationPlan
 from eucaim_fl.site.disclosure import base_name
 from eucaim_fl.site.gate import GateBounds, least_of
 from eucaim_fl.site.policy import LoadedPolicy, Policy, Window
+from eucaim_fl.site.policy_models import MODEL_KEYS, validation_answers
 from eucaim_fl.site.policy_privacy import privacy_answer
 from eucaim_fl.site.policy_text import describe
 from eucaim_fl.site.policy_training import batch_answer, training_answer, work_asked
@@ -161,8 +162,9 @@ def decide(plan: FederationPlan, loaded: LoadedPolicy, situation: Situation) -> 
     """What the policy says to the plan in this situation; allowed only if every clause allows."""
     says = describe(loaded.policy)
     clauses = []
+    answers = validation_answers(plan, loaded.policy)
     for key, check in _CHECKS.items():
-        found = check(plan, loaded.policy, situation)
+        found = _found(*answers[key]) if key in answers else check(plan, loaded.policy, situation)
         clauses.append(Clause(key, loaded.lines.get(key), found.verdict, found.asks, says[key], found.reasons))
     return Decision(tuple(clauses))
 
@@ -373,6 +375,7 @@ _CHECKS: dict[str, _Check] = {
     "tasks": _tasks,
     "targets": _targets,
     "networks": _networks,
+    **dict.fromkeys(MODEL_KEYS, lambda *_: _Found("allows", "no frozen model")),
     "sites.at_least": _sites,
     "patients.training": _training_patients,
     "patients.batch": _batch,

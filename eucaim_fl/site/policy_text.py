@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from eucaim_fl.signing import fingerprint
 from eucaim_fl.site.policy import Policy, PrivacyPolicy, Window
+from eucaim_fl.site.policy_models import model_words
 
 __all__ = ["SILENT", "describe"]
 
@@ -24,6 +25,7 @@ def describe(policy: Policy) -> dict[str, str]:
         if isinstance(policy.targets, str)
         else _listed(policy.targets, "clinical columns that a plan may learn: {}"),
         "networks": "any network" if isinstance(policy.networks, str) else _listed(policy.networks, "only {}"),
+        **model_words(policy.frozen_models, SILENT),
         "sites.at_least": _said(
             policy.sites.at_least,
             "a plan names at least {} sites, this one among them; the coordinator sees each site's update by itself",

@@ -18,6 +18,7 @@ from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.gate import default_bounds
 from eucaim_fl.site.policy import LoadedPolicy, MetricName, Policy, Window
 from eucaim_fl.site.policy_decision import _CHECKS, RUN_TIME, Clause, Decision, Situation, bounds, decide, is_open
+from eucaim_fl.site.policy_models import MODEL_KEYS
 from eucaim_fl.site.policy_privacy import FORESEEABLE
 from eucaim_fl.site.policy_text import describe
 from eucaim_fl.sitefile import ReleaseConfig
@@ -104,9 +105,11 @@ class TestDenyByDefault:
         silent = LoadedPolicy(Policy(schema="eucaim-fl-policy/1"), "", {})
         assert not bounds(silent.policy, ReleaseConfig()).metrics
         allowed = {c.key for c in decide(plan, silent, situation()).clauses if c.verdict == "allows"}
-        # pictures and histograms stay here, and a segmentation asks for no column: there is nothing to refuse; a limit
-        # of repeats that is not stated is a low one, and a least batch is asked for by those alone who write it
-        assert allowed == {"pictures", "score_histograms", "targets", "plans.repeats", "patients.batch"}
+        # pictures and histograms stay here, a segmentation asks for no column, a training brings no frozen model: there
+        # is nothing to refuse; a limit of repeats that is not stated is a low one, and a least batch is asked for by
+        # those alone who write it
+        nothing = {"pictures", "score_histograms", "targets", *MODEL_KEYS}
+        assert allowed == {*nothing, "plans.repeats", "patients.batch"}
 
 
 class TestEachLine:
