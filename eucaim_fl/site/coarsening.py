@@ -13,7 +13,7 @@ from eucaim_fl.validation.concordance import most_pairs
 from eucaim_fl.validation.labels import by_label, joined
 from eucaim_fl.validation.pooling import count_values
 
-__all__ = ["Numbers", "announced", "base_name", "on_base", "patients_by_class"]
+__all__ = ["Numbers", "announced", "base_name", "on_base", "patients_by_class", "shared_out"]
 
 Numbers: TypeAlias = Sequence[int] | Mapping[str, Sequence[int]]
 """Numbers told for groups of patients, in their order; of a multi-label task, for those of each label."""
@@ -71,7 +71,7 @@ def on_base(metrics: SiteMetrics, base: int, groups: Numbers | None = None) -> S
     for name, given in metrics.sums.items():
         if name == "confusion":
             side = len(rows)
-            cells = [_shared(given[k * side : (k + 1) * side], told[k], base) for k in range(side)]
+            cells = [shared_out(given[k * side : (k + 1) * side], told[k], base) for k in range(side)]
             sums[name] = tuple(count for row in cells for count in row)
         elif name == "concordance":
             sums[name] = _pairs(given, told)
@@ -120,8 +120,12 @@ def _pairs(numbers: Sequence[float], told: Sequence[int]) -> tuple[float, ...]:
     return float(told[0]), float(told[1]), float(min(round(concordant * share), new - equal)), float(equal), float(new)
 
 
-def _shared(cells: Sequence[float], total: int, base: int) -> tuple[float, ...]:
-    """A total, which is a multiple of the base, shared out in whole bases by the largest remainders of the cells."""
+def shared_out(cells: Sequence[float], total: int, base: int) -> tuple[float, ...]:
+    """A total, which is a multiple of the base, shared out in whole bases by the largest remainders of the cells.
+
+    >>> shared_out((11, 2, 0), 15, 5)
+    (15.0, 0.0, 0.0)
+    """
     units, people = total // base, int(sum(cells))
     if not units or not people:
         return (0.0,) * len(cells)

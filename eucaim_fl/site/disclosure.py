@@ -31,6 +31,7 @@ __all__ = [
     "on_base",
     "only_listed",
     "rounded",
+    "rounded_moments",
     "small_class",
     "two_sided",
     "withheld",
@@ -282,14 +283,19 @@ def _rounded_metrics(metrics: MetricsRecord, digits: int) -> MetricsRecord:
 
 def _rounded_sums(sums: Mapping[str, tuple[float, ...]], digits: int) -> dict[str, tuple[float, ...]]:
     return {
-        name: _rounded_moments(numbers, digits)
+        name: rounded_moments(numbers, digits)
         if len(numbers) == 3 and numbers[0] > 0 and base_name(name) not in ("confusion", "scores", "concordance")
         else numbers
         for name, numbers in sums.items()
     }
 
 
-def _rounded_moments(numbers: tuple[float, ...], digits: int) -> tuple[float, ...]:
+def rounded_moments(numbers: tuple[float, ...], digits: int) -> tuple[float, ...]:
+    """(n, Σx, Σx²) of n > 0 values with both means rounded, as `rounded` does it.
+
+    >>> rounded_moments((4.0, 1.05, 0.9), 1)
+    (4.0, 1.2, 0.8)
+    """
     count, total, squares = numbers
     mean = round(total / count, digits)
     least = math.ceil(mean * mean * 10**digits) / 10**digits

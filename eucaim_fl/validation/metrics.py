@@ -21,6 +21,7 @@ __all__ = [
     "dice",
     "hd95_mm",
     "logistic_fit",
+    "surface_distances",
 ]
 
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -55,20 +56,34 @@ def hd95_mm(pred: BoolArray, truth: BoolArray, spacing_mm: tuple[float, ...]) ->
     Raises DataError if the shapes differ, or spacing is not one positive number per axis.
     Source: Metrics Reloaded (Maier-Hein et al. 2024), HD95, whose advice for a missing mask is the worst value.
     """
+    to_truth, to_pred = surface_distances(pred, truth, spacing_mm)
+    if not len(to_truth) and not len(to_pred):
+        return math.nan
+    if not len(to_truth) or not len(to_pred):
+        return math.hypot(*(size * spacing for size, spacing in zip(pred.shape, spacing_mm, strict=True)))
+    return float(max(np.percentile(to_truth, 95), np.percentile(to_pred, 95)))
+
+
+def surface_distances(
+    pred: BoolArray, truth: BoolArray, spacing_mm: tuple[float, ...]
+) -> tuple[FloatArray, FloatArray]:
+    """Distances in mm from each surface voxel's centre of `pred` to the nearest one of `truth`, and the reverse.
+
+    Surfaces are those of `hd95_mm`. pred, truth: bool, shape (D, H, W) or (H, W), same grid. spacing_mm: voxel size
+    along the same axes. Returns one distance for each surface voxel; of an empty mask none, and infinity to it.
+    Raises DataError if the shapes differ, or spacing is not one positive number per axis.
+    """
     pred, truth = _masks(pred, truth)
     if len(spacing_mm) != pred.ndim or not all(math.isfinite(s) and s > 0 for s in spacing_mm):
         raise DataError("Spacing must be one positive number for each axis of the masks.")
-    if not pred.any() and not truth.any():
-        return math.nan
-    if not pred.any() or not truth.any():
-        return math.hypot(*(size * spacing for size, spacing in zip(pred.shape, spacing_mm, strict=True)))
     from scipy.spatial import cKDTree
 
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     pred_points, truth_points = _surface(pred) * spacing, _surface(truth) * spacing
-    to_truth = cKDTree(truth_points).query(pred_points)[0]
-    to_pred = cKDTree(pred_points).query(truth_points)[0]
-    return float(max(np.percentile(to_truth, 95), np.percentile(to_pred, 95)))
+    if not len(pred_points) or not len(truth_points):
+        return np.full(len(pred_points), math.inf), np.full(len(truth_points), math.inf)
+    to_truth, to_pred = cKDTree(truth_points).query(pred_points)[0], cKDTree(pred_points).query(truth_points)[0]
+    return np.asarray(to_truth), np.asarray(to_pred)
 
 
 def auc(scores: FloatArray, truth: IntArray) -> float:
