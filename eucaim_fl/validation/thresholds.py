@@ -73,8 +73,13 @@ def proportion(
         raise DataError(f"{count} of {patients} patients, at the level {level:g}, have no interval.")
     if not patients:
         return Interval(math.nan, 0.0, 1.0)
-    limits = binomtest(count, patients).proportion_ci(level, method=method)
-    return Interval(count / patients, float(limits.low), float(limits.high))
+    if method == "exact":
+        limits = binomtest(count, patients).proportion_ci(level, method=method)
+        return Interval(count / patients, float(limits.low), float(limits.high))
+    square = float(ndtri((1 + level) / 2)) ** 2  # written out, since scipy's makes a p-value first, which takes long
+    middle, reach = count + square / 2, math.sqrt(square * (count * (patients - count) / patients + square / 4))
+    low, high = (middle - reach) / (patients + square), (middle + reach) / (patients + square)
+    return Interval(count / patients, low if count else 0.0, high if count < patients else 1.0)
 
 
 _FIGURES: dict[str, Callable[[FloatArray, FloatArray, FloatArray, FloatArray], FloatArray]] = {
