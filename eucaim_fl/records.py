@@ -98,7 +98,8 @@ class RoundRecord:
     arriving_sha256: weights that were sent out. metrics: site → split → what it measured on those weights.
     train_loss: site → mean training loss of the round. aggregated_from: sites in canonical order. final: nobody
     trained; a run whose sites have spent their privacy budget, or whose model gets no better, ends before its last
-    round. chosen: site → the model that it chose by its own validation patients; only of the last exchange.
+    round. chosen: site → the model that it chose by its own validation patients; only of the last exchange. validated:
+    site → what it tells of frozen models, with its signature, as JSON values; of a validation only.
     """
 
     round: int
@@ -114,6 +115,7 @@ class RoundRecord:
     attempts: int = 1
     final: bool = False
     chosen: Mapping[str, str] = field(default_factory=dict)
+    validated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def is_final(self, rounds: int) -> bool:
         """Whether it is the last exchange of a plan of that many rounds, in which nobody trains."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eucaim_fl.cohorts.cache import Cache, Entry, combine
+from eucaim_fl.cohorts.circumstances import Circumstances, circumstances_of
 from eucaim_fl.cohorts.consent import read_consent
 from eucaim_fl.cohorts.manifest import Case, Quarantined, read_manifest
 from eucaim_fl.cohorts.preparation import Outcome, prepare_all, recall_all
@@ -36,12 +37,14 @@ class PreparedCase:
     target: class index in classification, else None. targets: of a multi-label task 0, 1 or NaN (not known) for each
     of the plan's targets; of a survival task time and event (0 or 1); else empty. spacing_mm: along I, J, K.
     foreground_slices: the K that hold a label. foreground_voxels: shape (n, 3), at most 256 labelled voxels.
+    circumstances: what is known of patient and scanner.
     """
 
     patient: str
     target: int | None
     entry: Entry
     targets: tuple[float, ...] = field(default=(), kw_only=True)
+    circumstances: Circumstances = field(default=Circumstances(), kw_only=True)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -237,7 +240,14 @@ def _split(
     for one in found:
         if one.outcome.entry is not None and one.case.patient not in refused:
             own, wanted = one.case.patient, one.wanted
-            splits[member[own]].append(PreparedCase(own, wanted.target, one.outcome.entry, targets=wanted.targets))
+            case = PreparedCase(
+                own,
+                wanted.target,
+                one.outcome.entry,
+                targets=wanted.targets,
+                circumstances=circumstances_of(one.case),
+            )
+            splits[member[own]].append(case)
     cohort = Cohort(
         site.name,
         {name: tuple(cases) for name, cases in splits.items()},

@@ -28,9 +28,12 @@ from eucaim_fl.federation.messages import (
     refusal_content,
     reply_content,
 )
+from eucaim_fl.federation.model_files import arrived_files
 from eucaim_fl.plan import read_plan
+from eucaim_fl.site.answers import Answer
 from eucaim_fl.site.gate import refusals
-from eucaim_fl.site.node import Answer, SiteNode
+from eucaim_fl.site.judging import JudgingNode
+from eucaim_fl.site.node import SiteNode
 from eucaim_fl.sitefile import load_site_file
 
 __all__ = ["SITE_FILES_VARIABLE", "app", "asked"]
@@ -53,8 +56,9 @@ def _site_file(context: Context) -> Path:
 
 
 @lru_cache(maxsize=256)
-def _node(site_file: Path, plan_json: str, _state: tuple[str, ...]) -> SiteNode:
-    return SiteNode(site_file, read_plan(plan_json))
+def _node(site_file: Path, plan_json: str, _state: tuple[str, ...]) -> SiteNode | JudgingNode:
+    plan = read_plan(plan_json)
+    return SiteNode(site_file, plan) if plan.validation is None else JudgingNode(site_file, plan)
 
 
 def _state(site_file: Path) -> tuple[str, ...]:
@@ -92,14 +96,14 @@ def _own_name(context: Context) -> str:
 app = ClientApp(mods=[_safely])
 
 
-def _answered(message: Message, node: SiteNode, answer: Answer) -> Message:
+def _answered(message: Message, node: SiteNode | JudgingNode, answer: Answer) -> Message:
     reasons = refusals(answer, node.plan, node.specs() if answer.update else (), node.bounds)
     if reasons:
         raise GateError(f"The site's gate stopped the reply: {'; '.join(reasons)}.")
     return Message(reply_content(answer.report, answer.update, answer.pictures), reply_to=message)
 
 
-def asked(message: Message, context: Context) -> tuple[SiteNode, Instruction]:
+def asked(message: Message, context: Context) -> tuple[SiteNode | JudgingNode, Instruction]:
     """The site's client for the plan of a message, which is kept from message to message, and what is asked.
 
     Raises PlanError or SiteFileError if either can't be read, and what `SiteNode` raises.
@@ -116,10 +120,17 @@ def hello(message: Message, context: Context) -> Message:
     return _answered(message, node, node.hello(instruction.past))
 
 
+def _training(node: SiteNode | JudgingNode) -> SiteNode:
+    """Raises PlanError if the plan trains nothing."""
+    if isinstance(node, JudgingNode):
+        raise PlanError("The plan trains nothing.", fix="Ask for its validation.")
+    return node
+
+
 @app.query("statistics")
 def statistics(message: Message, context: Context) -> Message:
     """Before the first round: sums over the training patients."""
-    node, _ = asked(message, context)
+    node = _training(asked(message, context)[0])
     return _answered(message, node, node.statistics())
 
 
@@ -146,12 +157,16 @@ def _weights(node: SiteNode, instruction: Instruction) -> Arrays:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One exchange: evaluate the arriving weights, then train from them."""
-    node, instruction = asked(message, context)
+    found, instruction = asked(message, context)
+    node = _training(found)
     return _answered(message, node, node.round(instruction.round, _weights(node, instruction), instruction.past))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """The last exchange: evaluate the final weights."""
+    """The last exchange: evaluate the final weights; of a validation the only one: judge frozen models."""
     node, instruction = asked(message, context)
+    if isinstance(node, JudgingNode):
+        files = arrived_files(instruction.weights, node.asked)
+        return _answered(message, node, node.validate(instruction.round, files))
     return _answered(message, node, node.final(instruction.round, _weights(node, instruction), instruction.past))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any, Literal, cast
@@ -147,7 +147,7 @@ class Coordinator:
     def _next(self, records: list[RoundRecord]) -> _Round:
         """The exchange that comes now: a round, or the last one where the rounds are over or gain nothing any more."""
         number, told = len(records) + 1, pasts(self._plan, self._journal.run(), records)
-        if number > self._plan.rounds:
+        if number > self._plan.rounds or self._plan.validation is not None:
             return _Round("final", number, told)
         if stalled(self._plan, records):
             self._tell("line", f"no better for {self._plan.stopping.patience} measurements: the rounds end")
@@ -213,6 +213,7 @@ class Coordinator:
             attempts=current.attempts,
             final=current.kind == "final",
             chosen={s: chosen for s in sites if (chosen := current.reports[s].chosen) is not None},
+            validated={s: asdict(record) for s in sites if (record := current.reports[s].validated) is not None},
         )
 
     def _write(self, record: RoundRecord, weights: Arrays, optimizer: Arrays, better_now: bool) -> RoundRecord:

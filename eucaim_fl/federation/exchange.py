@@ -23,6 +23,7 @@ from eucaim_fl.site.report import SiteReport, allowed_metrics
 from eucaim_fl.site.statistics import check_statistics
 from eucaim_fl.validation.choice import best_model
 from eucaim_fl.validation.pooling import check_metrics
+from eucaim_fl.validation.record import check_record
 
 __all__ = ["Answered", "Question", "ask"]
 
@@ -193,6 +194,13 @@ def _check(target: str, question: Question, announced: Mapping[str, tuple[int, s
     if question.kind == "statistics":
         check_statistics(report, question.plan)
         return
+    if question.plan.validation is not None:
+        if report.validated is None or report.validated.site != target or report.metrics:
+            raise ReplyError("The reply holds no record of frozen models, or more than that.")
+        check_record(report.validated, question.plan)
+        return
+    if report.validated is not None:
+        raise ReplyError("The reply judges models that nobody asked about.")
     if question.kind == "round" and not reply.update:
         raise ReplyError("The reply holds no update.")
     if question.plan.privacy.mechanism != "none" and (report.train_loss is not None or report.seen):

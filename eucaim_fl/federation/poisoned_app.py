@@ -49,7 +49,7 @@ def _answer(message: Message, context: Context, poison: Poison) -> Message:
         node, instruction = asked(message, context)
     except EucaimError:
         return honest(message, context)  # which says what is wrong, safely
-    if node.site.name != poison.site:
+    if node.site.name != poison.site or not isinstance(node, SiteNode):
         return honest(message, context)
     if poison.kind in ("flip", "turn"):
         _spoil(node, poison)

@@ -26,6 +26,7 @@ from eucaim_fl.federation.processes import context, warm_up
 from eucaim_fl.federation.progress import Listener, listening
 from eucaim_fl.federation.result import make_result
 from eucaim_fl.federation.server_app import START_FILE
+from eucaim_fl.federation.validation_result import write_validation
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import RoundRecord
 from eucaim_fl.registry import suggestion
@@ -220,10 +221,12 @@ def _finish(folder: Path, wall_s: float) -> dict[str, Any]:
     journal = Journal(folder)
     _, plan = read_recipe(folder)
     records, sites = journal.records(), journal.sites()
-    result = make_result(folder.name, plan, records, wall_s)
     fingerprints = {site: str(entry["cohort_sha256"]) for site, entry in sites.items()}
     provenance = collect(plan, cohort_fingerprints=fingerprints)
     write_json(folder / "provenance.json", provenance)
+    if plan.validation is not None:
+        return write_validation(folder, plan, records, provenance, wall_s)
+    result = make_result(folder.name, plan, records, wall_s)
     write_json(folder / "result.json", result)
     page = render(plan, records, result, journal.pictures(), provenance)
     write_atomically(folder / "report.html", page.encode())

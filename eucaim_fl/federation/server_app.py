@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from eucaim_fl.arrays import Array, ArrayFile, Arrays, arrays_sha256
 from eucaim_fl.errors import RecipeError, RunNotFoundError
 from eucaim_fl.federation.coordinator import Coordinator
+from eucaim_fl.federation.model_files import file_specs, read_files
 from eucaim_fl.federation.processes import call
 from eucaim_fl.federation.progress import listeners
 from eucaim_fl.plan import FederationPlan, read_plan
@@ -53,10 +54,15 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _begin(journal: Journal, plan: FederationPlan) -> JournalState:
-    """The model before the first round: from the plan's seed, in a process that has torch, or the one it starts from.
+    """The model before the first round: from the plan's seed, in a process that has torch, or the one it starts from;
+    of a validation, the frozen models' files.
 
-    Raises RecipeError if that one is not the plan's network.
+    Raises RecipeError if the one it starts from is not the plan's network, or a file is not the plan's.
     """
+    if plan.validation is not None:
+        state = JournalState(0, file_specs(plan.validation), read_files(journal.folder, plan.validation), {}, ())
+        journal.begin(state.specs, state.weights)
+        return state
     specs, weights = call("eucaim_fl.site.node:initial_arrays", plan)
     if plan.start_sha256 is not None:
         weights = _started(journal.folder / START_FILE, plan.start_sha256, weights)

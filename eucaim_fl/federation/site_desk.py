@@ -40,6 +40,7 @@ from eucaim_fl.federation.messages import (
     refusal_content,
     reply_content,
 )
+from eucaim_fl.federation.model_files import arrived_files
 from eucaim_fl.federation.parcel import digest, pack, unpack
 from eucaim_fl.federation.site_status import StatusFile
 from eucaim_fl.plan import LARGEST_MODEL_BYTES
@@ -189,6 +190,8 @@ class Desk:
             for n, a in (record or {}).items()
             if not n.startswith(GUIDE)
         )
+        if task.plan.validation is not None and seal.kind == "final":
+            arrived_files(record, task.plan.validation)
         if sum(len(a.data) for a in (record or {}).values()) > LARGEST_MODEL_BYTES:
             raise PlanError("The arriving model is larger than any that is accepted.")
         ttl = max(1.0, min(seal.deadline_s, incoming.seconds_left, task.longest_s))

@@ -23,18 +23,16 @@ from eucaim_fl.enrolment import Invitation, read_invitation
 from eucaim_fl.errors import (
     EucaimError,
     GateError,
-    PlanError,
     PolicyError,
-    RecipeError,
     SealError,
     SiteFileError,
 )
-from eucaim_fl.models import check_input_size, check_model
 from eucaim_fl.permits import stated_names
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import ArraySpec
 from eucaim_fl.seals import InstructionSeal, ReplySeal, read_instruction_seal, sealed
 from eucaim_fl.signing import PrivateKey
+from eucaim_fl.site.askable import check_network, check_round
 from eucaim_fl.site.audit import AuditLog
 from eucaim_fl.site.charges import known_head, ledger_count, ledger_entry, owed
 from eucaim_fl.site.gate import GateBounds, Outgoing, refusals, update_norm
@@ -174,8 +172,8 @@ class Border:
         plan = read_plan(plan_json)
         if plan.sha256() != seal.plan or number != seal.round:
             raise SealError("The instruction's seal is about another plan or round.")
-        _check_network(plan)
-        _check_round(plan, seal)
+        check_network(plan)
+        check_round(plan, seal)
         self.site, loaded = self.read_files()
         times = 0 if seal.kind == "hello" else self.audit.times_asked(seal.plan, seal.kind, seal.round)
         situation = replace(self._situation(plan, holder_signature, now), times_asked=times)
@@ -362,28 +360,6 @@ class Border:
             audit_then=self.audit.hash_at(seal.audit_count) if seal.audit_count else "",
         )
         return sealed(body, self._key)
-
-
-def _check_network(plan: FederationPlan) -> None:
-    """Raises PlanError if the network is not on this site's list, or can't be built or fed as the plan has it."""
-    size = plan.training.patch_voxels or plan.data.size_voxels[: plan.task.spatial_dims]
-    try:
-        check_model(plan.model, plan.task)
-        check_input_size(plan.model, plan.task, tuple(0 if n is None else n for n in size))
-    except RecipeError as problem:  # its message quotes the plan
-        raise PlanError(
-            "The plan's network is not one that this site knows, or not one that can be built as the plan has it.",
-            fix="Use the same eucaim_fl on both ends.",
-            local_detail=problem.message,
-        ) from None
-
-
-def _check_round(plan: FederationPlan, seal: InstructionSeal) -> None:
-    """Raises PlanError if the plan has no such round, or not for this kind of question."""
-    asked = plan.needs_statistics() if seal.kind == "statistics" else seal.kind != "probe"
-    first, last = {"round": (1, plan.rounds), "final": (plan.rounds + 1,) * 2}.get(seal.kind, (0, 0))
-    if not (asked and first <= seal.round <= last):
-        raise PlanError("The plan has no such round.")
 
 
 def _list(texts: Iterable[str]) -> list[JsonValue]:

@@ -28,6 +28,7 @@ from eucaim_fl.site.disclosure import (
 )
 from eucaim_fl.site.report import MetricsRecord, SiteReport, allowed_metrics
 from eucaim_fl.site.statistics import objections
+from eucaim_fl.site.validation_rounding import CellRules, objections_to
 from eucaim_fl.sitefile import ReleaseConfig
 from eucaim_fl.validation.choice import best_model
 from eucaim_fl.validation.pooling import check_metrics
@@ -85,6 +86,11 @@ class GateBounds:
         """The numbers of people that decide what is told."""
         return LeastPeople(self.minimum_patients, self.minimum_metric_patients, self.base, self.apart)
 
+    @property
+    def cells(self) -> CellRules:
+        """What may be told of frozen models."""
+        return CellRules(self.least, self.metrics, self.digits, self.score_histograms)
+
 
 def default_bounds(release: ReleaseConfig) -> GateBounds:
     """What the site file alone allows, where no policy speaks: runs on one machine."""
@@ -124,6 +130,8 @@ def refusals(answer: Outgoing, plan: FederationPlan, specs: Sequence[ArraySpec],
     form = _form(answer.report, plan)
     if form:  # nothing else in it can be relied on
         return tuple(form)
+    if plan.validation is not None:
+        return (*_update(answer, (), bounds), *_size(answer, bounds), *_validated(answer, plan, bounds))
     return (
         *_update(answer, specs, bounds),
         *_size(answer, bounds),
@@ -201,6 +209,33 @@ def _update(answer: Outgoing, specs: Sequence[ArraySpec], bounds: GateBounds) ->
     if not reasons and not math.sqrt(total) <= bounds.largest_norm:
         reasons.append("an update that is longer (L2 norm) than this site permits")
     return reasons
+
+
+def _validated(answer: Outgoing, plan: FederationPlan, bounds: GateBounds) -> tuple[str, ...]:
+    """What speaks against an answer to a validation: it holds its record and nothing else, and that is as it may be."""
+    report, least = answer.report, bounds.least
+    plain = SiteReport(
+        kind=report.kind,
+        site=report.site,
+        plan_sha256=report.plan_sha256,
+        round=report.round,
+        patients=report.patients,
+        quarantined=report.quarantined,
+        cohort_sha256=report.cohort_sha256,
+        seconds=report.seconds,
+        prepare_seconds=report.prepare_seconds,
+        validated=report.validated,
+    )
+    reasons = [] if plain == report and answer.pictures is None else ["more than a validation tells"]
+    if (report.validated is not None) != (report.kind == "final"):
+        reasons.append("figures of frozen models that were not asked for, or none where they were")
+    if 0 < report.patients < announced(least.metric, least.base) or report.patients % least.base:
+        reasons.append("a number of patients below the site's minimum, or an exact one")
+    if report.quarantined % bounds.minimum_metric_patients:
+        reasons.append("an exact count of cases that were set aside")
+    if report.validated is not None:
+        reasons += objections_to(report.validated, plan, bounds.cells)
+    return tuple(reasons)
 
 
 def _size(answer: Outgoing, bounds: GateBounds) -> list[str]:

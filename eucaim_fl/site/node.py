@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from eucaim_fl.arrays import Array, Arrays, arrays_sha256
@@ -30,6 +29,7 @@ from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.privacy.stages import with_counters
 from eucaim_fl.records import ArraySpec, ModelName, Past, SiteMetrics, SplitName
 from eucaim_fl.seeding import derive_seed
+from eucaim_fl.site.answers import Answer
 from eucaim_fl.site.concentration import few_behind
 from eucaim_fl.site.disclosure import rounded, withheld
 from eucaim_fl.site.gate import GateBounds, default_bounds
@@ -47,22 +47,13 @@ from eucaim_fl.training.evaluation import previews
 from eucaim_fl.training.loop import train_round
 from eucaim_fl.validation.choice import best_model
 
-__all__ = ["Answer", "SiteNode", "initial_arrays", "network_for", "network_image_size"]
+__all__ = ["SiteNode", "initial_arrays", "network_for", "network_image_size"]
 
 _LOG = logging.getLogger("eucaim_fl.site")
 _PICTURES_PER_SITE = 3
 _SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 _FINAL: tuple[SplitName, ...] = ("validation", "test")
 _UNTOLD = Past()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a site is about to say: its report, its update (local − arriving), its pictures; the gate comes next."""
-
-    report: SiteReport
-    update: Mapping[str, Array]
-    pictures: NDArray[np.uint8] | None = None
 
 
 @lru_cache(maxsize=1)
@@ -91,6 +82,8 @@ class SiteNode:
         self.plan = plan
         if self.site.name not in plan.sites:
             raise PlanError("The plan does not name this site.", fix="Add it to the recipe's sites.")
+        if plan.validation is not None:
+            raise PlanError("The plan trains nothing.", fix="Ask for its validation.")
         if self.site.compute.device == "cuda" and not torch.cuda.is_available():
             raise SiteFileError("The site file asks for a GPU, but there is none.", fix="Set compute.device to cpu.")
         place = self.site.policy_path(site_file)

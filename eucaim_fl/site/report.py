@@ -11,6 +11,7 @@ from eucaim_fl.config import SITE_NAME, Config
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ModelName, SiteMetrics
 from eucaim_fl.validation.labels import MACRO, label_name
+from eucaim_fl.validation.record import ValidationRecord
 
 __all__ = [
     "METRIC_NAMES",
@@ -114,6 +115,7 @@ class SiteReport(Config):
 
     kind: hello (cohort opened, nothing computed), statistics (sums over training patients), round (evaluated and
     trained) or final (evaluated only). chosen: which model the site is going to use, where the plan lets it choose.
+    validated: figures of frozen models, where the plan asks for these.
     patients: training patients, the site's weight. seen: those of them that the round's steps saw. quarantined: cases
     left out because of faults, rounded down to a multiple of the site's minimum for figures.
     cohort_sha256: fingerprint of the cohort's content, without identifiers. seconds: time spent at the site.
@@ -135,12 +137,17 @@ class SiteReport(Config):
     seconds: Seconds = 0.0
     prepare_seconds: Seconds = 0.0
     shares_pictures: bool = False
+    validated: ValidationRecord | None = None
 
     def told(self, plan: FederationPlan) -> dict[str, list[str]]:
         """Whose figures the report tells → their names, as the audit log has them; of all models together."""
         names: dict[str, set[str]] = {}
         for one in self.metrics:
             names.setdefault(one.split, set()).update({*one.values, *one.sums})
+        if self.validated is not None:
+            scopes = [one for one in self.validated.scopes if not one.withheld]
+            kinds = {name for scope in scopes for model in scope.models for name, value in vars(model).items() if value}
+            names["validation"] = {*kinds, *(f"scope {one.scope}" for one in scopes)}
         if self.statistics is not None and self.statistics.patients:
             names["train"] = asked_statistics(plan)
         return {use: sorted(given) for use, given in names.items()}

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from eucaim_fl.config import TrainingConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.site import personal
+from eucaim_fl.site.answers import Answer
 from eucaim_fl.site.concentration import _forgets, few_behind, most_patients, one_batch
 from eucaim_fl.site.gate import refusals
-from eucaim_fl.site.node import Answer, SiteNode
+from eucaim_fl.site.node import SiteNode
 from eucaim_fl.training.loop import train_round
 from tests.site.confidential import Place, prepared_here, weights
 

@@ -18,9 +18,9 @@ from eucaim_fl.arrays import Arrays
 from eucaim_fl.config import ClassificationConfig, SegmentationConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import ArraySpec
+from eucaim_fl.site.answers import Answer
 from eucaim_fl.site.disclosure import WITHHELD, LeastPeople, coarse, rounded
 from eucaim_fl.site.gate import default_bounds, least_of, refusals, update_norm
-from eucaim_fl.site.node import Answer
 from eucaim_fl.site.report import SiteReport
 from eucaim_fl.sitefile import ReleaseConfig
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from eucaim_fl.config import MultilabelConfig, SurvivalConfig, TaskConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import SiteMetrics
+from eucaim_fl.site.answers import Answer
 from eucaim_fl.site.disclosure import (
     LeastPeople,
     as_told,
@@ -31,7 +32,6 @@ from eucaim_fl.site.disclosure import (
     without_few,
 )
 from eucaim_fl.site.gate import default_bounds, refusals
-from eucaim_fl.site.node import Answer
 from eucaim_fl.site.report import MetricsRecord, SiteReport, allowed_metrics
 from eucaim_fl.sitefile import ReleaseConfig
 from eucaim_fl.validation.concordance import survival_summary

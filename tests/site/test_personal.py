@@ -20,8 +20,9 @@ from eucaim_fl.models.planned import first_arrays
 from eucaim_fl.plan import make_plan
 from eucaim_fl.records import Past
 from eucaim_fl.site import personal
+from eucaim_fl.site.answers import Answer
 from eucaim_fl.site.gate import refusals
-from eucaim_fl.site.node import Answer, SiteNode, initial_arrays
+from eucaim_fl.site.node import SiteNode, initial_arrays
 from eucaim_fl.site.state_store import StateStore, part
 from eucaim_fl.training.loop import TrainingOutcome, train_round
 from tests.conftest import write_hospital

@@ -10,7 +10,7 @@ import pytest
 
 from eucaim_fl.arrays import ArrayFile
 from eucaim_fl.errors import JournalError
-from eucaim_fl.site.node import Answer
+from eucaim_fl.site.answers import Answer
 from eucaim_fl.site.report import SiteReport
 from eucaim_fl.site.sent_copy import keep_copy
 

@@ -16,10 +16,10 @@ from eucaim_fl.cohorts.cohort import PreparedCase
 from eucaim_fl.config import ClassificationConfig
 from eucaim_fl.errors import JournalError, ReplyError
 from eucaim_fl.plan import FederationPlan
+from eucaim_fl.site.answers import Answer
 from eucaim_fl.site.differencing import Told
 from eucaim_fl.site.disclosure import least_people, rounded
 from eucaim_fl.site.gate import GateBounds, default_bounds, refusals
-from eucaim_fl.site.node import Answer
 from eucaim_fl.site.report import SiteReport, StatisticsRecord, asked_statistics
 from eucaim_fl.site.statistics import NOTHING_TOLD, check_statistics, statistics_told
 from eucaim_fl.sitefile import ReleaseConfig

@@ -14,11 +14,12 @@ from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.accounting import Mechanism
 from eucaim_fl.records import SplitName
 from eucaim_fl.site import telling as telling_module
+from eucaim_fl.site.answers import Answer
 from eucaim_fl.site.differencing import Told
 from eucaim_fl.site.disclosure import withheld
 from eucaim_fl.site.gate import default_bounds, refusals
 from eucaim_fl.site.ledger import Purchase
-from eucaim_fl.site.node import Answer, SiteNode
+from eucaim_fl.site.node import SiteNode
 from eucaim_fl.site.policy_privacy import NO_LIMITS
 from eucaim_fl.site.report import MetricsRecord
 from eucaim_fl.site.telling import Telling

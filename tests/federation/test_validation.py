@@ -1,0 +1,157 @@
+"""A validation of frozen models over processes: what comes out is what the patients of all sites together give."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord
+
+from eucaim_fl.arrays import encode_arrays
+from eucaim_fl.compose import resolve
+from eucaim_fl.errors import JournalError, PlanError, RecipeError
+from eucaim_fl.federation.messages import to_record
+from eucaim_fl.federation.model_files import FOLDER, arrived_files, file_specs, read_files
+from eucaim_fl.federation.run import create_run, execute
+from eucaim_fl.federation.validation_result import records_of
+from eucaim_fl.models.networks import set_arrays
+from eucaim_fl.models.planned import initial_arrays, network_for
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.site.node import SiteNode
+from eucaim_fl.sitefile import load_site_file
+from eucaim_fl.tracking.journal import Journal
+from eucaim_fl.training.evaluation import patient_results
+from eucaim_fl.validation_config import ValidationConfig
+from tests.conftest import tiny_recipe, write_hospital
+
+
+def contract(plan: FederationPlan, content: bytes, **changes):
+    return {
+        "name": "lesions",
+        "format": "network",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size_bytes": len(content),
+        "network": plan.model.model_dump(),
+        "data": plan.data.model_dump(),
+        "intended_use": "Finds lesions, for research.",
+        **changes,
+    }
+
+
+def validating(plan: FederationPlan, *models, **changes) -> FederationPlan:
+    asked = ValidationConfig.model_validate({"models": models, **changes})
+    return FederationPlan.model_validate({**plan.model_dump(), "rounds": 1, "validation": asked.model_dump()})
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hospitals")
+    return [write_hospital(folder, name) for name in "ab"]
+
+
+@pytest.fixture(scope="module")
+def training(hospitals, tmp_path_factory):
+    """The configuration, plan and site files of a training over the same hospitals."""
+    config = tiny_recipe(tmp_path_factory.mktemp("recipe"), hospitals, rounds=1)
+    return config, resolve(config)
+
+
+@pytest.fixture(scope="module")
+def weights(training):
+    return initial_arrays(training[1].plan)[1]
+
+
+@pytest.fixture(scope="module")
+def done(training, weights):
+    """The plan of a finished validation, and its folder."""
+    config, resolved = training
+    content = b"".join(encode_arrays(weights))
+    plan = validating(resolved.plan, contract(resolved.plan, content), subgroups=[{"by": "sex"}])
+    folder = create_run(config, plan, resolved.site_files)
+    (folder / FOLDER).mkdir()
+    (folder / FOLDER / "lesions").write_bytes(content)
+    execute(folder, config, resolved.site_files)
+    return plan, folder
+
+
+@pytest.mark.federated
+class TestWholeRun:
+    def test_the_mean_is_that_of_all_patients_of_all_sites(self, done, training, weights):
+        network = network_for(training[1].plan, 0)
+        set_arrays(network, weights)
+        network.eval()
+        values = []
+        for file in training[1].site_files.values():
+            node = SiteNode(file, training[1].plan)
+            for split in ("train", "validation", "test"):
+                results = patient_results(network, node.cohort.cases(split), training[1].plan)
+                values += [one["dice"] for one in results.values()]
+        report = json.loads((done[1] / "report.json").read_text())
+        found = report["result"]["models"][0]["scopes"][0]
+        assert found["figures"]["dice"]["value"] == pytest.approx(np.mean(values), rel=1e-6)
+        assert found["patients"] == len(values)
+        assert report["plan_sha256"] == done[0].sha256()
+
+    def test_the_page_and_the_patients_own_results_are_there(self, done, training):
+        page = (done[1] / "report.html").read_text()
+        assert "lesions" in page
+        for file in training[1].site_files.values():
+            place = load_site_file(file).records_folder() / "validations" / f"{done[0].sha256()}.json"
+            assert place.stat().st_mode & 0o077 == 0
+
+    def test_a_finished_run_is_not_done_again(self, done, training):
+        before = (done[1] / "report.json").read_bytes()
+        execute(done[1], training[0], training[1].site_files)
+        assert (done[1] / "report.json").read_bytes() == before
+
+    def test_nothing_was_trained(self, done, weights):
+        records = Journal(done[1]).records()
+        assert [record.final for record in records] == [True]
+        assert records[0].aggregated_from == ()
+
+
+class TestModelFiles:
+    @pytest.fixture
+    def asked(self, training):
+        return validating(training[1].plan, contract(training[1].plan, b"weights")).validation
+
+    def record(self, content=b"weights", name="file.lesions") -> ArrayRecord:
+        return to_record({name: np.frombuffer(content, np.uint8)})
+
+    def test_what_is_read_is_what_arrives(self, asked, tmp_path):
+        (tmp_path / FOLDER).mkdir()
+        (tmp_path / FOLDER / "lesions").write_bytes(b"weights")
+        sent = read_files(tmp_path, asked)
+        assert [(name, array.shape) for name, array in sent.items()] == [(s.name, s.shape) for s in file_specs(asked)]
+        assert bytes(arrived_files(to_record(sent), asked)["lesions"]) == b"weights"
+
+    @pytest.mark.parametrize("content", [None, b"weightz", b"weights and more"])
+    def test_read_files_refuses_another_file(self, asked, tmp_path, content):
+        (tmp_path / FOLDER).mkdir()
+        if content is not None:
+            (tmp_path / FOLDER / "lesions").write_bytes(content)
+        with pytest.raises(RecipeError, match="file of the model 'lesions'"):
+            read_files(tmp_path, asked)
+
+    def test_arrived_files_refuses_what_is_not_the_plans(self, asked):
+        with pytest.raises(PlanError, match="holds no model"):
+            arrived_files(None, asked)
+        with pytest.raises(PlanError, match="1 missing, 1 foreign"):
+            arrived_files(self.record(name="file.other"), asked)
+        with pytest.raises(PlanError, match="another shape or type"):
+            arrived_files(self.record(b"weights and more"), asked)
+        with pytest.raises(PlanError, match="not the one that the plan names"):
+            arrived_files(self.record(b"weightz"), asked)
+
+
+class TestRecordsOf:
+    def test_records_of_a_training_are_none(self, done):
+        record = Journal(done[1]).records()[-1]
+        assert [one.site for one in records_of([record])] == ["a", "b"]
+        with pytest.raises(JournalError, match="no validation"):
+            records_of([replace(record, validated={})])
+        with pytest.raises(JournalError, match="can't be read"):
+            records_of([replace(record, validated={"a": {"site": "a"}})])

@@ -1,0 +1,193 @@
+"""What a site tells of frozen models, what it keeps, and what its gate stops."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from eucaim_fl.arrays import encode_arrays
+from eucaim_fl.compose import resolve
+from eucaim_fl.errors import CohortError, JournalError, ModelRefusedError, PlanError, PolicyRefusalError
+from eucaim_fl.models.planned import initial_arrays
+from eucaim_fl.plan import FederationPlan
+from eucaim_fl.site.answers import Answer
+from eucaim_fl.site.gate import refusals
+from eucaim_fl.site.judging import JudgingNode
+from eucaim_fl.site.node import SiteNode
+from eucaim_fl.site.report import MetricsRecord
+from eucaim_fl.validation.record import EVERYBODY
+from eucaim_fl.validation_config import ValidationConfig
+from tests.conftest import tiny_recipe, write_hospital
+
+
+@pytest.fixture(scope="module")
+def site_file(tmp_path_factory):
+    return write_hospital(tmp_path_factory.mktemp("hospital"), "a")
+
+
+@pytest.fixture(scope="module")
+def training(site_file, tmp_path_factory):
+    return resolve(tiny_recipe(tmp_path_factory.mktemp("recipe"), [site_file], rounds=1)).plan
+
+
+@pytest.fixture(scope="module")
+def content(training):
+    return b"".join(encode_arrays(initial_arrays(training)[1]))
+
+
+@pytest.fixture(scope="module")
+def plan_of(training, content):
+    def make(**model):
+        whole = {
+            "name": "lesions",
+            "format": "network",
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "size_bytes": len(content),
+            "network": training.model.model_dump(),
+            "data": training.data.model_dump(),
+            "intended_use": "Finds lesions, for research.",
+            **model,
+        }
+        asked = ValidationConfig.model_validate({"models": [whole], "subgroups": [{"by": "sex"}]})
+        return FederationPlan.model_validate({**training.model_dump(), "validation": asked.model_dump()})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def node(site_file, plan_of):
+    return JudgingNode(site_file, plan_of())
+
+
+@pytest.fixture(scope="module")
+def answer(node, content):
+    return node.validate(2, {"lesions": memoryview(content)})
+
+
+class TestJudgingNode:
+    def test_a_plan_that_trains_is_not_judged_and_the_reverse(self, site_file, training, plan_of):
+        with pytest.raises(PlanError, match="asks for no validation"):
+            JudgingNode(site_file, training)
+        with pytest.raises(PlanError, match="trains nothing"):
+            SiteNode(site_file, plan_of())
+
+    def test_hello_opens_no_model(self, node):
+        report = node.hello().report
+        assert (report.kind, report.validated, report.patients > 0) == ("hello", None, True)
+
+    def test_everybody_is_judged_and_passes_the_gate(self, node, answer):
+        record = answer.report.validated
+        assert record.scopes[0].scope == EVERYBODY
+        assert record.scopes[0].patients == answer.report.patients
+        assert not refusals(answer, node.plan, (), node.bounds)
+
+    def test_what_each_patient_got_is_kept_here_with_every_model(self, node, answer):
+        place = node.site.records_folder() / "validations" / f"{node.plan.sha256()}.json"
+        patients = json.loads(place.read_text())["patients"]
+        assert len(patients) == answer.report.validated.scopes[0].patients
+        assert all(set(one["models"]) == {"lesions"} for one in patients.values())
+
+    def test_validate_refuses_another_file(self, node, content):
+        with pytest.raises(ModelRefusedError, match="not the one that its contract describes"):
+            node.validate(2, {"lesions": memoryview(bytes(len(content)))})
+
+    def test_a_program_is_refused_where_no_policy_allows_it(self, site_file, plan_of, content):
+        judging = JudgingNode(site_file, plan_of(format="torchscript", network=None))
+        with pytest.raises(ModelRefusedError, match="is a program"):
+            judging.validate(2, {"lesions": memoryview(content)})
+
+    def test_validate_needs_enough_patients_whose_consent_stands(self, node, content, monkeypatch):
+        monkeypatch.setattr(node, "bounds", replace(node.bounds, minimum_metric_patients=10_000))
+        with pytest.raises(CohortError, match="Too few patients are left"):
+            node.validate(2, {"lesions": memoryview(content)})
+
+    def test_validate_says_so_where_nothing_can_be_kept(self, node, content):
+        folder = node.site.records_folder() / "validations"
+        folder.rename(folder.with_name("elsewhere"))
+        folder.write_text("a file in its place")
+        with pytest.raises(JournalError, match="can't be kept at the site"):
+            node.validate(2, {"lesions": memoryview(content)})
+        folder.unlink()
+        folder.with_name("elsewhere").rename(folder)
+
+    def test_judgingnode_needs_as_much_privacy_as_the_policy(self, site_file, plan_of, tmp_path):
+        policy = {"schema": "eucaim-fl-policy/1", "privacy": {"mechanism": "dp", "epsilon": 3.0, "delta": 0.00001}}
+        (tmp_path / "policy.yaml").write_text(yaml.safe_dump(policy))
+        values = {**yaml.safe_load(site_file.read_text()), "policy": str(tmp_path / "policy.yaml")}
+        strict = tmp_path / "strict.yaml"
+        strict.write_text(yaml.safe_dump(values))
+        with pytest.raises(PolicyRefusalError, match="privacy"):
+            JudgingNode(strict, plan_of())
+
+
+class TestConfidential:
+    @pytest.fixture(scope="class")
+    def judged(self, tmp_path_factory, plan_of, content):
+        """Plans that differ in something or nothing → what a hospital with confidential data tells, in turn."""
+        release = {"data_is": "confidential", "minimum_patients": 10, "minimum_metric_patients": 5}
+        file = write_hospital(tmp_path_factory.mktemp("confidential"), "a", patients=40, **release)
+
+        def judge(without=(), **model):
+            node = JudgingNode(file, plan_of(**model))
+            node.cohort = node.cohort.without(without)
+            found = node.validate(2, {"lesions": memoryview(content)})
+            assert not refusals(found, node.plan, (), node.bounds)
+            return found.report
+
+        return judge
+
+    def test_counts_are_rounded_and_one_patient_less_does_not_show(self, judged):
+        first = judged()
+        assert first.patients % 5 == 0
+        assert first.validated.scopes[0].patients % 5 == 0
+        assert first.validated.scopes[0].models[0].moments["dice"][0] % 5 == 0
+        second = judged(without={"PATIENT-000"}, trained_on="Something else, so another plan.")
+        told, again = first.validated.scopes[0], second.validated.scopes[0]
+        assert again.withheld or again.models == told.models or _far(told.patients, again.patients)
+
+
+def _far(one: int, other: int) -> bool:
+    """Whether two sets are told to differ by so many that no single patient shows."""
+    return abs(one - other) >= 5
+
+
+class TestGate:
+    def refused(self, node, answer, **changes):
+        other = Answer(answer.report.model_copy(update=changes), answer.update, answer.pictures)
+        return " ".join(refusals(other, node.plan, (), node.bounds))
+
+    def test_nothing_else_leaves_beside_the_record(self, node, answer):
+        metrics = (MetricsRecord(split="test", patients=5, values={"dice": 0.5}),)
+        assert "more than a validation tells" in self.refused(node, answer, metrics=metrics)
+        assert "more than a validation tells" in self.refused(node, answer, train_loss=0.5)
+
+    def test_a_record_comes_when_it_is_asked_for_and_then_only(self, node, answer):
+        assert "none where they were" in self.refused(node, answer, validated=None)
+        assert "not asked for" in self.refused(node, answer, kind="hello", round=0)
+
+    def test_figures_of_few_are_stopped(self, node, answer, monkeypatch):
+        monkeypatch.setattr(node, "bounds", replace(node.bounds, minimum_metric_patients=10_000))
+        said = self.refused(node, answer)
+        assert "below the site's minimum" in said
+        assert "fewer patients than the site's minimum" in said
+
+    def test_exact_figures_are_stopped_where_they_are_confidential(self, node, answer, monkeypatch):
+        monkeypatch.setattr(node, "bounds", replace(node.bounds, base=7))
+        assert "exact" in self.refused(node, answer)
+
+    def test_figures_that_the_policy_does_not_list_are_stopped(self, node, answer, monkeypatch):
+        monkeypatch.setattr(node, "bounds", replace(node.bounds, metrics=frozenset({"dice"})))
+        assert "not on the list" in self.refused(node, answer)
+
+    def test_a_record_of_another_plan_is_stopped(self, node, answer):
+        record = replace(answer.report.validated, plan_sha256="0" * 64)
+        assert "the plan does not ask for" in self.refused(node, answer, validated=record)
+
+    def test_the_audit_log_names_what_was_told(self, node, answer):
+        told = answer.report.told(node.plan)["validation"]
+        assert "moments" in told
+        assert "scope all" in told
