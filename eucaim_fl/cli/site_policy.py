@@ -105,10 +105,12 @@ def check_policy(policy_file: Path, as_json: bool) -> None:
 
 
 def _unfilled(policy: Policy) -> list[str]:
-    """Keys that refuse every plan because nothing stands there. Without targets a segmentation can still be done."""
+    """Keys that refuse every plan because nothing stands there. Without targets a segmentation can still be done, and
+    without a word on frozen models any training."""
+    from eucaim_fl.site.policy_models import MODEL_KEYS
     from eucaim_fl.site.policy_text import SILENT, describe
 
-    found = {key for key, says in describe(policy).items() if says == SILENT}
+    found = {key for key, says in describe(policy).items() if says == SILENT} - {*MODEL_KEYS}
     if policy.asking.permits == "required" and not policy.asking.bodies:
         found.add("asking.bodies")
     if not policy.tasks or "segmentation" in policy.tasks:

@@ -14,8 +14,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -80,7 +82,8 @@ _SIZES = "Check that it takes images of the contract's channels and size, and tr
 def _guarded(work: Callable[[], Any], failed: EucaimError) -> Any:
     """What some work on a foreign model gives. Whatever goes wrong is ours to word."""
     try:
-        return work()
+        with _no_gradients():
+            return work()
     except EucaimError:
         raise
     except MemoryError:
@@ -113,8 +116,13 @@ def _torch(threads: int) -> Any:
     import torch
 
     torch.set_num_threads(threads)
-    torch.set_grad_enabled(False)
     return torch
+
+
+def _no_gradients() -> AbstractContextManager[Any]:
+    """What a model's work is done in: nothing is remembered for training, in this process alone and for so long."""
+    torch = sys.modules.get("torch")
+    return nullcontext() if torch is None else torch.no_grad()
 
 
 # --- this software's networks --------------------------------------------------------------------------------------
