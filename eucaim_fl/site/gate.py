@@ -181,6 +181,8 @@ def _form(report: SiteReport, plan: FederationPlan) -> list[str]:
     reasons = []
     if report.plan_sha256 != plan.sha256() or report.site not in plan.sites:
         reasons.append("a report about another plan or site")
+    if report.validated is not None and (plan.validation is None or report.validated.site != report.site):
+        reasons.append("figures of frozen models that nobody asked for, or of another site")
     if any(metrics.withheld not in _WITHHELD for metrics in report.metrics):
         reasons.append("a reason for withholding that is not on the list")
     return reasons

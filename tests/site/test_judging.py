@@ -169,6 +169,14 @@ class TestGate:
         assert "none where they were" in self.refused(node, answer, validated=None)
         assert "not asked for" in self.refused(node, answer, kind="hello", round=0)
 
+    def test_a_plan_that_trains_carries_no_record(self, node, answer, training):
+        told = answer.report.model_copy(update={"plan_sha256": training.sha256()})
+        said = refusals(Answer(told, {}), training, (), node.bounds)
+        assert said == ("figures of frozen models that nobody asked for, or of another site",)
+
+    def test_a_record_of_another_site_is_stopped(self, node, answer):
+        assert "of another site" in self.refused(node, answer, validated=replace(answer.report.validated, site="b"))
+
     def test_figures_of_few_are_stopped(self, node, answer, monkeypatch):
         monkeypatch.setattr(node, "bounds", replace(node.bounds, minimum_metric_patients=10_000))
         said = self.refused(node, answer)
