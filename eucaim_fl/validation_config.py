@@ -103,6 +103,8 @@ class SubgroupConfig(Config):
             raise ValueError(f"subgroups.{self.by}: numbers need edges, words have none")
         if not all(map(math.isfinite, self.edges)) or any(a >= b for a, b in pairwise(self.edges)):
             raise ValueError(f"subgroups.{self.by}: edges must ascend")
+        if len({f"{one:g}" for one in self.edges}) < len(self.edges):
+            raise ValueError(f"subgroups.{self.by}: edges must differ within six digits, by which groups are named")
         return self
 
     def groups(self) -> tuple[str, ...]:
@@ -175,6 +177,8 @@ class ValidationConfig(Config):
                 raise ValueError(f"{what}: {doubled[0]} is named twice")
         if any(a >= b for a, b in pairwise(self.thresholds)):
             raise ValueError("thresholds must ascend")
+        if len({f"{one:g}" for one in self.thresholds}) < len(self.thresholds):
+            raise ValueError("thresholds must differ within six digits, by which they are named")
         if self.comparisons and len(self.models) < 2:
             raise ValueError("comparisons: there is no second model to compare with")
         return self

@@ -193,6 +193,14 @@ class TestValidation:
         with pytest.raises(PlanError, match=complaint):
             read_plan(canonical(put(place, value, text)))
 
+    @pytest.mark.parametrize(
+        "changes",
+        [{"thresholds": [0.5, 0.50000001]}, {"subgroups": [{"by": "age", "edges": [50.0, 50.0000001]}]}],
+    )
+    def test_what_would_have_one_name_is_refused(self, changes: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="must differ within six digits"):
+            asked(**changes)
+
     def test_two_models_are_asked_of_the_same_patients(self) -> None:
         models = [*asked()["models"], {**asked()["models"][0], "name": "other"}]
         models[1] = {**models[1], "data": {**models[1]["data"], "split": {"seed": 7}}}
