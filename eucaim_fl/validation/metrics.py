@@ -20,6 +20,7 @@ __all__ = [
     "confusion",
     "dice",
     "hd95_mm",
+    "hd95_of",
     "logistic_fit",
     "surface_distances",
 ]
@@ -56,11 +57,19 @@ def hd95_mm(pred: BoolArray, truth: BoolArray, spacing_mm: tuple[float, ...]) ->
     Raises DataError if the shapes differ, or spacing is not one positive number per axis.
     Source: Metrics Reloaded (Maier-Hein et al. 2024), HD95, whose advice for a missing mask is the worst value.
     """
-    to_truth, to_pred = surface_distances(pred, truth, spacing_mm)
+    distances = surface_distances(pred, truth, spacing_mm)
+    return hd95_of(*distances, math.hypot(*(size * mm for size, mm in zip(pred.shape, spacing_mm, strict=True))))
+
+
+def hd95_of(to_truth: FloatArray, to_pred: FloatArray, diagonal_mm: float) -> float:
+    """`hd95_mm` of distances that are known, as `surface_distances` gives them; the diagonal where one side is empty.
+
+    Returns NaN when both are empty, so the caller must decide.
+    """
     if not len(to_truth) and not len(to_pred):
         return math.nan
     if not len(to_truth) or not len(to_pred):
-        return math.hypot(*(size * spacing for size, spacing in zip(pred.shape, spacing_mm, strict=True)))
+        return diagonal_mm
     return float(max(np.percentile(to_truth, 95), np.percentile(to_pred, 95)))
 
 

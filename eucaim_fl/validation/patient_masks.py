@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from eucaim_fl.errors import DataError
 from eucaim_fl.validation.lesions import lesion_counts, volume_ml
-from eucaim_fl.validation.metrics import dice, hd95_mm
-from eucaim_fl.validation.surface import surface_dice
+from eucaim_fl.validation.metrics import dice
+from eucaim_fl.validation.surface import surface_figures
 
 __all__ = ["mask_results", "merged_images"]
 
@@ -42,11 +42,12 @@ def mask_results(
     for number, _ in enumerate(labels, start=1):
         here, there = found == number, truth == number
         lesions = lesion_counts(here, there, overlap)
+        hd95_mm, surface_dice = surface_figures(here, there, spacing_mm, tolerance_mm)
         each.append(
             {
                 "dice": dice(here, there),
-                "hd95_mm": hd95_mm(here, there, spacing_mm),
-                "surface_dice": surface_dice(here, there, spacing_mm, tolerance_mm),
+                "hd95_mm": hd95_mm,
+                "surface_dice": surface_dice,
                 "found_ml": volume_ml(here, spacing_mm),
                 "true_ml": volume_ml(there, spacing_mm),
                 "lesions_true": float(lesions.true),

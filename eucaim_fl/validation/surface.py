@@ -1,4 +1,4 @@
-"""How much of two surfaces lies within a tolerance of each other."""
+"""How far two surfaces lie from each other, and how much of them lies within a tolerance."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eucaim_fl.errors import DataError
-from eucaim_fl.validation.metrics import surface_distances
+from eucaim_fl.validation.metrics import hd95_of, surface_distances
 
-__all__ = ["surface_dice"]
+__all__ = ["surface_dice", "surface_figures"]
 
 BoolArray: TypeAlias = NDArray[np.bool_]
+FloatArray: TypeAlias = NDArray[np.float64]
 
 
 def surface_dice(pred: BoolArray, truth: BoolArray, spacing_mm: tuple[float, ...], tolerance_mm: float) -> float:
@@ -36,9 +37,24 @@ def surface_dice(pred: BoolArray, truth: BoolArray, spacing_mm: tuple[float, ...
     >>> round(surface_dice(a, b, (1.0, 1.0), 0.5), 6), surface_dice(a, b, (1.0, 1.0), 1.0)
     (0.857143, 1.0)
     """
+    return surface_figures(pred, truth, spacing_mm, tolerance_mm)[1]
+
+
+def surface_figures(
+    pred: BoolArray, truth: BoolArray, spacing_mm: tuple[float, ...], tolerance_mm: float
+) -> tuple[float, float]:
+    """HD95 in mm as `metrics.hd95_mm` has it, and `surface_dice`, from surfaces and distances that are found once.
+
+    Raises DataError as `surface_dice` does.
+    """
     if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise DataError("The tolerance of a surface must be a number of mm from 0.")
     to_truth, to_pred = surface_distances(pred, truth, spacing_mm)
+    diagonal = math.hypot(*(size * mm for size, mm in zip(pred.shape, spacing_mm, strict=True)))
+    return hd95_of(to_truth, to_pred, diagonal), _within(to_truth, to_pred, tolerance_mm)
+
+
+def _within(to_truth: FloatArray, to_pred: FloatArray, tolerance_mm: float) -> float:
     if not len(to_truth) and not len(to_pred):
         return math.nan
     reach = tolerance_mm * (1 + 1e-9)

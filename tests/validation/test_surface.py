@@ -13,8 +13,8 @@ from monai.metrics import SurfaceDiceMetric
 from scipy import ndimage
 
 from eucaim_fl.errors import DataError
-from eucaim_fl.validation.metrics import surface_distances
-from eucaim_fl.validation.surface import surface_dice
+from eucaim_fl.validation.metrics import hd95_mm, hd95_of, surface_distances
+from eucaim_fl.validation.surface import surface_dice, surface_figures
 
 
 def blob(seed: int, size: int = 12) -> np.ndarray:
@@ -77,6 +77,23 @@ class TestSurfaceDice:
     def test_another_grid_is_refused(self):
         with pytest.raises(DataError, match="can't be compared"):
             surface_dice(box((0, 1)), np.ones((2, 2, 2), bool), (1.0, 1.0, 1.0), 1.0)
+
+
+class TestSurfaceFigures:
+    @pytest.mark.parametrize("pair", [(3, 4), (5, 5), (None, 6), (7, None), (None, None)])
+    def test_found_once_they_are_what_each_is_alone(self, pair):
+        one, other = (np.zeros((12, 12, 12), bool) if seed is None else blob(seed) for seed in pair)
+        alone = hd95_mm(one, other, (1.0, 2.0, 3.0)), surface_dice(one, other, (1.0, 2.0, 3.0), 2.0)
+        assert np.array_equal(surface_figures(one, other, (1.0, 2.0, 3.0), 2.0), alone, equal_nan=True)
+
+    def test_surface_figures_refuse_what_surface_dice_does(self):
+        with pytest.raises(DataError, match="number of mm from 0"):
+            surface_figures(box((0, 1)), box((0, 1)), (1.0, 1.0, 1.0), -1.0)
+
+    def test_hd95_of_nothing_on_one_side_is_the_diagonal(self):
+        assert hd95_of(np.array([math.inf]), np.array([]), 7.0) == 7.0
+        assert math.isnan(hd95_of(np.array([]), np.array([]), 7.0))
+        assert hd95_of(np.array([1.0]), np.array([2.0]), 7.0) == 2.0
 
 
 class TestSurfaceDistances:
