@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy.special import ndtri, stdtrit
-from scipy.stats import nct
 
 from eucaim_fl.errors import DataError
 from eucaim_fl.validation.intervals import Interval
@@ -149,6 +148,8 @@ def bland_altman(differences: Moments, level: float = 0.95, *, share: float = 0.
     Source: Bland and Altman 1986, 1999; Carkeet 2015, Exact Parametric Confidence Intervals for Bland-Altman Limits of
     Agreement.
     """
+    from scipy.stats import nct  # takes a second to load, and few reports need it
+
     bias = mean_interval(differences, level)
     if not 0 < share < 1:
         raise DataError("Limits of agreement need a share between 0 and 1.")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.seeding import generator
 from eucaim_fl.validation.analysis_between import between, main_figures
-from eucaim_fl.validation.analysis_input import Asked, Scope, asked_of, by_scope, figure_key, scores_of
+from eucaim_fl.validation.analysis_input import Asked, Scope, asked_of, by_scope, figure_key, label_of, scores_of
 from eucaim_fl.validation.analysis_moments import (
     concordance_figure,
     confusion_figures,
@@ -26,6 +27,7 @@ from eucaim_fl.validation.analysis_scores import LEVEL, score_curves, score_figu
 from eucaim_fl.validation.analysis_words import Findings, enough_of, verdicts
 from eucaim_fl.validation.binned import BinnedScores, pooled_scores
 from eucaim_fl.validation.record import EVERYBODY, ModelFigures, ScopeRecord, ValidationRecord
+from eucaim_fl.validation.reliability import CalibrationLine, binned_calibration_lines
 from eucaim_fl.validation.resampled import Resamples, resample
 from eucaim_fl.validation.result_schema import (
     Curves,
@@ -40,6 +42,8 @@ from eucaim_fl.validation.result_schema import (
 )
 
 __all__ = ["analyse"]
+
+_Lines: TypeAlias = dict[BinnedScores, CalibrationLine]
 
 
 def analyse(plan: FederationPlan, records: Sequence[ValidationRecord], *, seed: int) -> ValidationResult:
@@ -115,8 +119,10 @@ def _scope(asked: Asked, scope: Scope, model: int, make: partial[np.random.Gener
     draws = _Draws(make, asked.validation.bootstrap_samples)
     whole = scope.name == EVERYBODY
     figures, counted, curves = _figures(asked, told, draws, curved=whole)
+    lines = _lines(asked, told)
     own = tuple(
-        _site(asked, (site, record), model, replace(draws, site=site) if whole else None) for site, record in scope.told
+        _site(asked, (site, record), model, replace(draws, site=site) if whole else None, lines)
+        for site, record in scope.told
     )
     by_site = {one.site: one.figures for one in own}
     forest = tuple(
@@ -145,10 +151,20 @@ def _scope(asked: Asked, scope: Scope, model: int, make: partial[np.random.Gener
     )
 
 
-def _site(asked: Asked, of: tuple[str, ScopeRecord], model: int, draws: _Draws | None) -> SiteFigures:
+def _lines(asked: Asked, told: Sequence[ModelFigures]) -> _Lines:
+    """Each site's calibration lines, fitted together."""
+    found: _Lines = {}
+    for label in asked.labels:
+        scores = list(dict.fromkeys(scores_of(asked, told, label)))
+        if scores:
+            found |= zip(scores, binned_calibration_lines(scores, LEVEL), strict=True)
+    return found
+
+
+def _site(asked: Asked, of: tuple[str, ScopeRecord], model: int, draws: _Draws | None, lines: _Lines) -> SiteFigures:
     site, record = of
     told = record.models[model]
-    figures, counted, _ = _figures(asked, [told], draws)
+    figures, counted, _ = _figures(asked, [told], draws, lines=lines)
     return SiteFigures(
         site=site,
         patients=record.patients,
@@ -161,7 +177,12 @@ def _site(asked: Asked, of: tuple[str, ScopeRecord], model: int, draws: _Draws |
 
 
 def _figures(
-    asked: Asked, told: Sequence[ModelFigures], draws: _Draws | None, *, curved: bool = False
+    asked: Asked,
+    told: Sequence[ModelFigures],
+    draws: _Draws | None,
+    *,
+    curved: bool = False,
+    lines: _Lines | None = None,
 ) -> tuple[dict[str, Figure], tuple[ThresholdCounts, ...], tuple[Curves, ...]]:
     """All figures of one site or of several together; without draws nothing is resampled."""
     figures: dict[str, Figure] = {}
@@ -172,7 +193,14 @@ def _figures(
         if not scores:
             continue
         free = None if draws is None else draws.of(scores, label, fixed_classes=False)
-        of_scores, at_thresholds = score_figures(scores, asked.validation.thresholds, name, free)
+        of_scores, at_thresholds = score_figures(
+            scores,
+            asked.validation.thresholds,
+            name,
+            free,
+            exact_brier=_tell(asked, told, figure_key("brier", name)),
+            line=(lines or {}).get(scores[0]),
+        )
         figures |= of_scores
         counted += at_thresholds
         if curved:
@@ -185,6 +213,12 @@ def _figures(
     figures |= lesion_figures(asked, told)[0]
     index = concordance_figure([one.concordance for one in told if one.concordance])
     return figures if index is None else figures | {"c_index": index}, tuple(counted), tuple(curves)
+
+
+def _tell(asked: Asked, told: Sequence[ModelFigures], key: str) -> bool:
+    """Whether a site told the mean that is called so."""
+    names = {name for one in told for name in one.moments}
+    return any(figure_key(*label_of(asked, name)) == key for name in names)
 
 
 def _confusion(told: Sequence[ModelFigures]) -> tuple[int, ...]:

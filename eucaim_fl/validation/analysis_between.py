@@ -17,7 +17,7 @@ from eucaim_fl.validation.meta_analysis import MetaAnalysis, analysis_from_logit
 from eucaim_fl.validation.record import ModelFigures
 from eucaim_fl.validation.result_schema import BetweenSites, Figure, ForestRow
 from eucaim_fl.validation.spread import auc_standard_error
-from eucaim_fl.validation.thresholds import at_threshold
+from eucaim_fl.validation.thresholds import decided
 
 __all__ = ["LOWER_IS_BETTER", "NO_DIRECTION", "MainFigure", "Point", "between", "main_figures", "point_of"]
 
@@ -105,10 +105,8 @@ def _area(scores: BinnedScores) -> Point | None:
 
 
 def _share(scores: BinnedScores, main: MainFigure) -> Point | None:
-    one = at_threshold(scores, main.threshold or 0.0)
-    hit, missed = one.true_positives, one.false_negatives
-    if main.metric == "specificity":
-        hit, missed = one.true_negatives, one.false_positives
+    tp, fp, fn, tn = decided(scores, main.threshold or 0.0)
+    hit, missed = (tn, fp) if main.metric == "specificity" else (tp, fn)
     patients = hit + missed
     if not patients:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from eucaim_fl.errors import DataError, ReplyError
 from eucaim_fl.plan import FederationPlan
@@ -41,6 +41,16 @@ class Asked:
     labels: tuple[str, ...]
     names: tuple[str, ...]
     moment_labels: tuple[str, ...]
+    _binned: dict[tuple[tuple[int, ...], tuple[int, ...]], BinnedScores] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def binned(self, without: Sequence[int], diseased: Sequence[int]) -> BinnedScores:
+        """Counts in the plan's bins, of which the same ones are checked once. Raises DataError as `BinnedScores`."""
+        key = tuple(without), tuple(diseased)
+        if key not in self._binned:
+            self._binned[key] = BinnedScores(self.edges, *key)
+        return self._binned[key]
 
     @property
     def task(self) -> str:
@@ -121,7 +131,7 @@ def label_of(asked: Asked, name: str) -> tuple[str, str]:
 
 def scores_of(asked: Asked, figures: Sequence[ModelFigures], label: str) -> list[BinnedScores]:
     """Score counts of a label, of those sites that told some."""
-    return [BinnedScores(asked.edges, *one.scores[label]) for one in figures if label in one.scores]
+    return [asked.binned(*one.scores[label]) for one in figures if label in one.scores]
 
 
 def moments_of(figures: Sequence[ModelFigures], name: str) -> list[Moments]:

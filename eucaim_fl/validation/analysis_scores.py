@@ -23,6 +23,7 @@ from eucaim_fl.validation.binned import (
 )
 from eucaim_fl.validation.intervals import Interval
 from eucaim_fl.validation.reliability import (
+    CalibrationLine,
     binned_brier,
     binned_calibration_error,
     binned_calibration_line,
@@ -107,13 +108,20 @@ def share_figure(count: int, patients: int, *, sites: int = 1, reason: str = "")
 
 
 def score_figures(
-    sites: Sequence[BinnedScores], thresholds: Sequence[float], label: str, free: Resamples | None = None
+    sites: Sequence[BinnedScores],
+    thresholds: Sequence[float],
+    label: str,
+    free: Resamples | None = None,
+    *,
+    exact_brier: bool = False,
+    line: CalibrationLine | None = None,
 ) -> tuple[dict[str, Figure], tuple[ThresholdCounts, ...]]:
     """Figures of the scores of one site or of several together, and the counts at each threshold.
 
     AUC: with DeLong's interval of the pooled patients, and what binning can change. Shares at thresholds: Wilson's,
     over pooled patients, which is a little wide where sites differ. Average precision and, where no exact one was
-    told, the Brier score have intervals from resamples `free` (classes not fixed), without which they have none.
+    told (`exact_brier`: one takes its place), the Brier score have intervals from resamples `free` (classes not fixed),
+    without which they have none. line: of calibration, where it is known already.
     Raises DataError without a site, or if edges differ or lack a threshold.
     """
     scores, number = pooled_scores(sites), len(sites)
@@ -124,8 +132,10 @@ def score_figures(
         "average_precision": _resampled(
             average_precision_of, free, average_precision_bounds(scores), everybody, number
         ),
-        "brier": _resampled(brier_figure(scores), free, binned_brier(scores), everybody, number),
-    } | _calibration(scores, number)
+        "brier": _resampled(
+            brier_figure(scores), None if exact_brier else free, binned_brier(scores), everybody, number
+        ),
+    } | _calibration(scores, number, line or binned_calibration_line(scores, LEVEL))
     decided = [at_threshold(scores, threshold, level=LEVEL) for threshold in thresholds]
     figures = {figure_key(name, label): figure for name, figure in found.items()}
     for one in decided:
@@ -207,9 +217,8 @@ def _resampled(
     return figure_of(found, patients=patients, sites=sites, bounds=bounds, reason=reason)
 
 
-def _calibration(scores: BinnedScores, sites: int) -> dict[str, Figure]:
-    patients, line = sum(scores.patients), binned_calibration_line(scores, LEVEL)
-    error = binned_calibration_error(scores)
+def _calibration(scores: BinnedScores, sites: int, line: CalibrationLine) -> dict[str, Figure]:
+    patients, error = sum(scores.patients), binned_calibration_error(scores)
     return {
         "calibration_slope": figure_of(line.slope, patients=patients, sites=sites, missing=_NO_LINE),
         "calibration_intercept": figure_of(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -78,12 +80,12 @@ class BinnedScores:
     squares: float | None = None
 
     def __post_init__(self) -> None:
-        edges = tuple(map(float, self.edges))
-        if len(edges) < 2 or not all(map(math.isfinite, edges)) or not all(np.diff(edges) > 0):
-            raise DataError("Edges of bins must be finite and ascend.")
+        edges = _edges(tuple(self.edges))
         if not len(self.negative) == len(self.positive) == len(edges) - 1:
             raise DataError("There must be one count for each bin and class.")
-        if not all(float(n).is_integer() and 0 <= n <= _LARGEST for n in (*self.negative, *self.positive)):
+        counts = self.counts
+        whole = bool(((counts >= 0) & (counts == np.floor(counts))).all())
+        if not whole or max(*self.negative, *self.positive) > _LARGEST:
             raise DataError("Counts of patients must be whole numbers, and not negative.")
         object.__setattr__(self, "edges", edges)
         for name in ("negative", "positive"):
@@ -111,19 +113,27 @@ class BinnedScores:
             if not least - room <= self.squares <= most + room:
                 raise DataError("A sum of squares is not that of scores within their bins.")
 
-    @property
+    @cached_property
     def counts(self) -> FloatArray:
-        """Counts of those without (row 0) and with the disease (row 1), shape (2, bins)."""
-        return np.asarray((self.negative, self.positive), dtype=np.float64)
+        """Counts of those without (row 0) and with the disease (row 1), shape (2, bins); read-only."""
+        counts = np.asarray((self.negative, self.positive), dtype=np.float64)
+        counts.setflags(write=False)
+        return counts
 
-    @property
+    @cached_property
     def patients(self) -> tuple[int, int]:
         """Numbers of patients without and with the disease."""
         return sum(self.negative), sum(self.positive)
 
-    @property
+    @cached_property
     def means(self) -> FloatArray:
-        """The mean score of each bin, shape (bins,): from sums, else (and for empty bins) the middle of the bin."""
+        """The mean score of each bin, shape (bins,): from sums, else (and for empty bins) the middle of the bin;
+        read-only."""
+        means = self._means()
+        means.setflags(write=False)
+        return means
+
+    def _means(self) -> FloatArray:
         middle = np.asarray((np.asarray(self.edges[:-1]) + np.asarray(self.edges[1:])) / 2)
         if self.sums is None:
             return middle
@@ -152,13 +162,29 @@ class BinnedScores:
         >>> BinnedScores((0, 0.5, 1), (3, 1), (0, 2)).bin_from(0.5)
         1
         """
-        found = np.flatnonzero(np.abs(np.asarray(self.edges[:-1]) - threshold) <= _CLOSE)
-        if not len(found):
+        found = _place(self.edges, threshold)
+        if found is None:
             raise DataError(
                 f"The threshold {threshold:g} is no edge of a bin, so nobody knows on which side patients are.",
                 fix="Name the threshold before scores are counted, so that it becomes an edge.",
             )
-        return int(found[0])
+        return found
+
+
+@lru_cache(maxsize=64)
+def _edges(edges: tuple[float, ...]) -> tuple[float, ...]:
+    """Edges of bins as plain numbers; the same ones are looked at once."""
+    plain = tuple(map(float, edges))
+    if len(plain) < 2 or not all(map(math.isfinite, plain)) or not all(a < b for a, b in pairwise(plain)):
+        raise DataError("Edges of bins must be finite and ascend.")
+    return plain
+
+
+@lru_cache(maxsize=1024)
+def _place(edges: tuple[float, ...], threshold: float) -> int | None:
+    """The first edge but the last at a threshold; None if none is there."""
+    found = np.flatnonzero(np.abs(np.asarray(edges[:-1]) - threshold) <= _CLOSE)
+    return int(found[0]) if len(found) else None
 
 
 def bin_scores(
@@ -201,13 +227,16 @@ def pooled_scores(sites: Sequence[BinnedScores]) -> BinnedScores:
         raise DataError("There is no site to add up.")
     if len({site.edges for site in sites}) > 1:
         raise DataError("Sites counted scores in different bins.")
+    if len(sites) == 1:
+        return sites[0]
     sums = [site.sums for site in sites if site.sums is not None]
     squares = [site.squares for site in sites if site.squares is not None]
     sides = [tuple(map(math.fsum, zip(*(one[k] for one in sums), strict=True))) for k in (0, 1)]
+    negative, positive = np.sum([site.counts for site in sites], axis=0)  # exact, since counts are whole
     return BinnedScores(
         sites[0].edges,
-        tuple(map(sum, zip(*(site.negative for site in sites), strict=True))),
-        tuple(map(sum, zip(*(site.positive for site in sites), strict=True))),
+        negative.tolist(),
+        positive.tolist(),
         (sides[0], sides[1]) if len(sums) == len(sites) else None,
         math.fsum(squares) if len(squares) == len(sites) else None,
     )

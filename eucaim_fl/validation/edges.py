@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from eucaim_fl.errors import DataError
 from eucaim_fl.validation.pooling import BINS
@@ -20,6 +21,11 @@ def edges_with(thresholds: Sequence[float] = (), bins: int = BINS - 1) -> tuple[
     >>> edges_with([0.3], bins=4)
     (0.0, 0.25, 0.3, 0.5, 0.75, 1.0)
     """
+    return _edges(tuple(thresholds), bins)
+
+
+@lru_cache(maxsize=64)
+def _edges(thresholds: tuple[float, ...], bins: int) -> tuple[float, ...]:
     if bins < 1 or not all(0 < threshold < 1 for threshold in thresholds):
         raise DataError("Bins must be positive, and thresholds lie between 0 and 1.")
     even = [k / bins for k in range(bins + 1)]

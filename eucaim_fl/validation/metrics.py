@@ -240,30 +240,56 @@ def logistic_fit(
 ) -> NDArray[np.float64]:
     """Coefficients of greatest likelihood of logit P(y = 1) = offset + design·β, of many samples at once, shape (B, k).
 
-    Newton's method with steps of at most 2. design: shape (n, k); offset: shape (n,); positives, patients: of each of n
-    groups and each sample how many have y = 1, and how many there are, shape (B, n).
+    Newton's method with steps of at most 2. design: shape (n, k); offset: shape (n,), or (B, n) of each sample;
+    positives, patients: of each of n groups and each sample how many have y = 1, and how many there are, shape (B, n).
     A sample for which no finite numbers fit best (one class, classes that do not overlap) has NaN.
     """
     products = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
     seen = positives.sum(axis=1)
     active = np.flatnonzero((seen > 0) & (seen < patients.sum(axis=1)))
-    beta = np.zeros((len(positives), design.shape[1]))
+    beta, offsets = np.zeros((len(positives), design.shape[1])), np.broadcast_to(offset, positives.shape)
     found = np.full_like(beta, math.nan)
     for _ in range(100):
-        mean = 0.5 * (1 + np.tanh((offset + beta[active] @ design.T) / 2))
+        mean = 0.5 * (1 + np.tanh((offsets[active] + beta[active] @ design.T) / 2))
         expected = patients[active] * mean
         curvature = ((expected * (1 - mean)) @ products).reshape(-1, design.shape[1], design.shape[1])
         gradient = (positives[active] - expected) @ design
-        solvable = np.linalg.cond(curvature) <= 1e12
+        solvable = _condition(curvature) <= 1e12
         active = active[solvable]
         if not len(active):
             break
-        step = np.linalg.solve(curvature[solvable], gradient[solvable, :, None])[:, :, 0].clip(-2, 2)
+        step = _solved(curvature[solvable], gradient[solvable]).clip(-2, 2)
         beta[active] += step
         ended = abs(step).max(axis=1) < 1e-9
         found[active[ended]] = beta[active[ended]]
         active = active[~ended]
     return found
+
+
+def _condition(matrices: FloatArray) -> FloatArray:
+    """Condition numbers of symmetric matrices that are not negative, shape (B, k, k); written out for k of 1 and 2."""
+    if matrices.shape[1] == 1:
+        return np.where(matrices[:, 0, 0] > 0, 1.0, math.inf)
+    if matrices.shape[1] > 2:
+        return np.asarray(np.linalg.cond(matrices))
+    a, b, d = matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 1, 1]
+    largest = (a + d) / 2 + np.hypot((a - d) / 2, b)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = largest**2 / (a * d - b * b)  # the smallest eigenvalue is the determinant over the largest one
+    return np.where(found >= 1, found, math.inf)
+
+
+def _solved(matrices: FloatArray, right: FloatArray) -> FloatArray:
+    """x of A·x = y for each sample, A as in `_condition`; y: shape (B, k)."""
+    if matrices.shape[1] == 1:
+        return np.asarray(right / matrices[:, 0])
+    if matrices.shape[1] > 2:
+        return np.asarray(np.linalg.solve(matrices, right[:, :, None])[:, :, 0])
+    a, b, d = matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 1, 1]
+    determinant = a * d - b * b
+    return (
+        np.stack([d * right[:, 0] - b * right[:, 1], a * right[:, 1] - b * right[:, 0]], axis=1) / determinant[:, None]
+    )
 
 
 def _masks(pred: BoolArray, truth: BoolArray) -> tuple[BoolArray, BoolArray]:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from eucaim_fl.config import TaskConfig
 from eucaim_fl.errors import ReplyError
@@ -328,6 +328,10 @@ def _number(value: object) -> bool:
 
 def _counts(values: Sequence[object], what: str) -> int:
     """The sum of counts that are whole and not negative."""
+    if set(map(type, values)) == {int}:  # as nearly all are: quicker than one by one
+        whole = cast("Sequence[int]", values)
+        if min(whole) >= 0 and max(whole) <= _LARGEST:
+            return sum(whole)
     if not all(_number(value) and float(value).is_integer() and value >= 0 for value in values):  # type: ignore[arg-type, operator]
         raise _wrong(f"Counts of {what} are not whole numbers from 0")
     return int(sum(values))  # type: ignore[arg-type]

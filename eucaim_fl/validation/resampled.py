@@ -33,6 +33,10 @@ __all__ = ["Resamples", "bca_interval", "percentile_interval", "resample"]
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
+_PATIENTS_A_CELL = 20  # from about as many on a cell's count is drawn faster than its patients are
+_SAMPLES_AT_ONCE, _PATIENTS_AT_ONCE = 256, 1024
+_SIXTEEN_BITS = 1 << 16
+
 
 @dataclass(frozen=True)
 class Resamples:
@@ -64,18 +68,51 @@ def resample(
     strata = whole[:, None] * np.eye(2)[None, :, :, None] if fixed_classes else whole[:, None]
     strata = strata.reshape(-1, *whole.shape[1:])
     strata = strata[strata.sum(axis=(1, 2)) > 0]
-    drawn = np.zeros((samples, whole[0].size))
-    for stratum in strata.reshape(len(strata), -1):
-        drawn += _drawn(stratum, samples, rng)
+    drawn = _drawn(strata.reshape(len(strata), -1), samples, rng)
     return Resamples(drawn.reshape(samples, *whole.shape[1:]), strata)
 
 
-def _drawn(cells: FloatArray, samples: int, rng: np.random.Generator) -> FloatArray:
-    """Multinomial counts of as many patients as there are, shape (samples, cells)."""
-    filled = np.flatnonzero(cells)
-    patients = int(cells.sum())
-    found = np.zeros((samples, len(cells)))
-    found[:, filled] = rng.multinomial(patients, cells[filled] / patients, size=samples)
+def _drawn(strata: FloatArray, samples: int, rng: np.random.Generator) -> FloatArray:
+    """Counts of as many patients as each stratum has, drawn from it and added up: shape (strata, cells) → (samples,
+    cells). Patients are drawn one by one, or cells from their distribution, whichever takes less time."""
+    many = strata.sum(axis=1) > _PATIENTS_A_CELL * np.count_nonzero(strata, axis=1)
+    drawn = _drawn_one_by_one(strata[~many], samples, rng)
+    for stratum in strata[many]:
+        filled = np.flatnonzero(stratum)
+        patients = int(stratum.sum())
+        drawn[:, filled] += rng.multinomial(patients, stratum[filled] / patients, size=samples)
+    return drawn
+
+
+def _drawn_one_by_one(strata: FloatArray, samples: int, rng: np.random.Generator) -> FloatArray:
+    """The same by drawing patients, some strata and samples at a time, so that all of it stays near the processor."""
+    found, cells = np.zeros((samples, strata.shape[1])), strata.shape[1]
+    columns = cells * np.arange(_SAMPLES_AT_ONCE)
+    for owners in _chunks([np.repeat(np.arange(cells), stratum.astype(np.int64)) for stratum in strata]):
+        for first in range(0, samples, _SAMPLES_AT_ONCE):
+            size, start = min(_SAMPLES_AT_ONCE, samples - first), 0
+            place = np.empty((sum(map(len, owners)), size), dtype=np.int64)
+            for owner in owners:
+                shape, bits = (len(owner), size), np.uint16 if len(owner) <= _SIXTEEN_BITS else np.int64
+                drawn = rng.integers(len(owner), size=shape, dtype=bits)
+                np.take(owner, drawn, out=place[start : start + len(owner)], mode="clip")  # all are in range
+                start += len(owner)
+            place += columns[:size]
+            counts = np.bincount(place.ravel(), minlength=size * cells)
+            found[first : first + size] += counts.reshape(size, cells)
+    return found
+
+
+def _chunks(owners: Sequence[NDArray[np.int64]]) -> list[list[NDArray[np.int64]]]:
+    """Strata in groups of not many patients, each stratum in one."""
+    found: list[list[NDArray[np.int64]]] = []
+    patients = 0
+    for owner in owners:
+        if not found or patients + len(owner) > _PATIENTS_AT_ONCE:
+            found.append([])
+            patients = 0
+        found[-1].append(owner)
+        patients += len(owner)
     return found
 
 

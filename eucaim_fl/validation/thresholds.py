@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, ndtri
-from scipy.stats import binomtest
 
 from eucaim_fl.errors import DataError
 from eucaim_fl.registry import lookup
@@ -24,6 +23,7 @@ __all__ = [
     "at_threshold",
     "average_precision_bounds",
     "average_precision_of",
+    "decided",
     "decision_curve",
     "net_benefit",
     "pr_points",
@@ -74,12 +74,20 @@ def proportion(
     if not patients:
         return Interval(math.nan, 0.0, 1.0)
     if method == "exact":
+        from scipy.stats import binomtest  # takes a second to load
+
         limits = binomtest(count, patients).proportion_ci(level, method=method)
         return Interval(count / patients, float(limits.low), float(limits.high))
-    square = float(ndtri((1 + level) / 2)) ** 2  # written out, since scipy's makes a p-value first, which takes long
+    square = _normal(level) ** 2  # written out, since scipy's makes a p-value first, which takes long
     middle, reach = count + square / 2, math.sqrt(square * (count * (patients - count) / patients + square / 4))
     low, high = (middle - reach) / (patients + square), (middle + reach) / (patients + square)
     return Interval(count / patients, low if count else 0.0, high if count < patients else 1.0)
+
+
+@lru_cache(maxsize=16)
+def _normal(level: float) -> float:
+    """z of a two-sided interval."""
+    return float(ndtri((1 + level) / 2))
 
 
 _FIGURES: dict[str, Callable[[FloatArray, FloatArray, FloatArray, FloatArray], FloatArray]] = {
@@ -96,8 +104,19 @@ _FIGURES: dict[str, Callable[[FloatArray, FloatArray, FloatArray, FloatArray], F
 
 def _tally(counts: FloatArray, first: int) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """True positives, false positives, false negatives, true negatives if bins from `first` on are called positive."""
-    fp, tp = np.moveaxis(counts[..., first:].sum(axis=-1), -1, 0)
-    tn, fn = np.moveaxis(counts[..., :first].sum(axis=-1), -1, 0)
+    called, others = counts[..., first:].sum(axis=-1), counts[..., :first].sum(axis=-1)
+    return called[..., 1], called[..., 0], others[..., 1], others[..., 0]
+
+
+def decided(scores: BinnedScores, threshold: float) -> tuple[int, int, int, int]:
+    """True positives, false positives, false negatives and true negatives of "score ≥ threshold".
+
+    Raises DataError if the threshold is no edge.
+
+    >>> decided(BinnedScores((0, 0.5, 1), (3, 1), (0, 2)), 0.5)
+    (2, 1, 0, 3)
+    """
+    tp, fp, fn, tn = map(int, _tally(scores.counts, scores.bin_from(threshold)))
     return tp, fp, fn, tn
 
 
@@ -131,11 +150,13 @@ def at_threshold(
     Raises DataError if the threshold is no edge, or level is not between 0 and 1.
     """
     first = scores.bin_from(threshold)
-    tp, fp, fn, tn = (int(n) for n in _tally(scores.counts, first))
+    tally = _tally(scores.counts, first)
+    tp, fp, fn, tn = map(int, tally)
     share = partial(proportion, level=level, method=method)
     sensitivity, specificity = share(tp, tp + fn), share(tn, tn + fp)
-    jaccard, z = share(tp, tp + fp + fn), float(ndtri((1 + level) / 2))
-    values = {name: float(threshold_figure(scores, name, threshold)(scores.counts)) for name in _FIGURES}
+    jaccard, z = share(tp, tp + fp + fn), _normal(level)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = {name: float(figure(*tally)) for name, figure in _FIGURES.items()}
     f1 = Interval(values["f1"], *(2 * limit / (1 + limit) for limit in (jaccard.low, jaccard.high)))
     return AtThreshold(
         threshold,

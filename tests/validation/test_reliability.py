@@ -17,9 +17,11 @@ from eucaim_fl.errors import DataError
 from eucaim_fl.validation.binned import BinnedScores, bin_scores, edges_with, pooled_scores
 from eucaim_fl.validation.metrics import calibration_line
 from eucaim_fl.validation.reliability import (
+    CalibrationLine,
     binned_brier,
     binned_calibration_error,
     binned_calibration_line,
+    binned_calibration_lines,
     brier_figure,
     calibration_bins,
     calibration_error_figure,
@@ -132,6 +134,11 @@ class TestCalibrationError:
             calibration_error_figure(BinnedScores((0, 1), (1,), (1,)), groups=0)
 
 
+def _numbers(line: CalibrationLine) -> list[float]:
+    parts = (line.slope.estimate, line.slope.low, line.slope.high, line.intercept.estimate, line.intercept.low)
+    return [*parts, line.bounds.lowest, line.bounds.highest]
+
+
 class TestCalibrationLine:
     def test_it_is_the_regression_of_scikit_learn_on_the_binned_patients(self) -> None:
         scores, truth = cohort(1, 500)
@@ -173,6 +180,19 @@ class TestCalibrationLine:
         counts = np.array([[[30, 0, 10], [10, 0, 30]], [[30, 0, 0], [0, 0, 30]], [[5, 0, 5], [0, 0, 0]]])
         found = calibration_line_figure(scores)(counts.astype(np.float64))
         assert np.isnan(found).tolist() == [False, True, True]
+
+    @pytest.mark.parametrize("sums", [False, True])
+    def test_those_of_several_sites_are_each_its_own(self, sums: bool) -> None:
+        edges = edges_with(bins=20)
+        sites = [bin_scores(*cohort(seed, 80 + 40 * seed), edges, sums=sums) for seed in range(4)]
+        sites.append(BinnedScores(edges, (1,) * 20, (0,) * 20))
+        for together, alone in zip(binned_calibration_lines(sites), map(binned_calibration_line, sites), strict=True):
+            for one, other in zip(_numbers(together), _numbers(alone), strict=True):
+                assert one == pytest.approx(other, abs=1e-12, nan_ok=True)
+
+    def test_binned_calibration_lines_refuse_others(self) -> None:
+        with pytest.raises(DataError, match="level between 0 and 1"):
+            binned_calibration_lines([BinnedScores((0, 0.5, 1), (1, 1), (1, 1))], level=1)
 
     def test_one_class_has_none(self) -> None:
         found = binned_calibration_line(BinnedScores((0, 0.5, 1), (1, 2), (0, 0)))

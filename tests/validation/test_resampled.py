@@ -65,6 +65,26 @@ class TestResample:
         np.testing.assert_allclose(found.counts.reshape(-1, 6).mean(axis=0), cells, atol=0.06)
         np.testing.assert_allclose(np.cov(found.counts.reshape(-1, 6).T), expected, atol=0.12)
 
+    def test_many_patients_a_cell_are_drawn_by_cell_and_vary_alike(self) -> None:
+        site = BinnedScores((0, 1, 2, 3), (400, 600, 200), (100, 0, 700))
+        found = resample([site], fixed_classes=False, samples=20000, rng=rng()).counts.reshape(-1, 6)
+        cells = site.counts.ravel()
+        expected = np.diag(cells) - np.outer(cells, cells) / cells.sum()
+        np.testing.assert_allclose(found.mean(axis=0), cells, atol=0.6)
+        np.testing.assert_allclose(np.cov(found.T), expected, atol=12)
+
+    def test_sites_of_many_and_few_patients_keep_theirs_in_every_sample(self) -> None:
+        bins = 60
+        sizes = (700, 500, 30, 70_000)  # drawn together, apart, by patient and by cell
+        sites = [
+            BinnedScores(edges_with(bins=bins), (0,) * bins, [size // bins + (k < size % bins) for k in range(bins)])
+            for size in sizes
+        ]
+        found = resample(sites, fixed_classes=False, samples=300, rng=rng())
+        assert found.counts.shape == (300, 2, bins)
+        assert (found.counts.sum(axis=(1, 2)) == sum(sizes)).all()
+        np.testing.assert_allclose(found.counts[:, 1].mean(axis=0), found.observed[1], rtol=0.02)
+
     def test_the_seed_decides_all(self) -> None:
         one, two, other = (resample(SITES, fixed_classes=True, samples=9, rng=rng(s)).counts for s in (0, 0, 1))
         assert (one == two).all()

@@ -28,6 +28,7 @@ from eucaim_fl.validation.thresholds import (
     at_threshold,
     average_precision_bounds,
     average_precision_of,
+    decided,
     decision_curve,
     net_benefit,
     pr_points,
@@ -158,6 +159,8 @@ class TestAtThreshold:
             assert threshold_figure(binned, name, 0.4)(binned.counts[None])[0] == pytest.approx(one.estimate)
         with pytest.raises(RecipeError, match="sensitvity"):
             threshold_figure(binned, "sensitvity", 0.4)
+        with pytest.raises(DataError, match="no edge of a bin"):
+            decided(binned, 0.45)
         with pytest.raises(DataError, match="no edge of a bin"):
             threshold_figure(binned, "ppv", 0.45)
 
