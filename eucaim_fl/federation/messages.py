@@ -85,13 +85,18 @@ def to_record(arrays: Mapping[str, Array]) -> ArrayRecord:
                 dtype=arrays[name].dtype.name,
                 shape=tuple(int(n) for n in arrays[name].shape),
                 stype=_RAW,
-                data=np.ascontiguousarray(arrays[name])
-                .astype(arrays[name].dtype.newbyteorder("<"), copy=False)
-                .tobytes(),
+                data=_bytes(arrays[name]),
             )
             for name in sorted(arrays)
         }
     )
+
+
+def _bytes(array: Array) -> bytes:
+    """An array's bytes, little-endian in C order; of an array over a file that was read they are that file's own."""
+    plain = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+    whole = plain.base
+    return whole if isinstance(whole, bytes) and len(whole) == plain.nbytes else plain.tobytes()
 
 
 def _checked(name: str, array: FlowerArray, error: type[ReplyError] | type[PlanError]) -> Array:

@@ -109,7 +109,7 @@ def unpack(packed: RecordDict, error: Error) -> RecordDict:
     types of arrays that never travel, sizes that do not fit the shapes, or bytes that no array claims.
     """
     plain = {name: _plain(record, error) for name, record in _config_records(packed, error).items()}
-    buffer = memoryview(_buffer(packed, error))
+    buffer = _buffer(packed, error)
     index = _read_index(plain.pop(_INDEX, {}), error)
     content = RecordDict({name: ConfigRecord(dict(values)) for name, values in plain.items()})
     arrays: dict[str, dict[str, Array]] = {}
@@ -118,7 +118,7 @@ def unpack(packed: RecordDict, error: Error) -> RecordDict:
         name, key, dtype, shape, stype, size = _entry(entry, error)
         if offset + size > len(buffer) or key in arrays.setdefault(name, {}) or name in content:
             raise error("The parcel's index does not fit its bytes.")
-        arrays[name][key] = Array(dtype, shape, stype, bytes(buffer[offset : offset + size]))
+        arrays[name][key] = Array(dtype, shape, stype, buffer[offset : offset + size])  # an only one is not copied
         offset += size
     if offset != len(buffer):
         raise error("The parcel holds bytes that belong to no array.")

@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
@@ -42,6 +42,7 @@ from eucaim_fl.validation_config import NATIVE_FORMATS, InferenceLimits, ModelCo
 
 __all__ = ["Sandbox", "open_model"]
 
+_File: TypeAlias = bytes | memoryview | Path
 _START_S = 300.0  # loading libraries from a slow disk, on a machine that is busy
 _OPEN_S = 120.0
 _PIPE_BYTES = 2**20
@@ -70,7 +71,7 @@ _SAID = {
 def open_model(
     contract: ModelContract,
     task: TaskConfig,
-    model: bytes | Path,
+    model: _File,
     limits: InferenceLimits | None = None,
     *,
     native: bool = False,
@@ -102,7 +103,7 @@ class Sandbox:
     layers: tuple[str, ...]
 
     def __init__(
-        self, contract: ModelContract, task: TaskConfig, model: bytes | Path, limits: InferenceLimits, native: bool
+        self, contract: ModelContract, task: TaskConfig, model: _File, limits: InferenceLimits, native: bool
     ) -> None:
         self._contract, self._task, self._limits = contract, task, limits
         self._folder = tempfile.mkdtemp(prefix="model-")
@@ -274,7 +275,7 @@ def _cleaned(text: str) -> str:
     return "".join(c for c in text[:600] if 32 <= ord(c) < 127 and c not in "/\\")
 
 
-def _sealed(model: bytes | Path, contract: ModelContract) -> int:
+def _sealed(model: _File, contract: ModelContract) -> int:
     """An open file in memory with the model's bytes, which nobody can change any more."""
     fix = "Ask for the file that the contract was made from."
     file = os.memfd_create("model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -300,8 +301,8 @@ def _sealed(model: bytes | Path, contract: ModelContract) -> int:
     return file
 
 
-def _blocks(model: bytes | Path) -> Iterator[bytes]:
-    if isinstance(model, bytes):
+def _blocks(model: _File) -> Iterator[bytes | memoryview]:
+    if not isinstance(model, Path):
         yield model
         return
     with model.open("rb") as stream:

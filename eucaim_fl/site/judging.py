@@ -104,7 +104,7 @@ class JudgingNode:
         for index, contract in enumerate(self.asked.models):
             own = cases if index == 0 else self._cases(self._opened(contract))
             with open_model(
-                contract, self.plan.task, bytes(files[contract.name]), self.asked.limits, native=self._native(contract)
+                contract, self.plan.task, files[contract.name], self.asked.limits, native=self._native(contract)
             ) as model:
                 results.append(self._results(contract, model, own))
         both = set.intersection(*(set(one) for one in results)) & {case.patient for case in cases}

@@ -82,6 +82,13 @@ class TestArrays:
         with pytest.raises(PlanError, match="1 missing"):
             from_record(to_record({"w": ARRAYS["w"]}), SPECS, PlanError)
 
+    def test_a_file_that_was_read_is_not_copied(self):
+        content = bytes(range(256)) * 4
+        whole = np.frombuffer(content, np.uint8)
+        assert to_record({"file": whole})["file"].data is content
+        for part in (whole[1:], whole[::-1], whole[:-1], whole.reshape(4, 256).T):
+            assert to_record({"file": part})["file"].data == part.tobytes()
+
 
 class TestInstruction:
     def test_it_comes_back(self):

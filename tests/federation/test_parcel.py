@@ -82,6 +82,11 @@ class TestRoundTrip:
         back = unpack(pack(content), ReplyError)
         assert {k: a.data for k, a in back.array_records.get("update", ArrayRecord()).items()} == arrays
 
+    def test_an_only_array_is_copied_nowhere(self):
+        content = bytes(1000)
+        arrays = ArrayRecord({"file": Array("uint8", (1000,), "eucaim.raw", content)})
+        assert unpack(pack(RecordDict({"weights": arrays})), PlanError).array_records["weights"]["file"].data is content
+
 
 class TestDigest:
     def test_it_does_not_depend_on_the_seal_that_will_hold_it(self) -> None:
