@@ -47,6 +47,12 @@ class TestAsked:
         with pytest.raises(DataError, match="no validation"):
             by_scope(training, [record(PLAN, "a", WHOLE)])
 
+    def test_the_same_counts_are_checked_once_and_others_are_refused(self) -> None:
+        asked = asked_of(plan_for("classification", ["a"], bins=10))
+        assert asked.binned([1] * 10, [2] * 10) is asked.binned((1,) * 10, (2,) * 10)
+        with pytest.raises(DataError, match="whole numbers"):
+            asked.binned([-1] * 10, [2] * 10)
+
 
 class TestNames:
     @pytest.mark.parametrize(
