@@ -67,7 +67,7 @@ def site(job: Mapping[str, Any]) -> dict[str, Any]:
         told = answer.report.model_dump_json().encode()
         return {
             **job,
-            "stages": stages.found,
+            "stages": {name: dict(one) for name, one in stages.found.items()},  # the turns below count in them too
             "bytes": {"leaves": len(told), "as_sent": len(recorddict_to_proto(packed).SerializeToString()),
                       "model": len(content)},
             "peak_mb": peak_mb(),
