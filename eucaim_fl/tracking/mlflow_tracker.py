@@ -5,10 +5,12 @@ are the same code. What was logged stands in `mlflow.json` beside the rest; the 
 
     plan.json  recipe.yaml  provenance.json  journal/round-NNNN/record.json
     result.json  report.html  models/best.safetensors  models/best.json  models/last.safetensors
+    report.json                                                               of a validation, which logs no model
 
 Steps: `train_loss`, `seconds`, `bytes_*` and `round_seconds` of round r have step r. What sites measured on the model
 that arrived in round r has step r - 1: step 0 is the untrained model, the last step the final one. A model of which
-some arrays stay at the sites is not logged, for nobody could use it.
+some arrays stay at the sites is not logged, for nobody could use it. A validation of frozen models has the tag
+`kind` = `validation`; `validation_entries` says what else is logged of it. Its models are somebody's own and are not.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ TrackedState = Literal["running", "finished", "interrupted", "failed"]
 _STATUS: dict[TrackedState, str] = {
     "running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED",
 }  # fmt: skip
-_TEXTS = ("plan.json", "recipe.yaml", "provenance.json", "result.json", "report.html")
+_TEXTS = ("plan.json", "recipe.yaml", "provenance.json", "result.json", "report.json", "report.html")
 _ROLES = ("best", "last")
 _METRICS_A_BATCH, _PARAMS_A_BATCH, _LONGEST_PARAM = 1000, 100, 6000
 
@@ -109,9 +111,10 @@ class MlflowTracker:
         return self._memory.get("run_id")
 
     def sync(self, state: TrackedState = "running") -> None:
-        """Log what is new in the folder and set the run's state; models are logged when it is `finished`.
+        """Log what is new in the folder and set the run's state; models, or a validation's figures, when `finished`.
 
-        Raises RunError if the SQLite database is held by another process or can't be opened.
+        Raises RunError if the SQLite database is held by another process or can't be opened; JournalError if it is a
+        validation's folder whose report can't be read.
         """
         check_database(self.uri)
         client = quiet_mlflow().MlflowClient(self.uri)
@@ -121,7 +124,9 @@ class MlflowTracker:
         self._log_texts(client, run_id)
         self._log_rounds(client, run_id)
         try:
-            if state == "finished":
+            if state == "finished" and self._plan.validation is not None:
+                self._log_validation(client, run_id)
+            elif state == "finished":
                 for role in _ROLES:
                     self._log_model(client, run_id, role)
         finally:  # the rounds are all there, even if a model can't be exported
@@ -151,12 +156,19 @@ class MlflowTracker:
         if not self._memory.get("params"):
             from mlflow.entities import Param
 
-            params = [Param(k, v) for k, v in _flatten(self._plan.model_dump(mode="json"))]
+            params = [Param(k, v) for k, v in _flatten(self._params())]
             for batch in _batches(params, _PARAMS_A_BATCH):
                 client.log_batch(known, params=batch)
             self._remember(params=True)
         self._checked = True
         return known
+
+    def _params(self) -> dict[str, Any]:
+        if self._plan.validation is None:
+            return self._plan.model_dump(mode="json")
+        from eucaim_fl.tracking.validation_entries import validation_params
+
+        return validation_params(self._plan)
 
     def _experiment(self, client: Any) -> str:
         from mlflow.exceptions import MlflowException
@@ -187,6 +199,8 @@ class MlflowTracker:
             **{f"version.{name}": str(version) for name, version in packages.items()},
             **{f"cohort.{site}": str(digest) for site, digest in (known.get("cohorts") or {}).items()},
         }
+        if self._plan.validation is not None:
+            tags |= {"kind": "validation", "mlflow.source.name": "eucaim-fl validate"}
         if git:
             tags |= {"mlflow.source.git.commit": str(git.get("commit")), "git.dirty": str(git.get("dirty")).lower()}
         return {name: value for name, value in tags.items() if value}
@@ -224,6 +238,24 @@ class MlflowTracker:
                 client.log_batch(run_id, metrics=batch)
             logged.add(record.round)
             self._remember(rounds=sorted(logged))
+
+    def _log_validation(self, client: Any, run_id: str) -> None:
+        """Metrics and tags of a validation's report, once for the same report."""
+        from mlflow.entities import Metric, RunTag
+
+        from eucaim_fl.tracking.validation_entries import read_result, validation_entries
+
+        path = self.run_folder / "report.json"
+        entries = validation_entries(self._plan, read_result(self.run_folder, self._plan))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if self._memory.get("report") == digest:
+            return
+        moment = int(path.stat().st_mtime * 1000)  # the file's own, as in `_log_rounds`
+        for batch in _batches((Metric(k, v, moment, 0) for k, v in entries.metrics.items()), _METRICS_A_BATCH):
+            client.log_batch(run_id, metrics=batch)
+        for batch in _batches((RunTag(k, v) for k, v in entries.tags.items()), _PARAMS_A_BATCH):
+            client.log_batch(run_id, tags=batch)
+        self._remember(report=digest)
 
     def _log_model(self, client: Any, run_id: str, role: str) -> None:
         """Log and register one model, once for the same weights; the alias of its role moves to it."""

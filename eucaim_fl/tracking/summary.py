@@ -14,10 +14,12 @@ from typing import Any, Literal
 
 from eucaim_fl.records import RoundRecord
 
-__all__ = ["RunRow", "RunState", "list_runs", "read_records"]
+__all__ = ["RunKind", "RunRow", "RunState", "list_runs", "read_records"]
 
 RunState = Literal["running", "finished", "interrupted", "failed"]
+RunKind = Literal["training", "validation"]
 _HEADLINE = ("dice", "auc", "auc_site_mean", "c_index", "c_index_site_mean", "balanced_accuracy")
+_MAIN = ("macro_auc", "auc", "dice", "c_index", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class RunRow:
 
     name: the run folder's. plan: the recipe's name. started: UTC; None if unknown. state: `failed` if the folder says
     so (`status.json`) or its plan can't be read, `interrupted` if it is neither finished nor held by a process.
-    metric: pooled headline metric (name and value) of the final model; None until there is one.
+    metric: pooled headline metric (name and value) of the final model, of a validation that of the model under test;
+    None until there is one. interval: its limits, of a validation. models: frozen ones that a validation judges, the
+    one under test first.
     """
 
     name: str
@@ -37,6 +41,9 @@ class RunRow:
     rounds: int
     metric: tuple[str, float] | None
     plan_sha256: str
+    kind: RunKind
+    models: tuple[str, ...]
+    interval: tuple[float, float] | None
 
 
 def list_runs(runs_dir: Path) -> list[RunRow]:
@@ -70,6 +77,8 @@ def _row(folder: Path) -> RunRow:
     total = rounds if isinstance(rounds, int) else 0
     done = len([r for r in read_records(folder) if r.round <= total])
     digest = result.get("plan_sha256")
+    validates = isinstance(plan.get("validation"), dict)
+    metric, interval = _main(_json(folder / "report.json")) if validates and result else (_headline(result), None)
     return RunRow(
         name=folder.name,
         plan=str(plan.get("name", "")),
@@ -77,8 +86,11 @@ def _row(folder: Path) -> RunRow:
         state=_state(folder, plan, result),
         rounds_done=total if result else done,
         rounds=total,
-        metric=_headline(result),
+        metric=metric,
         plan_sha256=digest[:12] if isinstance(digest, str) else _digest(plan),
+        kind="validation" if validates else "training",
+        models=_models(plan) if validates else (),
+        interval=interval,
     )
 
 
@@ -109,6 +121,25 @@ def _headline(result: Mapping[str, Any]) -> tuple[str, float] | None:
         return name, float(pooled[name])
     except (KeyError, TypeError, AttributeError, StopIteration):
         return None
+
+
+def _main(report: Mapping[str, Any]) -> tuple[tuple[str, float] | None, tuple[float, float] | None]:
+    """The main figure of a validation's first model on all patients, and its interval."""
+    try:
+        figures = report["result"]["models"][0]["scopes"][0]["figures"]
+        name, one = next((n, figures[n]) for n in _MAIN if isinstance(figures.get(n, {}).get("value"), int | float))
+        low, high = one.get("low"), one.get("high")
+    except (KeyError, IndexError, TypeError, AttributeError, StopIteration):
+        return None, None
+    limits = (float(low), float(high)) if isinstance(low, int | float) and isinstance(high, int | float) else None
+    return (name, float(one["value"])), limits
+
+
+def _models(plan: Mapping[str, Any]) -> tuple[str, ...]:
+    try:
+        return tuple(str(one["name"]) for one in plan["validation"]["models"])
+    except (KeyError, TypeError):
+        return ()
 
 
 def _digest(plan: Mapping[str, Any]) -> str:

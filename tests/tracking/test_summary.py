@@ -13,6 +13,7 @@ import pytest
 from eucaim_fl.durable import exclusive
 from eucaim_fl.records import Participation, RoundRecord
 from eucaim_fl.tracking.summary import list_runs, read_records
+from tests.tracking.finished_validation import answer, asking, begin, finish
 
 Maker = Callable[..., Path]
 
@@ -55,6 +56,33 @@ class TestListRuns:
         assert row.plan_sha256 == "0123456789ab"
         assert row.started is not None
         assert row.started.year == 2023
+
+    def test_a_validation_shows_its_models_and_its_main_figure_with_limits(self, tmp_path: Path) -> None:
+        plan = asking()
+        begin(tmp_path / "x", plan)
+        (row,) = list_runs(tmp_path)
+        assert (row.kind, row.models, row.state, row.metric) == (
+            "validation", ("model-1", "model-2"), "interrupted", None,
+        )  # fmt: skip
+        answer(tmp_path / "x", plan)
+        finish(tmp_path / "x", plan)
+        (row,) = list_runs(tmp_path)
+        report = json.loads((tmp_path / "x" / "report.json").read_text())
+        auc = report["result"]["models"][0]["scopes"][0]["figures"]["auc"]
+        assert (row.state, row.metric, row.interval) == ("finished", ("auc", auc["value"]), (auc["low"], auc["high"]))
+        assert row.plan_sha256 == plan.sha256()[:12]
+
+    @pytest.mark.parametrize("text", ["{", '{"result": {"models": []}}', '{"result": {"models": [{"scopes": [{}]}]}}'])
+    def test_a_validation_with_a_damaged_report_is_still_a_row(self, tmp_path: Path, make: Maker, text: str) -> None:
+        folder = make("x", result={"validation": []}, plan='{"name": "demo", "rounds": 1, "validation": {"models": 3}}')
+        (folder / "report.json").write_text(text)
+        (row,) = list_runs(tmp_path)
+        assert (row.kind, row.models, row.metric, row.interval) == ("validation", (), None, None)
+
+    def test_a_training_is_called_one(self, tmp_path: Path, make: Maker) -> None:
+        make("x", plan='{"name": "demo", "rounds": 5, "validation": null}')
+        (row,) = list_runs(tmp_path)
+        assert (row.kind, row.models, row.interval) == ("training", (), None)
 
     def test_a_run_that_was_stopped_shows_how_far_it_came(self, tmp_path: Path, make: Maker) -> None:
         make("x", 2)
