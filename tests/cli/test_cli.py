@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ from rich.console import Console
 from eucaim_fl.cli import cli, main
 from eucaim_fl.cli.compare import command as compare_command
 from eucaim_fl.cli.prepare import ensure_prepared
+from eucaim_fl.cli.tables import print_result
 from eucaim_fl.errors import CohortError, RecipeError
 from eucaim_fl.plan import read_plan
+from tests.tracking.finished_validation import answer, asking, begin, finish
 
 pytestmark = pytest.mark.integration
 
@@ -149,6 +152,30 @@ class TestPlanShow:
         _, told, _ = here("plan", "show", "--json", "experiment=demo", "method=fedprox", "rounds=3", "seed=7")
         plan = read_plan(told.strip())
         assert (plan.rounds, plan.seed, plan.method.objective.name) == (3, 7, "proximal")
+
+
+class TestValidationRuns:
+    @pytest.fixture
+    def run(self, tmp_path):
+        """The folder of a finished validation, in the place where commands look for runs."""
+        folder, plan = tmp_path / "runs" / "run-1", asking()
+        begin(folder, plan)
+        answer(folder, plan)
+        finish(folder, plan)
+        return folder
+
+    def test_the_list_says_what_was_validated_and_the_main_figure(self, run):
+        words = CliRunner(env={"COLUMNS": "200"}).invoke(cli, ["runs", "--runs-dir", str(run.parent)]).stdout
+        assert "validation of model-1 against model-2" in words
+        assert re.search(r"auc 0\.\d{3} \(0\.\d{3} to \d\.\d{3}\)", words)
+
+    def test_its_result_is_printed_as_sentences_and_who_took_part(self, run, capsys):
+        result = json.loads((run / "result.json").read_text())
+        result["participation"][1] |= {"status": "deadline", "reason": "No answer in 5 s [b]."}
+        print_result(Console(width=500), result)
+        words = capsys.readouterr().out
+        assert all(sentence in words for sentence in result["validation"])
+        assert "a took part\nb deadline: No answer in 5 s [b].\n" in words
 
 
 @pytest.mark.federated
