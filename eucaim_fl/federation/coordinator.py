@@ -142,7 +142,8 @@ class Coordinator:
             self._settle()
         finally:
             self._writer.shutdown(wait=True)
-        self._journal.keep_last(weights)
+        if self._plan.validation is None:  # frozen models are no model of this run
+            self._journal.keep_last(weights)
 
     def _next(self, records: list[RoundRecord]) -> _Round:
         """The exchange that comes now: a round, or the last one where the rounds are over or gain nothing any more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from eucaim_fl.compose import resolve
 from eucaim_fl.errors import JournalError, PlanError, RecipeError
 from eucaim_fl.federation.messages import to_record
 from eucaim_fl.federation.model_files import FOLDER, arrived_files, file_specs, read_files
+from eucaim_fl.federation.progress import Listener
 from eucaim_fl.federation.run import create_run, execute
 from eucaim_fl.federation.validation_result import records_of
 from eucaim_fl.models.networks import set_arrays
@@ -23,6 +25,7 @@ from eucaim_fl.plan import FederationPlan
 from eucaim_fl.site.node import SiteNode
 from eucaim_fl.sitefile import load_site_file
 from eucaim_fl.tracking.journal import Journal
+from eucaim_fl.tracking.summary import list_runs
 from eucaim_fl.training.evaluation import patient_results
 from eucaim_fl.validation_config import ValidationConfig
 from tests.conftest import tiny_recipe, write_hospital
@@ -77,6 +80,16 @@ def done(training, weights):
     return plan, folder
 
 
+class Asked(Listener):
+    """Counts how often sites are asked."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+
+    def round_started(self, number, sites):
+        self.rounds += 1
+
+
 @pytest.mark.federated
 class TestWholeRun:
     def test_the_mean_is_that_of_all_patients_of_all_sites(self, done, training, weights):
@@ -106,6 +119,25 @@ class TestWholeRun:
         before = (done[1] / "report.json").read_bytes()
         execute(done[1], training[0], training[1].site_files)
         assert (done[1] / "report.json").read_bytes() == before
+
+    def test_a_coordinator_that_died_before_the_report_makes_it_when_resumed_and_asks_nobody(
+        self, done, training, tmp_path
+    ):
+        folder = tmp_path / done[1].name
+        shutil.copytree(done[1], folder)
+        for name in ("report.json", "report.html", "result.json"):
+            (folder / name).unlink()
+        (folder / "status.json").write_text('{"state": "running"}')
+        assert [row.state for row in list_runs(tmp_path)] == ["interrupted"]
+        asked = Asked()
+        execute(folder, training[0], training[1].site_files, asked)
+        for name in ("report.json", "report.html"):
+            assert (folder / name).read_bytes() == (done[1] / name).read_bytes()
+        assert json.loads((folder / "status.json").read_text()) == {"state": "finished"}
+        assert (asked.rounds, [row.state for row in list_runs(tmp_path)]) == (0, ["finished"])
+
+    def test_the_models_files_lie_where_they_were_put_and_are_no_model_of_the_run(self, done):
+        assert not (done[1] / "models").exists()
 
     def test_nothing_was_trained(self, done, weights):
         records = Journal(done[1]).records()
