@@ -58,8 +58,8 @@ FloatArray: TypeAlias = NDArray[np.float64]
 LEVEL = 0.95
 """Of every interval of a result."""
 
-NO_CLASSES = "There are not patients of both classes."
-_NO_PATIENT = "No patient is in the denominator."
+NO_CLASSES = "Of one class there is nobody, or too few to be told."
+_NO_PATIENT = "Nobody is counted in it, or too few to be told."
 _NO_LINE = "No finite line fits best: the classes do not overlap, or are not both there."
 _FROM_RESAMPLES = "Interval from resampled patients, within their sites."
 _NOT_RESAMPLED = "No interval: patients are resampled over all sites, and at each one for all its patients only."

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from eucaim_fl.validation.agreement import enough
 from eucaim_fl.validation.analysis_between import LOWER_IS_BETTER, main_figures
 from eucaim_fl.validation.analysis_input import Asked, figure_key, label_of
+from eucaim_fl.validation.group_words import group_name, rule_name
 from eucaim_fl.validation.intervals import Interval
 from eucaim_fl.validation.result_schema import (
     BetweenSites,
@@ -269,9 +270,11 @@ def _group(asked: Asked, one: GroupDifference) -> str:
     worse = (one.difference or 0.0) < 0
     if one.figure.split("_")[0] in LOWER_IS_BETTER:
         worse = not worse
+    rule = rule_name(one.rule)
     return (
-        f"{_capital(figure_words(asked, one.figure))} is {'worse' if worse else 'better'} for {one.group} than for "
-        f"{one.reference}: by {abs(one.difference or 0.0):.3g}{_p(one.p_adjusted)}."
+        f"{_capital(figure_words(asked, one.figure))} is {'worse' if worse else 'better'} for "
+        f"{group_name(one.group)} than for {group_name(one.reference)} ({rule[:1].lower()}{rule[1:]}): by "
+        f"{abs(one.difference or 0.0):.3g}{_p(one.p_adjusted)}."
     )
 
 

@@ -191,10 +191,10 @@ class TestForWhom:
 
     def test_differences_that_are_shown_are_named(self) -> None:
         found = told("for_whom", findings(model({}), differences=(self.difference(0.01), self.difference(0.2))))
-        assert found == [("warning", "AUC is worse for sex=F than for sex=M: by 0.2 (adjusted p = 0.010).")]
+        assert found == [("warning", "AUC is worse for female than for male (sex): by 0.2 (adjusted p = 0.010).")]
         many = told("for_whom", findings(model({}), differences=(self.difference(0.0001, 0.1),) * 6))
         assert len(many) == 5
-        assert "better for sex=F" in many[0][1]
+        assert "better for female" in many[0][1]
         assert many[4][1].startswith("2 further differences")
 
     def test_no_difference_is_no_proof(self) -> None:

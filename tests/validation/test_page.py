@@ -12,9 +12,10 @@ import pytest
 
 from eucaim_fl.errors import DataError
 from eucaim_fl.plan import FederationPlan
+from eucaim_fl.validation.group_words import group_name
 from eucaim_fl.validation.page import About, Signature, render_validation
 from eucaim_fl.validation.page.mapping import FRAMEWORKS, mapped
-from eucaim_fl.validation.page.names import figure_name, group_name, parsed
+from eucaim_fl.validation.page.names import figure_name, parsed
 from eucaim_fl.validation.result_schema import ScopeResult, ValidationResult
 from tests.validation.page_story import OUTLINES, SUPPRESSED, about_of, hospitals, plan_of, result_of
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from eucaim_fl.task_config import TaskConfig
+from eucaim_fl.validation.group_words import group_name, rule_name, rule_of
 from eucaim_fl.validation.page.blocks import Plot, Plots
 from eucaim_fl.validation.page.drawing import Span
 from eucaim_fl.validation.page.forest import Forest, Row, agreement_svg, forest_svg, subgroup_svg
@@ -14,13 +15,10 @@ from eucaim_fl.validation.page.names import (
     digits_of,
     direction,
     figure_name,
-    group_name,
     head_figures,
     limits_of,
     number_or,
     percent,
-    rule_name,
-    rule_of,
     span_of,
 )
 from eucaim_fl.validation.page.tables import Cell, Taking, matrix_svg, participation_svg
@@ -45,12 +43,18 @@ __all__ = [
     "heterogeneity_words",
     "matrix_plot",
     "participation_plot",
+    "told_by_nobody",
 ]
 
 
 def everybody(model: ModelResult) -> ScopeResult | None:
     """A model's figures on all patients."""
     return next((scope for scope in model.scopes if scope.scope == EVERYBODY), None)
+
+
+def told_by_nobody(scope: ScopeResult) -> bool:
+    """Whether every hospital that answered keeps a group's figures to itself, or has nobody in it."""
+    return bool(scope.sites) and len(scope.withheld) == len(scope.sites)
 
 
 def heterogeneity_words(between: BetweenSites) -> str:
@@ -89,7 +93,7 @@ def forests(model: ModelResult, task: TaskConfig) -> list[Plot]:
             Row(
                 row.site,
                 None if row.value is None else Span(row.value, _or_nan(row.low), _or_nan(row.high)),
-                "–" if row.patients is None else f"{row.patients:,}",
+                f"{row.patients:,}" if row.patients else "–",
                 None if row.weight is None else row.weight / most,
                 silent=row.reason or "no figure",
             )
@@ -118,6 +122,7 @@ def group_plots(result: ValidationResult, rules: Sequence[SubgroupConfig], task:
     model, labels = result.models[0], classes_of(task)
     scopes = {scope.scope: scope for scope in model.scopes if scope.scope != EVERYBODY}
     planned = [name for rule in rules for name in rule.groups()]
+    silent = {name for name, scope in scopes.items() if told_by_nobody(scope) and name not in planned}
     order: dict[str, int] = {rule.by: place for place, rule in enumerate(rules)}
     names = sorted(
         [*planned, *(scope for scope in scopes if scope not in set(planned))],
@@ -139,7 +144,7 @@ def group_plots(result: ValidationResult, rules: Sequence[SubgroupConfig], task:
                 digits_of(figure, labels),
                 ("Group", "Patients", "Estimate (95 %)", "Difference"),
             ),
-            _group_rows(result, names, scopes, figure),
+            _group_rows(result, names, scopes, figure, silent),
             overall.value if (overall := (whole.figures.get(figure) if whole else None)) else None,
         )
         plots.append(Plot(f"{figure_name(figure, labels)}: {model.name}", drawing))
@@ -147,15 +152,27 @@ def group_plots(result: ValidationResult, rules: Sequence[SubgroupConfig], task:
 
 
 def _group_rows(
-    result: ValidationResult, names: Sequence[str], scopes: dict[str, ScopeResult], figure: str
+    result: ValidationResult,
+    names: Sequence[str],
+    scopes: dict[str, ScopeResult],
+    figure: str,
+    silent: Collection[str],
 ) -> list[Row]:
+    """silent: groups of which no hospital tells; several of a rule share a row."""
     model = result.models[0].name
     rows: list[Row] = []
     rule = ""
+    many = {one for one in map(rule_of, names) if sum(rule_of(name) == one for name in silent) > 1}
+    apart = [name for name in names if name in silent and rule_of(name) in many]
     for name in names:
         if rule_of(name) != rule:
             rule = rule_of(name)
             rows.append(Row(rule_name(rule), kind="heading"))
+        if name in apart:
+            own = [one for one in apart if rule_of(one) == rule]
+            if name == own[-1]:
+                rows.append(Row(f"{len(own)} other groups", None, "–", grouped=True, silent=_NOBODY))
+            continue
         scope = scopes.get(name)
         found = scope.figures.get(figure) if scope is not None else None
         difference = next(
@@ -190,6 +207,9 @@ def difference_words(one: GroupDifference | ComparisonResult, digits: int = 3) -
         return one.reason or "no figure"
     limits = [number_or(end, digits) for end in (one.low, one.high)]
     return f"{number_or(one.difference, digits)} ({limits[0]} to {limits[1]})"
+
+
+_NOBODY = "suppressed, or nobody in them: no hospital tells (see Data)"
 
 
 def _silence(scope: ScopeResult | None, figure: Figure | None) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from eucaim_fl.plan import FederationPlan
+from eucaim_fl.validation.group_words import group_name, rule_name, rule_of
 from eucaim_fl.validation.page.about import About
 from eucaim_fl.validation.page.blocks import Block, Items, Pairs, Section, Table, Words, joined
 from eucaim_fl.validation.page.charts import everybody
-from eucaim_fl.validation.page.names import classes_of, figure_name, group_name, reason_words, rule_name, rule_of
+from eucaim_fl.validation.page.names import classes_of, figure_name, reason_words
 from eucaim_fl.validation.record import EVERYBODY
 from eucaim_fl.validation.result_schema import ValidationResult
 
@@ -31,7 +35,10 @@ def suppressed_section(result: ValidationResult, plan: FederationPlan) -> Sectio
     for scope in result.models[0].scopes if result.models else ():
         for cell in scope.withheld:
             grouped.setdefault((scope.scope, reason_words(cell.reason)), []).append(cell.site)
-    rows = [*silent, *((_scope_words(scope), joined(sites), reason) for (scope, reason), sites in grouped.items())]
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for (name, reason), sites in grouped.items():
+        alike.setdefault((rule_of(name), joined(sites), reason), []).append(name)
+    rows = [*silent, *((_scope_words(names), sites, reason) for (_, sites, reason), names in alike.items())]
     if rows:
         shown = rows[:_MOST_ROWS]
         blocks.append(
@@ -115,10 +122,15 @@ def provenance_section(result: ValidationResult, plan: FederationPlan, about: Ab
         ("Software of the plan", plan.software, False),
         ("Seed", f"{result.seed}", False),
         ("Numbers", "report.json beside this page holds every number of it", False),
-        *((what, value, False) for what, value in about.provenance),
+        *((what, value, _HASH.fullmatch(value) is not None) for what, value in about.provenance),
     ]
     return Section("provenance", "Provenance", [Pairs(pairs)])
 
 
-def _scope_words(scope: str) -> str:
-    return "all patients" if scope == EVERYBODY else f"{rule_name(rule_of(scope))}: {group_name(scope)}"
+def _scope_words(scopes: Sequence[str]) -> str:
+    """Groups of one rule, or all patients."""
+    words = joined([group_name(scope) for scope in scopes])
+    return words if scopes[0] == EVERYBODY else f"{rule_name(rule_of(scopes[0]))}: {words}"
+
+
+_HASH = re.compile(r"[0-9a-f]{40,}")

@@ -13,6 +13,7 @@ __all__ = ["CalibrationPoint", "Curve", "Marked", "calibration_svg", "decision_s
 _SIZE = (360.0, 330.0)
 _BOX = (46.0, 12.0, 348.0, 282.0)
 _STRIP = 32.0
+_ROOM = 38.0
 _LEAST = 1e-6
 
 
@@ -149,7 +150,9 @@ def _marked(axes: Axes, point: Marked, which: int, beside: int) -> list[str]:
     if point.up is not None and all(map(math.isfinite, point.up)):
         parts.append(line(x, axes.up(point.up[0]), x, axes.up(point.up[1]), f"whisker m{which}"))
     parts.append(mark(x, y, which, 4.0, f"threshold {point.threshold:g}"))
-    if beside:
+    if beside < 0 and x < axes.box[0] + _ROOM:
+        parts.append(text(x + 9, y + 16, f"{point.threshold:g}", "value"))
+    elif beside:
         parts.append(text(x + 7 * beside, y - 7, f"{point.threshold:g}", "value", "start" if beside > 0 else "end"))
     return parts
 

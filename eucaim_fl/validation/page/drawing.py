@@ -8,6 +8,7 @@ values give the same text.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -79,18 +80,23 @@ def shortened(words: str, width: float, size: float = 12.0) -> str:
 
 
 def wrapped(words: str, width: float, size: float = 12.0) -> list[str]:
-    """Words in lines that fit into a width, broken between words; a word that is too long alone is shortened.
+    """Words in lines that fit into a width, broken between words, after hyphens, and where nothing else helps.
 
-    >>> wrapped("Sensitivity at 0.3", 80)
-    ['Sensitivity', 'at 0.3']
+    >>> wrapped("Sensitivity at 0.3", 80), wrapped("mammo-triage-2", 80)
+    (['Sensitivity', 'at 0.3'], ['mammo-', 'triage-2'])
     """
-    most = int(width / (size * _LETTER))
+    most = max(2, int(width / (size * _LETTER)))
     lines: list[str] = []
     for word in words.split():
-        if lines and len(lines[-1]) + 1 + len(word) <= most:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(shortened(word, width, size))
+        parts = [word] if len(word) <= most else re.findall(r"[^-_]+[-_]*|[-_]+", word)
+        pieces = [part[at : at + most] for part in parts for at in range(0, len(part), most)]
+        for number_of, piece in enumerate(pieces):
+            room = most - (len(lines[-1]) if lines else most)
+            between = "" if number_of else " "
+            if lines and len(between) + len(piece) <= room:
+                lines[-1] += between + piece
+            else:
+                lines.append(piece)
     return lines
 
 

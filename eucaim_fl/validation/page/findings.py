@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.validation.page.blocks import Block, Head, Plots, Section, Table, Words
+from eucaim_fl.validation.group_words import group_name, rule_name
+from eucaim_fl.validation.page.blocks import Block, Head, Pairs, Plots, Section, Table, Words
 from eucaim_fl.validation.page.chart_curves import MOST_LABELS, calibration_plots, curve_plots, decision_plots
 from eucaim_fl.validation.page.charts import (
     agreement_plots,
@@ -15,15 +16,15 @@ from eucaim_fl.validation.page.charts import (
     group_plots,
     matrix_plot,
 )
+from eucaim_fl.validation.page.meanings import meanings
 from eucaim_fl.validation.page.names import (
     classes_of,
     digits_of,
     figure_name,
-    group_name,
     number_or,
     p_words,
+    parsed,
     percent,
-    rule_name,
     show_figure,
 )
 from eucaim_fl.validation.result_schema import (
@@ -47,6 +48,15 @@ __all__ = [
 
 _OUTCOMES = {"shown": "Non-inferiority shown", "not_shown": "Not shown", "inferior_shown": "Inferiority shown"}
 _MOST_GROUP_ROWS = 120
+_AGREEMENT = (
+    "The diamond is the mean of found − true; 95 % of patients' differences are expected in the shaded range, between "
+    "the limits of agreement."
+)
+_SPREAD = (
+    "I²: share of the variance between hospitals' estimates that is more than chance. τ: how far hospitals' true "
+    "figures lie apart, as a standard deviation; of shares on the logit scale. p: of estimates at least as far apart "
+    "if all hospitals were alike. A new hospital: 95 % prediction interval."
+)
 _ADJUSTED = "Adjusted: by Holm's method over all differences of all models, so that many looks don't count as one."
 
 
@@ -77,7 +87,7 @@ def results_section(result: ValidationResult, plan: FederationPlan) -> Section:
         blocks += [Head("Curves"), _legend(result), Plots(plots)]
         blocks += _left_out(result)
     if volumes := agreement_plots(result):
-        blocks += [Head("Agreement of volumes"), Plots(volumes, wide=True)]
+        blocks += [Head("Agreement of volumes (Bland–Altman)"), Words(_AGREEMENT, "soft"), Plots(volumes, wide=True)]
     scopes = [scope for model in result.models if (scope := everybody(model)) is not None]
     if any(one.lowest is not None for scope in scopes for one in scope.figures.values()):
         blocks.append(
@@ -87,6 +97,9 @@ def results_section(result: ValidationResult, plan: FederationPlan) -> Section:
                 "note",
             )
         )
+    named = {parsed(name, labels).metric: None for scope in scopes for name in scope.figures}
+    if told := meanings(named):
+        blocks += [Head("What the figures mean"), Pairs([(name, words, False) for name, words in told])]
     return Section("results", "Results", blocks, bool(blocks))
 
 
@@ -111,6 +124,8 @@ def between_section(result: ValidationResult, plan: FederationPlan) -> Section:
             rows = [_between_row(one, labels) for one in scope.between]
             heads = ("Figure", "Mean over hospitals", "A new hospital", "I²", "τ", "p", "Worst at", "Hospitals")
             blocks.append(Table(heads, rows, f"Between hospitals: {model.name}", frozenset({6})))
+    if any(scope is not None and scope.between for scope in map(everybody, result.models)):
+        blocks.append(Words(_SPREAD, "note"))
     matrix = matrix_plot(result, plan.task)
     if matrix is not None:
         blocks += [Head("At every hospital"), matrix]
@@ -318,7 +333,7 @@ def _counts(scope: ScopeResult, plan: FederationPlan) -> list[Block]:
             (name, *(f"{count:,}" for count in scope.confusion[size * at : size * (at + 1)]))
             for at, name in enumerate(names)
         ]
-        blocks.append(Table(("Truth ↓, answer →", *names), matrix, "Likeliest class"))
+        blocks.append(Table(("Truth ↓, answer →", *names), matrix, "Patients by truth and likeliest class"))
     if scope.lesions:
         lesions = [
             (one.label or "all", f"{one.lesions:,}", f"{one.found:,}", f"{one.false_positives:,}", f"{one.patients:,}")

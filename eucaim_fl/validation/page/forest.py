@@ -12,7 +12,7 @@ __all__ = ["Forest", "Row", "agreement_svg", "forest_svg", "show_span", "subgrou
 
 _WIDTH = 680.0
 _TOP, _BOTTOM = 22.0, 42.0
-_FIGURES_END = 512.0
+_FIGURES_END = 498.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _rows_svg(
 ) -> str:
     """All rows, and what stands behind them. centre: a dotted line. band: a shaded range."""
     aside = any(row.aside for row in rows)
-    left, right = 218.0, 350.0 if aside else 500.0
+    left, right = 218.0, 336.0 if aside else 500.0
     low, high = _range(forest, rows, centre)
     step = 20.0 if len(rows) <= 12 else 18.0
     bottom = _TOP + step * len(rows) + 4

@@ -1,4 +1,4 @@
-"""How the validation's page names figures, groups and reasons, and writes numbers."""
+"""How the validation's page names figures and reasons, and writes numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from eucaim_fl.task_config import TaskConfig
 from eucaim_fl.validation.page.drawing import Span
 from eucaim_fl.validation.page.forest import show_span
-from eucaim_fl.validation.record import EVERYBODY, TOO_FEW
+from eucaim_fl.validation.record import TOO_FEW
 from eucaim_fl.validation.result_schema import Figure
 from eucaim_fl.validation.wording import withheld_words
 
@@ -19,7 +19,6 @@ __all__ = [
     "digits_of",
     "direction",
     "figure_name",
-    "group_name",
     "head_figures",
     "limits_of",
     "number_or",
@@ -27,8 +26,6 @@ __all__ = [
     "parsed",
     "percent",
     "reason_words",
-    "rule_name",
-    "rule_of",
     "show_figure",
     "span_of",
 ]
@@ -70,15 +67,6 @@ _FIRST = (
     "macro_auc", "auc", "dice", "c_index", "sensitivity", "specificity", "surface_dice", "hd95_mm",
     "lesion_sensitivity", "accuracy", "balanced_accuracy", "brier",
 )  # fmt: skip
-_RULES = {
-    "sex": ("Sex", ""),
-    "age": ("Age", "years"),
-    "manufacturer": ("Scanner's manufacturer", ""),
-    "field_strength_t": ("Field strength", "T"),
-    "slice_thickness_mm": ("Slice thickness", "mm"),
-    "lesion_volume_ml": ("Volume of the lesions", "ml"),
-}
-_SEXES = {"F": "female", "M": "male", "O": "other"}
 
 
 class FigureName(NamedTuple):
@@ -153,44 +141,6 @@ def head_figures(names: Sequence[str], labels: Iterable[str] = (), most: int = 4
     return (found or list(names))[:most]
 
 
-def rule_of(scope: str) -> str:
-    """What a group of patients is made by.
-
-    >>> rule_of("age=50-70"), rule_of("slice_thickness_mm>=3"), rule_of("all")
-    ('age', 'slice_thickness_mm', '')
-    """
-    if scope == EVERYBODY:
-        return ""
-    return scope[: min((at for at in map(scope.find, "<>=") if at >= 0), default=len(scope))]
-
-
-def rule_name(rule: str) -> str:
-    """A rule of groups, with its unit."""
-    words, unit = _RULES.get(rule, (rule.replace("_", " "), ""))
-    return f"{words}, {unit}" if unit else words
-
-
-def group_name(scope: str) -> str:
-    """A group without its rule.
-
-    >>> group_name("age=50-70"), group_name("age<50"), group_name("sex=F"), group_name("all")
-    ('50 to below 70', 'below 50', 'female', 'all patients')
-    """
-    if scope == EVERYBODY:
-        return "all patients"
-    rule = rule_of(scope)
-    rest = scope.removeprefix(rule)
-    if rest.startswith(">="):
-        return f"{rest[2:]} and more"
-    if rest.startswith("<"):
-        return f"below {rest[1:]}"
-    value = rest.removeprefix("=")
-    if rule == "sex":
-        return _SEXES.get(value, value)
-    low, cut, high = value.partition("-")
-    return f"{low} to below {high}" if cut and rule in _RULES and _is_number(low) and _is_number(high) else value
-
-
 def span_of(figure: Figure | None) -> Span | None:
     """A figure with its limits as plots take it; None without a value."""
     if figure is None or figure.value is None:
@@ -248,10 +198,3 @@ def p_words(p: float | None) -> str:
     ('< 0.001', '0.031', '–')
     """
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _is_number(words: str) -> bool:
-    try:
-        return math.isfinite(float(words))
-    except ValueError:
-        return False

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eucaim_fl.config import IntensityConfig
 from eucaim_fl.errors import DataError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.task_config import TaskConfig
+from eucaim_fl.validation.group_words import group_name, rule_name, rule_of
 from eucaim_fl.validation.page.about import About
 from eucaim_fl.validation.page.blocks import Block, Items, Pairs, Section, Table, Words, joined
-from eucaim_fl.validation.page.charts import everybody, participation_plot
+from eucaim_fl.validation.page.charts import everybody, participation_plot, told_by_nobody
 from eucaim_fl.validation.page.names import (
     classes_of,
     figure_name,
-    group_name,
     head_figures,
     percent,
     reason_words,
-    rule_name,
-    rule_of,
     show_figure,
 )
 from eucaim_fl.validation.record import EVERYBODY
-from eucaim_fl.validation.result_schema import ValidationResult, Verdict
+from eucaim_fl.validation.result_schema import ScopeResult, ValidationResult, Verdict
 from eucaim_fl.validation.wording import count
 from eucaim_fl.validation_config import ModelContract, ValidationConfig
 
@@ -167,12 +166,9 @@ def data_section(result: ValidationResult, plan: FederationPlan, about: About) -
     rows = _prevalence(result)
     if rows:
         blocks.append(Table(("Hospital", "Patients", "With it", "Share"), rows, "Patients with what is looked for"))
-    groups = [
-        (rule_name(rule_of(one.scope)), group_name(one.scope), f"{one.patients:,}" if one.patients else "suppressed",
-         f"{len(one.sites) - len(one.withheld)}" if one.sites else "–")
-        for one in result.models[0].scopes
-        if one.scope != EVERYBODY
-    ]  # fmt: skip
+        if any("none told" in row for row in rows):
+            blocks.append(Words(_NONE_TOLD, "note"))
+    groups = _group_sizes(result.models[0].scopes)
     if groups:
         blocks.append(
             Table(
@@ -302,6 +298,28 @@ def _input(model: ModelContract) -> str:
     return f"{count(data.number_of_channels(), 'channel')}: {kind}; {grid}"
 
 
+_NONE_TOLD = (
+    "“None told”: in that hospital there is nobody with it, or there are too few to be told; hospitals do not say "
+    "which. Those few are in none of its figures."
+)
+
+
+def _group_sizes(scopes: Sequence[ScopeResult]) -> list[tuple[str, str, str, str]]:
+    """Patients of each group; those of a rule of which no hospital tells share a row at its end."""
+    rows = []
+    for rule in dict.fromkeys(rule_of(one.scope) for one in scopes if one.scope != EVERYBODY):
+        own = [one for one in scopes if rule_of(one.scope) == rule]
+        hidden = [one for one in own if told_by_nobody(one)]
+        rows += [
+            (rule_name(rule), group_name(one.scope), f"{one.patients:,}" if one.patients else "suppressed",
+             f"{len(one.sites) - len(one.withheld)}" if one.sites else "–")
+            for one in own if one not in hidden
+        ]  # fmt: skip
+        if hidden:
+            rows.append((rule_name(rule), joined([group_name(one.scope) for one in hidden]), "suppressed or none", "0"))
+    return rows
+
+
 def _prevalence(result: ValidationResult) -> list[tuple[str, str, str, str]]:
     """Patients with the disease by hospital, from counts at the first threshold of the first label."""
     scope = everybody(result.models[0])
@@ -310,7 +328,9 @@ def _prevalence(result: ValidationResult) -> list[tuple[str, str, str, str]]:
 
     def row(name: str, counts: tuple[int, int]) -> tuple[str, str, str, str]:
         with_it, patients = counts
-        return name, f"{patients:,}", f"{with_it:,}", percent(with_it / patients) if patients else "–"
+        if not 0 < with_it < patients:  # a class that a hospital keeps to itself looks like one that nobody is in
+            return name, f"{patients:,}", f"{with_it:,}" if with_it else "none told", "can't be told"
+        return name, f"{patients:,}", f"{with_it:,}", percent(with_it / patients)
 
     rows = []
     for site in scope.sites:
