@@ -14,9 +14,10 @@ from eucaim_fl.errors import DataError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.validation.group_words import group_name
 from eucaim_fl.validation.page import About, Signature, render_validation
+from eucaim_fl.validation.page.drawing import wrapped
 from eucaim_fl.validation.page.mapping import FRAMEWORKS, mapped
 from eucaim_fl.validation.page.names import figure_name, parsed
-from eucaim_fl.validation.result_schema import ScopeResult, ValidationResult
+from eucaim_fl.validation.result_schema import ScopeResult, ValidationResult, Verdict
 from tests.validation.page_story import OUTLINES, SUPPRESSED, about_of, hospitals, plan_of, result_of
 
 HOSTILE = '<script>alert("x")</script><img src=//evil.example onerror=alert(1)>&"\'</style></svg>'
@@ -164,6 +165,51 @@ class TestSections:
         for site in plan.sites:
             assert site in words
         assert "did not answer" in words
+
+    def test_more_sentences_than_the_first_page_holds_leave_out_good_news_first_and_stand_in_the_results(self):
+        plan = plan_of(hospitals(2), models=1, rules=0)
+        tones = ("plain", "good", "good", "bad", "good", "warning", "good", "good")
+        told = tuple(
+            Verdict(question="does_it_work", tone=tone, sentence=f"Said {at}.") for at, tone in enumerate(tones)
+        )
+        page = page_of(plan, result_of(plan).model_copy(update={"verdicts": told}))
+        top = page[page.index('id="top"') : page.index("<nav")]
+        assert [at for at in range(8) if f"Said {at}." in top] == [0, 1, 2, 3, 5]
+        assert "3 more sentences on this" in top
+        assert " ".join(f"Said {at}." for at in range(8)) in section(page, "results")
+
+    def test_groups_of_which_no_hospital_tells_share_a_row_that_names_them(self):
+        plan = plan_of(hospitals(3), models=1, rules=3)
+        result = result_of(plan)
+        scopes = result.models[0].scopes
+        hidden = next(one for one in scopes if one.scope == SUPPRESSED)
+        more = tuple(hidden.model_copy(update={"scope": f"manufacturer={name}"}) for name in ("Agfa", "Bruker"))
+        model = result.models[0].model_copy(update={"scopes": (*scopes, *more)})
+        page = page_of(plan, result.model_copy(update={"models": (model,)}))
+        assert section(page, "groups").count("3 other groups") == 3  # one row in each of three plots
+        assert "Agfa" not in section(page, "groups")
+        assert "ge, Agfa and Bruker suppressed or none 0" in section(page, "data")
+        assert "manufacturer: ge, Agfa and Bruker" in section(page, "suppressed")
+
+    def test_a_class_of_which_a_hospital_tells_nobody_is_not_called_zero(self):
+        plan = plan_of(hospitals(2), models=1, rules=0)
+        result = result_of(plan)
+        scope = result.models[0].scopes[0]
+        none = scope.sites[0].thresholds[0].model_copy(update={"true_positives": 0, "false_negatives": 0})
+        site = scope.sites[0].model_copy(update={"thresholds": (none,)})
+        model = result.models[0].model_copy(update={"scopes": (scope.model_copy(update={"sites": (site,)}),)})
+        data = section(page_of(plan, result.model_copy(update={"models": (model,)})), "data")
+        assert "none told can't be told" in data
+        assert "nobody with it, or there are too few to be told" in data
+
+    def test_figures_are_explained_in_words(self, words):
+        assert "Share of patients with it whom the model finds at this threshold." in words
+        assert "share of the variance between hospitals' estimates that is more than chance" in words
+
+    def test_two_models_with_long_names_can_be_told_apart_at_every_hospital(self):
+        heads = wrapped("mammography-triage-network-1", 70) + wrapped("mammography-triage-network-2", 70)
+        assert "".join(heads) == "mammography-triage-network-1mammography-triage-network-2"
+        assert all(len(one) <= 70 / (12 * 0.56) for one in heads)
 
     def test_a_suppressed_group_is_named_in_groups_and_among_the_suppressed(self, large):
         _, page = large

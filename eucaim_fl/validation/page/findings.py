@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.validation.group_words import group_name, rule_name
-from eucaim_fl.validation.page.blocks import Block, Head, Pairs, Plots, Section, Table, Words
+from eucaim_fl.validation.page.blocks import Block, Head, Items, Pairs, Plots, Section, Table, Words
 from eucaim_fl.validation.page.chart_curves import MOST_LABELS, calibration_plots, curve_plots, decision_plots
 from eucaim_fl.validation.page.charts import (
     agreement_plots,
@@ -27,6 +27,7 @@ from eucaim_fl.validation.page.names import (
     percent,
     show_figure,
 )
+from eucaim_fl.validation.page.opening import left_out
 from eucaim_fl.validation.result_schema import (
     BetweenSites,
     ComparisonResult,
@@ -64,6 +65,8 @@ def results_section(result: ValidationResult, plan: FederationPlan) -> Section:
     """Every figure on all patients with its interval, the curves, and the counts behind."""
     labels = classes_of(plan.task)
     blocks: list[Block] = []
+    if left_out(result):
+        blocks += [Head("In sentences"), Items([one.sentence for one in result.verdicts])]
     for model in result.models:
         scope = everybody(model)
         if scope is None:

@@ -26,7 +26,7 @@ from eucaim_fl.validation.result_schema import ScopeResult, ValidationResult, Ve
 from eucaim_fl.validation.wording import count
 from eucaim_fl.validation_config import ModelContract, ValidationConfig
 
-__all__ = ["Answer", "asked_section", "data_section", "opening", "task_words"]
+__all__ = ["Answer", "asked_section", "data_section", "left_out", "opening", "task_words"]
 
 _QUESTIONS = {
     "does_it_work": "Does it work?",
@@ -35,6 +35,8 @@ _QUESTIONS = {
     "how_sure": "How sure is this?",
 }
 _LONGEST = 400
+_MOST = {"does_it_work": 5, "where": 3, "for_whom": 4, "how_sure": 5}
+_WEIGHT = ("bad", "warning", "good", "plain")
 _TONES = {"good": "Good", "bad": "Bad", "warning": "Note", "plain": ""}
 
 
@@ -219,11 +221,27 @@ def _clipped(words: str) -> str:
 def _questions(verdicts: tuple[Verdict, ...]) -> list[tuple[str, list[tuple[str, str, str]]]]:
     found = []
     for question, words in _QUESTIONS.items():
-        said: list[tuple[str, str, str]] = [
-            (one.tone, _TONES[one.tone], one.sentence) for one in verdicts if one.question == question
-        ]
+        own = [one for one in verdicts if one.question == question]
+        said: list[tuple[str, str, str]] = [(one.tone, _TONES[one.tone], one.sentence) for one in _weightiest(own)]
+        if len(own) > len(said):
+            more = count(len(own) - len(said), "more sentence")
+            said.append(("plain", "", f"{more} on this: see “In sentences” under “Results”."))
         found.append((words, said or [("plain", "", "The result says nothing on this.")]))
     return found
+
+
+def _weightiest(own: Sequence[Verdict]) -> list[Verdict]:
+    """What the first page has room for, in its order: the first sentence, then bad news and warnings before good."""
+    if not own:
+        return []
+    ranked = sorted(range(1, len(own)), key=lambda at: (_WEIGHT.index(own[at].tone), at))
+    return [own[at] for at in sorted([0, *ranked[: _MOST[own[0].question] - 1]])]
+
+
+def left_out(result: ValidationResult) -> bool:
+    """Whether the first page has no room for some of the result's sentences."""
+    own = ([one for one in result.verdicts if one.question == question] for question in _QUESTIONS)
+    return any(len(said) > len(_weightiest(said)) for said in own)
 
 
 def _notices(result: ValidationResult, plan: FederationPlan, about: About) -> list[tuple[str, str]]:
