@@ -25,6 +25,7 @@ _LEARNING_OPSETS = range(1, 6)
 _IR_VERSIONS = range(3, 14)
 _FLOAT = 1
 _EXTERNAL = 1
+_OTHER_FORMAT = b"ORTM"  # at bytes 4 to 8: onnxruntime then takes the file for one of its own format
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _refuse(what: str, fix: str) -> ModelRefusedError:
 def read_onnx(raw: bytes, contract: ModelContract, task: TaskConfig) -> OnnxFacts:
     """Look through an ONNX file without running any of it. raw: its bytes.
 
-    It must be a graph of standard operators (domains ai.onnx and ai.onnx.ml) of a supported version, bodies of loops
+    It must be a file of no second format, and a graph of standard operators (domains ai.onnx and ai.onnx.ml) of a supported version, bodies of loops
     and branches included; without functions, training information or data in other files; with one float32 input
     (batch, channels, *spatial) and one float32 output, (batch, outputs) or for segmentation (batch, outputs, *spatial).
     Sizes that it leaves open are checked when it answers. A loop that never ends is not found here.
@@ -57,6 +58,8 @@ def read_onnx(raw: bytes, contract: ModelContract, task: TaskConfig) -> OnnxFact
     """
     if not 0 < len(raw) <= LARGEST_MODEL_FILE:
         raise _refuse("is empty or too large", "ONNX files hold at most 2 GiB.")
+    if raw[4:8] == _OTHER_FORMAT:
+        raise _refuse("would be run as a file of another format (ORT), which nobody looks through", "Bring plain ONNX.")
     import onnx
 
     model = onnx.ModelProto()

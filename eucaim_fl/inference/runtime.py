@@ -210,6 +210,7 @@ def _onnx(contract: ModelContract, task: TaskConfig, threads: int) -> Callable[[
         options.enable_mem_pattern = False
         options.use_deterministic_compute = True
         options.log_severity_level = 4
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # not what the bytes look like
         return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
 
     value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]

@@ -54,6 +54,12 @@ class TestAGoodFile:
 
 
 class TestAttacks:
+    def test_a_file_of_two_formats(self) -> None:
+        """Fields that no reader of ONNX knows, and a mark by which onnxruntime takes the rest for another format."""
+        two = b"\x78\x00\x82\x01\x4fRTM" + bytes(76) + onnx_bytes(linear())
+        assert onnx.load_from_string(two) is not None
+        refused(two, "another format")
+
     def test_an_operator_of_a_domain_of_its_own(self) -> None:
         refused(linear(helper.make_node("Run", ["f2"], ["y"], domain="com.evil"), name="f2"), "com.evil")
         refused(in_a_branch(helper.make_node("Run", ["f2"], ["y2"], domain="com.evil")), "com.evil")
