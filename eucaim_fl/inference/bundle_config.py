@@ -16,6 +16,7 @@ __all__ = ["BundleConfig", "read_mapping"]
 
 _LARGEST = 2**20
 _DEEPEST = 32
+_MOST_VALUES = 100_000
 _REFERENCE = re.compile(r"@[A-Za-z0-9_]+(?:(?:#|::)[A-Za-z0-9_]+)*")
 _NAMES = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
 
@@ -60,6 +61,7 @@ class BundleConfig:
 
     def __init__(self, files: BundleFiles) -> None:
         """Raises ModelRefusedError if one of the two is missing or can't be read as data."""
+        self._left = 0
         raw = files.read("configs/metadata.json", _LARGEST)
         if raw is None:
             raise _missing("configs/metadata.json")
@@ -74,14 +76,18 @@ class BundleConfig:
     def part(self, name: str) -> Any:
         """A part of configs/inference as plain values, its references followed; None if it is not there.
 
-        Raises ModelRefusedError for an expression (`$…`), a macro (`%…`), and a reference (`@…`) that leads nowhere, in
-        a circle or to an expression.
+        Raises ModelRefusedError for an expression (`$…`), a macro (`%…`), a reference (`@…`) that leads nowhere, in a
+        circle or to an expression, and references that make a short file very long.
         """
+        self._left = _MOST_VALUES
         return self._plain(self._root[name], name, ()) if name in self._root else None
 
     def _plain(self, value: Any, place: str, through: tuple[str, ...]) -> Any:
         if len(through) > _DEEPEST or place.count(".") > _DEEPEST:
             raise self._refused(place, "is nested too deep, or refers to itself")
+        self._left -= 1
+        if self._left < 0:
+            raise self._refused(place.partition(".")[0], "holds too many values")
         if isinstance(value, Mapping):
             if not all(isinstance(key, str) and not key.startswith(("$", "@", "%")) for key in value):
                 raise self._refused(place, "has a name that is an expression")

@@ -177,6 +177,11 @@ class TestAttacks:
         with pytest.raises(ModelRefusedError, match=words):
             BundleConfig(open_bundle(folder)).part("network_def")
 
+    def test_references_that_double_with_each_step(self, tmp_path: Path) -> None:
+        doubling = {f"r{n}": [f"@r{n + 1}"] * 2 for n in range(30)} | {"r30": 1}
+        with pytest.raises(ModelRefusedError, match="network_def in the bundle's .* holds too many values"):
+            from_bundle(bundle(tmp_path / "b", network_def={**NETWORK, "channels": "@r0"}, **doubling), SPLEEN)
+
     @pytest.mark.parametrize(
         "target", ["os.system", "monai.networks.nets.evil.UNet", "evil.UNet", "BasicUNet", 3, None]
     )
