@@ -25,6 +25,7 @@ __all__ = ["told_cells", "told_record", "told_sets"]
 
 _PAIR = "pair "
 _EACH = "each patient"
+_MEANS = ("dice", "hd95_mm", "surface_dice")
 
 
 # --- which cells ------------------------------------------------------------------------------------------------------
@@ -63,7 +64,36 @@ def told_cells(
         told = {name: scopes & told[_EACH] for name, scopes in told.items()}
         for name in [name for name in told if name.startswith(_PAIR)]:
             told[name] &= _compared(name, populations, members, rules)
+        for name, few in _apart_from_labels(plan, results, populations).items() if rules.least.apart > 1 else ():
+            told[name] &= tellable_scopes(few, members, by_rule, rules.least)
     return told
+
+
+def _apart_from_labels(
+    plan: FederationPlan, results: Sequence[Results], populations: Mapping[str, frozenset[str]]
+) -> dict[str, frozenset[str]]:
+    """Population of a metric's mean over labels → patients for whom it is not that of their labels' values: not every
+    label has one, or in not every image. Without such patients nothing.
+
+    So many times the mean's sum as there are labels, less the sums of all labels, is about these patients alone.
+    """
+    labels, found = plan.task.labels, {}
+    for metric in _MEANS if len(labels) > 1 else ():
+        either: frozenset[str] = frozenset()
+        for number, one in enumerate(results):
+            name = f"{number} {metric}"
+            values = {patient: patient_values(one[patient], plan.task) for patient in populations[name]}
+            found[name] = frozenset(patient for patient, own in values.items() if not _of_labels(own, metric, labels))
+            either |= found[name]
+        if len(results) > 1:
+            found[f"{_PAIR}{metric}"] = either & populations[f"{_PAIR}{metric}"]
+    return {name: few for name, few in found.items() if few}
+
+
+def _of_labels(values: Mapping[str, float], metric: str, labels: Sequence[str]) -> bool:
+    """Whether a mean over labels is that of all their values."""
+    together = sum(values.get(f"{metric}_{label}", math.nan) for label in labels)
+    return math.isclose(len(labels) * values[metric], together, rel_tol=1e-9, abs_tol=1e-9)
 
 
 def _compared(

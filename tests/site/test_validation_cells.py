@@ -171,6 +171,23 @@ class TestToldRecord:
         assert all("dice" in one.moments for one in told.models)
         assert set(told.pair.differences) == {"hd95_mm", "surface_dice", "volume_difference_ml"}
 
+    @pytest.mark.parametrize("models", [1, 2])
+    @pytest.mark.parametrize("few", [1, 8])
+    def test_a_mean_over_labels_tells_of_nobody_who_has_but_some_of_them(self, models, few):
+        """Twice the mean's sum less both labels' sums would be the value of the one patient who has one label."""
+        plan = frozen_plan({"name": "segmentation", "labels": ["gland", "zone"]}, models=models)
+        results = any_results(plan, 40)
+        for own in results:
+            for n, one in enumerate(own.values()):
+                gland, zone = 0.5 + n / 100, np.nan if n < few else 0.25 + n / 100
+                one |= {"dice_gland": gland, "dice_zone": zone, "dice": np.nanmean([gland, zone])}
+        told = told_record("a", plan, results, {}, RULES).scopes[0]
+        for one in told.models:
+            assert {"dice_gland", "dice_zone"} <= set(one.moments)
+            assert ("dice" in one.moments) == (few >= LEAST.metric)
+        if told.pair is not None:
+            assert ("dice" in told.pair.differences) == (few >= LEAST.metric)
+
     def test_a_label_of_which_one_side_is_small_is_not_told_of(self):
         plan = frozen_plan(LABELS)
         results = any_results(plan, 40)[0]
