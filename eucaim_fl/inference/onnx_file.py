@@ -50,9 +50,10 @@ def _refuse(what: str, fix: str) -> ModelRefusedError:
 def read_onnx(raw: bytes, contract: ModelContract, task: TaskConfig) -> OnnxFacts:
     """Look through an ONNX file without running any of it. raw: its bytes.
 
-    It must be a file of no second format, and a graph of standard operators (domains ai.onnx and ai.onnx.ml) of a supported version, bodies of loops
-    and branches included; without functions, training information or data in other files; with one float32 input
-    (batch, channels, *spatial) and one float32 output, (batch, outputs) or for segmentation (batch, outputs, *spatial).
+    It must be a file of this format alone: a graph of standard operators (domains ai.onnx and ai.onnx.ml) of a
+    supported version, bodies of loops and branches included; without functions, training information or data in other
+    files; with one float32 input (batch, channels, *spatial) and one float32 output, (batch, outputs) or for
+    segmentation (batch, outputs, *spatial).
     Sizes that it leaves open are checked when it answers. A loop that never ends is not found here.
     Raises ModelRefusedError that says what is wrong, and what to do.
     """

@@ -179,7 +179,7 @@ class TestAttacks:
 
     def test_references_that_double_with_each_step(self, tmp_path: Path) -> None:
         doubling = {f"r{n}": [f"@r{n + 1}"] * 2 for n in range(30)} | {"r30": 1}
-        with pytest.raises(ModelRefusedError, match="network_def in the bundle's .* holds too many values"):
+        with pytest.raises(ModelRefusedError, match=r"network_def in the bundle's .* holds too many values"):
             from_bundle(bundle(tmp_path / "b", network_def={**NETWORK, "channels": "@r0"}, **doubling), SPLEEN)
 
     @pytest.mark.parametrize(
