@@ -26,24 +26,26 @@ def check_images(images: NDArray[Any], contract: ModelContract, task: TaskConfig
     """See that images are what a model is made for: float32, finite, shape (n, channels, *spatial), n ≥ 1.
 
     Where a window or grid is fixed by the contract, and the task is not segmentation, `spatial` must be that size.
-    Raises DataError that says what does not fit.
+    Raises DataError that says what does not fit; what the images are instead is in its local detail.
     """
     channels, fixed = contract.data.number_of_channels(), contract.image_voxels(task.spatial_dims)
-    problem = ""
+    problem, found = "", f"{images.dtype} of shape {list(images.shape)}"
     if images.dtype != np.float32 or images.ndim != 2 + task.spatial_dims:
-        problem = f"are {images.dtype} with {images.ndim} axes, not float32 with {2 + task.spatial_dims}"
+        problem = f"are not float32 with {2 + task.spatial_dims} axes"
     elif 0 in images.shape:
         problem = "are empty"
     elif images.shape[1] != channels:
-        problem = f"have {images.shape[1]} channels, not {channels}"
+        problem = f"have not {channels} channels"
     elif fixed is not None and task.name != "segmentation" and images.shape[2:] != fixed:
-        problem = f"have the size {list(images.shape[2:])}, not {list(fixed)}"
+        problem = f"have not the size {list(fixed)}"
     elif max(images.size, *[_product(answer_shape(images.shape, task))]) * 4 > LARGEST_BATCH_BYTES:
         problem = f"or their answer take more than {LARGEST_BATCH_BYTES // 2**30} GiB"
     elif not np.isfinite(images).all():
         problem = "hold values that are not finite"
-    if problem:
-        raise DataError(f"The images for {contract.name} {problem}.", fix="Prepare them as its contract says.")
+    if problem:  # what they are instead is the site's business
+        raise DataError(
+            f"The images for {contract.name} {problem}.", fix="Prepare them as its contract says.", local_detail=found
+        )
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -109,6 +109,7 @@ class Sandbox:
         self._folder = tempfile.mkdtemp(prefix="model-")
         self._process: subprocess.Popen[bytes] | None = None
         self._seen_images = False
+        self._left: float | None = None
         try:
             file = _sealed(model, contract)
             try:
@@ -141,13 +142,21 @@ class Sandbox:
         """End the process, whatever it does, and remove its folder; again does nothing."""
         self._end()
 
+    def allow(self, images: int) -> None:
+        """From now on all answers together may take the limit for one image so many times.
+
+        For images that are given in parts, as windows or slices: else each part would have an image's time.
+        """
+        self._left = self._limits.image_seconds * images
+
     def predict(self, images: Images) -> Images:
         """Probabilities of images: softmax over classes, sigmoid for several labels; survival's log risk as it is.
 
         images: float32, finite, shape (n, channels, *spatial). Returns float32 of shape (n, outputs), for segmentation
         (n, outputs, *spatial), background first.
         Raises DataError for images that don't fit the contract; ModelTimeError after n times the limit for one image,
-        ModelMemoryError, ModelEndedError, or ModelAnswerError for an answer that is no probabilities.
+        or what `allow` has left of it; ModelMemoryError, ModelEndedError, or ModelAnswerError for an answer that is no
+        probabilities.
         """
         check_images(images, self._contract, self._task)
         shape = answer_shape(images.shape, self._task)
@@ -156,8 +165,12 @@ class Sandbox:
         message = header_bytes({"shape": list(plain.shape)}, plain.nbytes)
         self._seen_images = True
         try:
-            seconds = self._limits.image_seconds * len(images)
+            seconds, started = self._limits.image_seconds * len(images), time.monotonic()
+            if self._left is not None:
+                seconds = min(seconds, self._left)
             header, payload = self._exchange(message, plain.reshape(-1).view(np.uint8).data, seconds, most)
+            if self._left is not None:
+                self._left -= time.monotonic() - started
             if header.get("shape") != list(shape) or len(payload) != most:
                 raise self._nonsense()
             answer = np.frombuffer(payload, np.float32).reshape(shape)
@@ -225,8 +238,11 @@ class Sandbox:
                 raise self._nonsense() from None
 
     def _late(self, seconds: float) -> InferenceError:
+        limit = f"{seconds:g} s that it had"
+        if self._seen_images:  # how many there were at once is the site's business
+            limit = f"{self._limits.image_seconds:g} s that it has for an image"
         return ModelTimeError(
-            f"The model took longer than the {seconds:g} s that it had.",
+            f"The model took longer than the {limit}.",
             fix="Raise validation.limits.image_seconds, or use a smaller model or window.",
         )
 

@@ -69,9 +69,9 @@ class TestImages:
     @pytest.mark.parametrize(
         ("given", "words"),
         [
-            (images().astype(np.float64), "float64"),
-            (images()[0], "3 axes"),
-            (images(2, 3), "3 channels"),
+            (images().astype(np.float64), "not float32"),
+            (images()[0], "4 axes"),
+            (images(2, 3), "not 1 channels"),
             (images()[:0], "empty"),
             (images()[..., :7], "size"),
             (images() * np.float32(np.nan), "finite"),
@@ -79,8 +79,15 @@ class TestImages:
         ],
     )
     def test_others_are_refused(self, given: Any, words: str) -> None:
-        with pytest.raises(DataError, match=words):
+        with pytest.raises(DataError, match=words) as caught:
             check_images(given, contract_for(b"x"), TASK)
+        assert f"shape {list(given.shape)}" in caught.value.local_detail
+
+    def test_the_size_of_a_hospitals_image_does_not_leave_it(self) -> None:
+        with pytest.raises(DataError, match="size") as caught:
+            check_images(np.zeros((1, 1, 123, 77), np.float32), contract_for(b"x"), TASK)
+        assert "123" not in str(caught.value)
+        assert "77" not in str(caught.value)
 
     def test_channels_are_the_contracts(self) -> None:
         colours = contract_for(b"x", data=DataConfig(colour=True, size_voxels=(8, 8, None)))
