@@ -10,13 +10,14 @@ import json
 import logging
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eucaim_fl.cohorts.cohort import Cohort, PreparedCase, open_cohort
@@ -31,6 +32,7 @@ from eucaim_fl.site.differencing import Told
 from eucaim_fl.site.disclosure import enough_by_class
 from eucaim_fl.site.gate import default_bounds
 from eucaim_fl.site.held_out import held_out_of
+from eucaim_fl.site.judged_images import NoAnswer, each_image, most_without_answer
 from eucaim_fl.site.lineage import Lineage
 from eucaim_fl.site.policy import load_policy
 from eucaim_fl.site.policy_decision import bounds
@@ -39,20 +41,22 @@ from eucaim_fl.site.report import SiteReport
 from eucaim_fl.site.telling import Telling
 from eucaim_fl.site.validation_cells import told_record, told_sets
 from eucaim_fl.sitefile import load_site_file
+from eucaim_fl.tasks import for_task
 from eucaim_fl.tasks.segmentation import predict
-from eucaim_fl.training.evaluation import patient_results
+from eucaim_fl.training.evaluation import of_patients
 from eucaim_fl.validation.groups import PatientValues, groups_of
 from eucaim_fl.validation.lesions import volume_ml
 from eucaim_fl.validation.patient_figures import Results
 from eucaim_fl.validation.patient_masks import mask_results, merged_images
 from eucaim_fl.validation.record import ValidationRecord
-from eucaim_fl.validation_config import NATIVE_FORMATS, ModelContract, ValidationConfig
+from eucaim_fl.validation_config import NATIVE_FORMATS, InferenceLimits, ModelContract, ValidationConfig
 
 __all__ = ["JudgingNode"]
 
 _LOG = logging.getLogger("eucaim_fl.site")
 _SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 _TOLD = "validation"
+_TOGETHER = 128  # whole images; if a model fails on them it is asked for each alone
 _UNTOLD = Past()
 
 
@@ -94,26 +98,32 @@ class JudgingNode:
         """Run each model on the patients, and tell what may be told.
 
         files: model's name → its file. The patients' own results lie in the site's records before anything leaves.
-        Raises InferenceError where a model fails; CohortError where too few patients are left; JournalError if the
-        site's records can't be written; and what `read_consent` raises.
+        Patients of whom a model gave no answer for an image are in no figure; how many images these are is told.
+        Raises InferenceError where a model can't be opened, or fails on too many images; CohortError where too few
+        patients are left; JournalError if the site's records can't be written; and what `read_consent` raises.
         """
         started = time.perf_counter()
         self._ask_for_consent()
         results: list[dict[str, Mapping[str, Any]]] = []
+        failed: list[dict[str, list[str]]] = []
         cases = self._cases(self.cohort)
+        both = {case.patient for case in cases}
         for index, contract in enumerate(self.asked.models):
             own = cases if index == 0 else self._cases(self._opened(contract))
-            with open_model(
-                contract, self.plan.task, files[contract.name], self.asked.limits, native=self._native(contract)
-            ) as model:
-                results.append(self._results(contract, model, own))
-        both = set.intersection(*(set(one) for one in results)) & {case.patient for case in cases}
+            own = [case for case in own if case.patient in both]
+            found, without = self._results(contract, files[contract.name], own)
+            results.append(found)
+            failed.append(without)
+            both &= set(found)
         results = [{patient: one[patient] for patient in sorted(both)} for one in results]
         groups = self._groups([case for case in cases if case.patient in both])
-        self._keep(results, groups)
-        record = self._tellable(results, groups)
+        self._keep(results, groups, failed)
+        record = self._tellable(results, groups, Counter(r for one in failed for own in one.values() for r in own))
         self._lineage.record(
-            (self.plan.sha256(), self.plan.name), ("final", number), self.asked.models[0].sha256, {"test": both}
+            (self.plan.sha256(), self.plan.name),
+            ("final", number),
+            self.asked.models[0].sha256,
+            {"test": {case.patient for case in cases}},
         )
         report = self._report("final", number, time.perf_counter() - started)
         return Answer(report.model_copy(update={"validated": record}), {})
@@ -159,31 +169,66 @@ class JudgingNode:
         return contract.format in NATIVE_FORMATS and contract.format in listed
 
     def _results(
-        self, contract: ModelContract, model: Sandbox, cases: Sequence[PreparedCase]
-    ) -> dict[str, Mapping[str, Any]]:
+        self, contract: ModelContract, file: memoryview, cases: Sequence[PreparedCase]
+    ) -> tuple[dict[str, Mapping[str, Any]], dict[str, list[str]]]:
+        """What a model got on each patient; of the patients of whom it gave no answer for an image, why."""
         plan, task = self._plan_for(contract), self.plan.task
-        network = _Remote(model, task.name)
-        if task.name != "segmentation":
-            return dict(patient_results(network, cases, plan))
-        images: dict[str, list[dict[str, float]]] = defaultdict(list)
-        for case in cases:
-            label = case.label()
-            if label is not None:
-                found = mask_results(
-                    predict(network, case, plan),
-                    np.asarray(label),
-                    case.spacing_mm,
-                    task.labels,
-                    tolerance_mm=self.asked.tolerance_mm,
-                    overlap=self.asked.lesion_overlap,
-                )
-                images[case.patient].append(found)
-        return {patient: merged_images(own) for patient, own in images.items()}
+        masks = task.name == "segmentation"
+
+        def opened() -> Sandbox:
+            native, limits = self._native(contract), self._limits()
+            model = open_model(contract, task, bytes(file), limits, native=native)
+            _LOG.info("%s is opened in a process held by: %s", contract.name, ", ".join(model.layers))
+            return model
+
+        def work(model: Sandbox, part: Sequence[PreparedCase]) -> list[Any]:
+            network = _Remote(model, task.name)
+            model.allow(len(part))
+            if masks:
+                return [self._of_masks(predict(network, case, plan), case) for case in part]
+            return list(for_task(task).predictions(network, part, plan))
+
+        wanted = [case for case in cases if not masks or case.label() is not None]
+        most = most_without_answer(len(wanted), self.bounds.least.metric if self.bounds.least.apart > 1 else 0)
+        found = each_image(opened, wanted, work, together=1 if masks else _TOGETHER, most=most)
+        without: dict[str, list[str]] = defaultdict(list)
+        for case, one in zip(wanted, found, strict=True):
+            if isinstance(one, NoAnswer):
+                without[case.patient].append(one.reason)
+        if without:
+            _LOG.warning("%s gave no answer for images of patients: %d", contract.name, len(without))
+        kept = [(case, one) for case, one in zip(wanted, found, strict=True) if case.patient not in without]
+        if not masks:
+            return dict(of_patients([case for case, _ in kept], [one for _, one in kept], plan)), dict(without)
+        images: dict[str, list[Mapping[str, float]]] = defaultdict(list)
+        for case, one in kept:
+            images[case.patient].append(one)
+        return {patient: merged_images(own) for patient, own in images.items()}, dict(without)
+
+    def _of_masks(self, classes: NDArray[np.uint8], case: PreparedCase) -> dict[str, float]:
+        return mask_results(
+            classes,
+            np.asarray(case.label()),
+            case.spacing_mm,
+            self.plan.task.labels,
+            tolerance_mm=self.asked.tolerance_mm,
+            overlap=self.asked.lesion_overlap,
+        )
+
+    def _limits(self) -> InferenceLimits:
+        """What is asked for, with no more threads than the site gives."""
+        asked = self.asked.limits
+        return asked.model_copy(update={"threads": min(asked.threads, self.site.compute.threads)})
 
     # --- what is kept and told --------------------------------------------------------------------------------
 
-    def _keep(self, results: Sequence[Results], groups: Mapping[str, frozenset[str]]) -> None:
-        """Write the patients' own results into the site's records, for the hospital alone."""
+    def _keep(
+        self,
+        results: Sequence[Results],
+        groups: Mapping[str, frozenset[str]],
+        failed: Sequence[Mapping[str, Sequence[str]]],
+    ) -> None:
+        """Write the patients' own results, and why others have none, into the site's records: for the hospital."""
         patients = {
             patient: {
                 "groups": sorted(groups[patient]),
@@ -194,10 +239,12 @@ class JudgingNode:
             }
             for patient in results[0]
         }
+        without = {contract.name: one for contract, one in zip(self.asked.models, failed, strict=True)}
+        kept = {"plan": self.plan.name, "patients": patients, "without_answer": without}
         place = self.site.records_folder() / "validations" / f"{self.plan.sha256()}.json"
         try:
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(place, json.dumps({"plan": self.plan.name, "patients": patients}, indent=1).encode())
+            write_atomically(place, json.dumps(kept, indent=1).encode())
             place.chmod(0o600)
         except OSError as problem:
             raise JournalError(
@@ -206,7 +253,9 @@ class JudgingNode:
                 local_detail=f"{place}: {problem.strerror}",
             ) from None
 
-    def _tellable(self, results: Sequence[Results], groups: Mapping[str, frozenset[str]]) -> ValidationRecord:
+    def _tellable(
+        self, results: Sequence[Results], groups: Mapping[str, frozenset[str]], failed: Mapping[str, int]
+    ) -> ValidationRecord:
         """The record as it may leave, after the site's memory of what was told before was asked. Of confidential data
         a set of patients that differs by few from one that was told about is left out."""
         rules, least, plan = self.bounds.cells, self.bounds.least, self.plan
@@ -223,7 +272,7 @@ class JudgingNode:
             for (population, scope), members in told_sets(plan, results, groups, rules).items():
                 if members and not self._told.may_tell(f"{_TOLD} {population}", members, least.apart):
                     forbidden.add((population, scope))
-        return told_record(self.site.name, plan, results, groups, rules, forbidden=forbidden)
+        return told_record(self.site.name, plan, results, groups, rules, failed=failed, forbidden=forbidden)
 
     def _report(self, kind: str, number: int, seconds: float = 0.0) -> SiteReport:
         patients = {case.patient for case in self._cases(self.cohort)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from eucaim_fl.validation.concordance import survival_summary
 from eucaim_fl.validation.metrics import dice, hd95_mm
 from eucaim_fl.validation.pooling import classification_summary, multilabel_summary, segmentation_summary
 
-__all__ = ["PatientResults", "evaluate", "patient_results", "previews"]
+__all__ = ["PatientResults", "evaluate", "of_patients", "patient_results", "previews"]
 
 PatientResults = dict[str, Any]
 """Patient → results: for segmentation {"dice": …, "hd95_mm": …}; for classification {"probabilities": (classes,),
@@ -58,10 +58,17 @@ def patient_results(network: nn.Module, cases: Sequence[PreparedCase], plan: Fed
     A metric that is not defined for a patient (an empty mask on both sides) is NaN.
     """
     network.eval()
-    task = for_task(plan.task)
+    return of_patients(cases, for_task(plan.task).predictions(network, cases, plan), plan)
+
+
+def of_patients(cases: Sequence[PreparedCase], predictions: Iterable[Any], plan: FederationPlan) -> PatientResults:
+    """`patient_results` of what was predicted already. predictions: of each case, as the task's `predictions` has it.
+
+    Raises ValueError if there are not as many as cases.
+    """
     collected: dict[str, list[Any]] = defaultdict(list)
     last: dict[str, PreparedCase] = {}
-    for case, prediction in zip(cases, task.predictions(network, cases, plan), strict=True):
+    for case, prediction in zip(cases, predictions, strict=True):
         if plan.task.name == "segmentation":
             collected[case.patient].append(_segmentation_of(case, prediction, plan.task.labels))
         else:

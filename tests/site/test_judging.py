@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 
 from eucaim_fl.arrays import encode_arrays
 from eucaim_fl.compose import resolve
-from eucaim_fl.errors import CohortError, JournalError, ModelRefusedError, PlanError, PolicyRefusalError
+from eucaim_fl.errors import (
+    CohortError,
+    JournalError,
+    ModelRefusedError,
+    ModelTimeError,
+    PlanError,
+    PolicyRefusalError,
+)
 from eucaim_fl.models.planned import initial_arrays
 from eucaim_fl.plan import FederationPlan
+from eucaim_fl.site import judging
 from eucaim_fl.site.answers import Answer
 from eucaim_fl.site.gate import refusals
 from eucaim_fl.site.judging import JudgingNode
 from eucaim_fl.site.node import SiteNode
 from eucaim_fl.site.report import MetricsRecord
 from eucaim_fl.validation.record import EVERYBODY
-from eucaim_fl.validation_config import ValidationConfig
+from eucaim_fl.validation_config import InferenceLimits, ValidationConfig
 from tests.conftest import tiny_recipe, write_hospital
 
 
@@ -68,6 +78,39 @@ def answer(node, content):
     return node.validate(2, {"lesions": memoryview(content)})
 
 
+@pytest.fixture
+def failing(monkeypatch):
+    """Puts a model in place that takes too long over the first so many images; returns the limits it was given."""
+    limits = []
+
+    def put(times):
+        left = [times]
+
+        class Model:
+            layers = ()
+
+            def allow(self, images):
+                assert images == 1
+
+            def predict(self, images):
+                if left[0]:
+                    left[0] -= 1
+                    raise ModelTimeError("It took too long.")
+                return np.full((len(images), 2, *images.shape[2:]), 0.5, np.float32)
+
+            def close(self):
+                pass
+
+        def opened(contract, task, model, given, **more):
+            limits.append(given)
+            return Model()
+
+        monkeypatch.setattr(judging, "open_model", opened)
+        return limits
+
+    return put
+
+
 class TestJudgingNode:
     def test_a_plan_that_trains_is_not_judged_and_the_reverse(self, site_file, training, plan_of):
         with pytest.raises(PlanError, match="asks for no validation"):
@@ -90,6 +133,51 @@ class TestJudgingNode:
         patients = json.loads(place.read_text())["patients"]
         assert len(patients) == answer.report.validated.scopes[0].patients
         assert all(set(one["models"]) == {"lesions"} for one in patients.values())
+
+    def test_an_image_without_an_answer_is_counted_and_its_patient_is_in_no_figure(self, node, content, failing):
+        failing(1)
+        found = node.validate(2, {"lesions": memoryview(content)})
+        record, people = found.report.validated, len({case.patient for case in node._cases(node.cohort)})
+        assert record.failed == {"timed_out": 1}
+        assert record.scopes[0].patients == people - 1
+        assert not refusals(found, node.plan, (), node.bounds)
+        kept = json.loads((node.site.records_folder() / "validations" / f"{node.plan.sha256()}.json").read_text())
+        (patient,) = kept["without_answer"]["lesions"]
+        assert patient not in kept["patients"]
+        assert len(kept["patients"]) == people - 1
+
+    def test_validate_says_why_where_too_many_images_have_no_answer(self, node, content, failing):
+        failing(2)
+        with pytest.raises(ModelTimeError, match="too long"):
+            node.validate(2, {"lesions": memoryview(content)})
+
+    def test_a_model_has_no_more_threads_than_the_site_gives(self, node, plan_of, content, failing):
+        greedy = node.asked.model_copy(update={"limits": InferenceLimits(threads=64)})
+        asked = failing(0)
+        node.asked, before = greedy, node.asked
+        node.validate(2, {"lesions": memoryview(content)})
+        node.asked = before
+        assert {limits.threads for limits in asked} == {node.site.compute.threads}
+
+    def test_the_models_file_is_never_on_the_disk(self, node, site_file, content, monkeypatch, tmp_path):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        piece, really, seen = content[len(content) // 2 :][:256], judging.open_model, []
+
+        def written():
+            folders = (site_file.parent, node.site.records_folder(), node.site.cache_folder(), tmp_path)
+            files = {file for folder in folders for file in folder.rglob("*") if file.is_file()}
+            return [file for file in files if piece in file.read_bytes()]
+
+        def looking(*given, **more):
+            model = really(*given, **more)
+            seen.append(written())
+            return model
+
+        monkeypatch.setattr(judging, "open_model", looking)
+        node.validate(2, {"lesions": memoryview(content)})
+        assert (seen, written()) == ([[]], [])
+        (tmp_path / "copy").write_bytes(content)
+        assert written() == [tmp_path / "copy"]  # or it would be found nowhere
 
     def test_validate_refuses_another_file(self, node, content):
         with pytest.raises(ModelRefusedError, match="not the one that its contract describes"):
