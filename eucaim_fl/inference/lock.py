@@ -27,7 +27,7 @@ from pathlib import Path
 
 from eucaim_fl.errors import LockError
 
-__all__ = ["REQUIRED", "can_lock", "close_off", "lock"]
+__all__ = ["REQUIRED", "can_lock", "close_off", "limit_memory", "lock"]
 
 REQUIRED = ("no new privileges", "no sockets", "limits", "system calls")
 """Layers without which no model is opened."""
@@ -177,6 +177,21 @@ def _landlock(libc: ctypes.CDLL, places: Mapping[str, int]) -> None:
         os.close(rules)
 
 
+def limit_memory(memory_bytes: int) -> None:
+    """Limit memory to what is in use and `memory_bytes`, until `lock` sets its own limit.
+
+    For our own code that works by a foreign contract before the lock: it may name a network that fills the machine.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    most = _in_use() + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _in_use() -> int:
+    """Bytes of this process's address space."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+
+
 def lock(memory_bytes: int, layers: list[str]) -> list[str]:
     """Limit memory to what is in use and `memory_bytes`; forbid all system calls but those of computing. For good.
 
@@ -185,9 +200,8 @@ def lock(memory_bytes: int, layers: list[str]) -> list[str]:
     """
     machine, libc = _machine(), _library()
     try:
-        in_use = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
         limits = {
-            resource.RLIMIT_AS: in_use + memory_bytes,
+            resource.RLIMIT_AS: _in_use() + memory_bytes,
             resource.RLIMIT_FSIZE: 0,
             resource.RLIMIT_CORE: 0,
             resource.RLIMIT_NOFILE: _OPEN_FILES,

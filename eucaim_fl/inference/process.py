@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from eucaim_fl.errors import EucaimError, ModelMemoryError
-from eucaim_fl.inference.lock import close_off, lock
+from eucaim_fl.inference.lock import close_off, limit_memory, lock
 from eucaim_fl.inference.wire import HEAD, header_bytes, read_head, read_header
 
 __all__ = ["serve"]
 
 _LARGEST_PAYLOAD = 2**40  # the parent is believed
 _LEAST_BYTES = 32 * 2**20
+_LIBRARIES_BYTES = 2**30
+"""What libraries may still take after they were imported."""
 _NOT_NEEDED = (
     "mlflow", "matplotlib", "pandas", "sklearn", "skimage", "nibabel", "pydicom", "PIL", "itk", "pyarrow", "requests",
     "ignite", "tensorboard", "transformers",
@@ -69,9 +71,15 @@ def _open(requests: int, replies: int, layers: list[str]) -> Any:
     for name in _NOT_NEEDED:
         modules.setdefault(name, None)  # Python's word for: there is none
     contract, limits = asked.contract, asked.limits
+    memory = int(limits.memory_gb * 2**30)
+    if contract.format == "network":  # built and tried by the contract's arguments, before the lock
+        import monai.networks.nets  # noqa: F401
+
+        import eucaim_fl.models.networks  # noqa: F401
+
+        limit_memory(memory + _LIBRARIES_BYTES)
     opener = prepare(contract, asked.task, limits.threads, native=asked.native)
     file = mmap.mmap(asked.file, contract.size_bytes, prot=mmap.PROT_READ)
-    memory = int(limits.memory_gb * 2**30)
     if contract.format == "network":  # its weights have their place already
         memory -= contract.size_bytes
     if memory < _LEAST_BYTES:

@@ -133,9 +133,12 @@ def _network(contract: ModelContract, task: TaskConfig, threads: int) -> Callabl
     from eucaim_fl.arrays import decode_arrays
     from eucaim_fl.models.networks import set_arrays
 
-    network = planned_network(contract, task).eval()
-    channels = contract.data.number_of_channels()
-    network(torch.zeros((1, channels, *_small_size(contract, task))))
+    def built() -> Any:
+        made = planned_network(contract, task).eval()
+        made(torch.zeros((1, contract.data.number_of_channels(), *_small_size(contract, task))))
+        return made
+
+    network = _guarded(built, ModelRefusedError("The contract's network can't be built.", fix=_SIZES))
 
     def run(images: Images) -> Images:
         return _as_float32(network(torch.from_numpy(images)))

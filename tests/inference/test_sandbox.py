@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from eucaim_fl.config import DataConfig, ModelConfig, SegmentationConfig
 from eucaim_fl.errors import (
     DataError,
     LockError,
@@ -209,6 +210,14 @@ class TestAttacks:
     def test_weights_that_fill_the_limit_are_not_opened(self) -> None:
         with pytest.raises(ModelMemoryError, match="memory"):
             open_model(contract_for(GOOD), TASK, GOOD, InferenceLimits(memory_gb=0.01))
+
+    def test_a_network_that_fills_the_machine_is_stopped_though_our_own_code_tries_it(self) -> None:
+        """4,096 places look at each other with 64 heads: 4 GiB a layer, before any weight has come."""
+        args = {"feature_size": 4, "hidden_size": 64, "mlp_dim": 8, "num_heads": 64}
+        network, size = ModelConfig(name="unetr", args=args), (256, 256, 256)
+        contract = contract_for(b"x", "network", network=network, data=DataConfig(size_voxels=size))
+        with pytest.raises(ModelMemoryError, match="asked for more memory"):
+            open_model(contract, SegmentationConfig(labels=("a",)), b"x", InferenceLimits(memory_gb=0.1))
 
     def test_answers_that_are_none(self) -> None:
         log = linear(helper.make_node("Log", ["f2"], ["y"]), name="f2")
