@@ -6,6 +6,7 @@ wrong is a kind of error and, while it has seen no image, a sentence; afterwards
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -38,6 +39,8 @@ def serve() -> None:
     for standard in (0, 1, 2):  # a library that prints must not be taken for us
         os.dup2(nowhere, standard)
     seen_images = False
+    with contextlib.suppress(OSError):  # where memory ends, the kernel is to end this process and not the site's
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     try:
         layers = close_off(int(sys.argv[1]))
         model = _open(requests, replies, layers)

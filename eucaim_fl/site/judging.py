@@ -103,6 +103,7 @@ class JudgingNode:
         patients are left; JournalError if the site's records can't be written; and what `read_consent` raises.
         """
         started = time.perf_counter()
+        torch.set_num_threads(self.site.compute.threads)  # the process may have worked for another site
         self._ask_for_consent()
         results: list[dict[str, Mapping[str, Any]]] = []
         failed: list[dict[str, list[str]]] = []
@@ -173,7 +174,8 @@ class JudgingNode:
     ) -> tuple[dict[str, Mapping[str, Any]], dict[str, list[str]]]:
         """What a model got on each patient; of the patients of whom it gave no answer for an image, why."""
         plan, task = self._plan_for(contract), self.plan.task
-        masks = task.name == "segmentation"
+        labels = task.labels if task.name == "segmentation" else ()
+        masks = bool(labels)
 
         def opened() -> Sandbox:
             native, limits = self._native(contract), self._limits()
@@ -185,7 +187,7 @@ class JudgingNode:
             network = _Remote(model, task.name)
             model.allow(len(part))
             if masks:
-                return [self._of_masks(predict(network, case, plan), case) for case in part]
+                return [self._of_masks(predict(network, case, plan), case, labels) for case in part]
             return list(for_task(task).predictions(network, part, plan))
 
         wanted = [case for case in cases if not masks or case.label() is not None]
@@ -197,7 +199,9 @@ class JudgingNode:
                 without[case.patient].append(one.reason)
         if without:
             _LOG.warning("%s gave no answer for images of patients: %d", contract.name, len(without))
-        kept = [(case, one) for case, one in zip(wanted, found, strict=True) if case.patient not in without]
+        kept: list[tuple[PreparedCase, Any]] = [
+            (case, one) for case, one in zip(wanted, found, strict=True) if case.patient not in without
+        ]
         if not masks:
             return dict(of_patients([case for case, _ in kept], [one for _, one in kept], plan)), dict(without)
         images: dict[str, list[Mapping[str, float]]] = defaultdict(list)
@@ -205,12 +209,12 @@ class JudgingNode:
             images[case.patient].append(one)
         return {patient: merged_images(own) for patient, own in images.items()}, dict(without)
 
-    def _of_masks(self, classes: NDArray[np.uint8], case: PreparedCase) -> dict[str, float]:
+    def _of_masks(self, classes: NDArray[np.uint8], case: PreparedCase, labels: Sequence[str]) -> dict[str, float]:
         return mask_results(
             classes,
             np.asarray(case.label()),
             case.spacing_mm,
-            self.plan.task.labels,
+            labels,
             tolerance_mm=self.asked.tolerance_mm,
             overlap=self.asked.lesion_overlap,
         )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from eucaim_fl.config import TaskConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.site.validation_rounding import CellRules, coarse_record
 from eucaim_fl.site.validation_sets import tellable_scopes
@@ -64,25 +65,26 @@ def told_cells(
         told = {name: scopes & told[_EACH] for name, scopes in told.items()}
         for name in [name for name in told if name.startswith(_PAIR)]:
             told[name] &= _compared(name, populations, members, rules)
-        for name, few in _apart_from_labels(plan, results, populations).items() if rules.least.apart > 1 else ():
-            told[name] &= tellable_scopes(few, members, by_rule, rules.least)
+        if rules.least.apart > 1 and len(task.labels) > 1:
+            for name, few in _apart_from_labels(task, task.labels, results, populations).items():
+                told[name] &= tellable_scopes(few, members, by_rule, rules.least)
     return told
 
 
 def _apart_from_labels(
-    plan: FederationPlan, results: Sequence[Results], populations: Mapping[str, frozenset[str]]
+    task: TaskConfig, labels: Sequence[str], results: Sequence[Results], populations: Mapping[str, frozenset[str]]
 ) -> dict[str, frozenset[str]]:
     """Population of a metric's mean over labels → patients for whom it is not that of their labels' values: not every
     label has one, or in not every image. Without such patients nothing.
 
     So many times the mean's sum as there are labels, less the sums of all labels, is about these patients alone.
     """
-    labels, found = plan.task.labels, {}
-    for metric in _MEANS if len(labels) > 1 else ():
+    found: dict[str, frozenset[str]] = {}
+    for metric in _MEANS:
         either: frozenset[str] = frozenset()
         for number, one in enumerate(results):
             name = f"{number} {metric}"
-            values = {patient: patient_values(one[patient], plan.task) for patient in populations[name]}
+            values = {patient: patient_values(one[patient], task) for patient in populations[name]}
             found[name] = frozenset(patient for patient, own in values.items() if not _of_labels(own, metric, labels))
             either |= found[name]
         if len(results) > 1:

@@ -62,7 +62,7 @@ def patient_results(network: nn.Module, cases: Sequence[PreparedCase], plan: Fed
 
 
 def of_patients(cases: Sequence[PreparedCase], predictions: Iterable[Any], plan: FederationPlan) -> PatientResults:
-    """`patient_results` of what was predicted already. predictions: of each case, as the task's `predictions` has it."""
+    """`patient_results` of what was predicted already. predictions: one a case, as the task's `predictions` gives."""
     collected: dict[str, list[Any]] = defaultdict(list)
     last: dict[str, PreparedCase] = {}
     for case, prediction in zip(cases, predictions, strict=True):

@@ -87,10 +87,13 @@ class TestAGoodModel:
         with open_model(contract_for(raw), TASK, raw) as one, open_model(contract_for(GOOD), TASK, GOOD) as many:
             np.testing.assert_allclose(one.predict(images(3)), many.predict(images(3)), rtol=1e-6)
 
-    def test_it_sees_none_of_our_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_sees_none_of_our_environment_and_ends_before_us_where_memory_ends(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("CLINIC_ONLY", "x")
         with open_model(contract_for(GOOD), TASK, GOOD) as model:
             seen = Path(f"/proc/{model._process.pid}/environ").read_bytes()
+            assert Path(f"/proc/{model._process.pid}/oom_score_adj").read_text() == "1000\n"
         assert b"CLINIC_ONLY" not in seen
 
     def test_it_ends_with_its_parent(self) -> None:

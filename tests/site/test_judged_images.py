@@ -9,6 +9,7 @@ import pytest
 from eucaim_fl.errors import (
     DataError,
     EucaimError,
+    InferenceError,
     LockError,
     ModelAnswerError,
     ModelEndedError,
@@ -84,6 +85,15 @@ class TestEachImage:
         with pytest.raises(ModelTimeError, match="second"):
             judged(models, "ab", bad, most=1)
         assert all(model.closed for model in models)
+
+    def test_each_image_raises_whatever_kind_it_is(self) -> None:
+        def work(model: Model, part: Sequence[EucaimError]) -> list[str]:
+            raise part[0]
+
+        with pytest.raises(DataError, match="not finite"):
+            each_image(Model, [DataError("not finite")], work, together=1, most=0)
+        with pytest.raises(InferenceError, match="it ended"):
+            each_image(Model, [ModelEndedError("it ended")], work, together=1, most=0)
 
     def test_what_is_no_fault_of_an_image_ends_all(self, models: list[Model]) -> None:
         with pytest.raises(LockError, match="no lock"):
