@@ -329,5 +329,6 @@ def _left(line: Line) -> str:
         delta = "" if left.delta is None else f" at delta {left.delta:g}"
         parts.append(f"privacy spent: epsilon {epsilon_words(left.epsilon)}{delta}")
     parts += [] if left.ledger_count is None else [f"privacy ledger at record {left.ledger_count}"]
+    parts += [f"signed figures of models {left.record[:12]}"] if left.record else []
     parts += [f"digest {left.digest[:12]}"] if left.digest else []
     return "\n".join(parts)

@@ -21,6 +21,7 @@ from flwr.clientapp.typing import ClientAppCallable
 import eucaim_fl.federation.preload  # noqa: F401  (so that a process of Ray, too, has it before the first message)
 from eucaim_fl.arrays import GUIDE, Arrays
 from eucaim_fl.errors import EucaimError, GateError, PlanError, SiteFileError
+from eucaim_fl.federation.local_grid import BORDER
 from eucaim_fl.federation.messages import (
     Instruction,
     from_record,
@@ -96,10 +97,12 @@ def _own_name(context: Context) -> str:
 app = ClientApp(mods=[_safely])
 
 
-def _answered(message: Message, node: SiteNode | JudgingNode, answer: Answer) -> Message:
+def _answered(message: Message, context: Context, node: SiteNode | JudgingNode, answer: Answer) -> Message:
     reasons = refusals(answer, node.plan, node.specs() if answer.update else (), node.bounds)
     if reasons:
         raise GateError(f"The site's gate stopped the reply: {'; '.join(reasons)}.")
+    if isinstance(node, JudgingNode) and not context.node_config.get(BORDER):
+        node.remember(answer)
     return Message(reply_content(answer.report, answer.update, answer.pictures), reply_to=message)
 
 
@@ -117,7 +120,7 @@ def asked(message: Message, context: Context) -> tuple[SiteNode | JudgingNode, I
 def hello(message: Message, context: Context) -> Message:
     """Open the cohort and say how many patients can train."""
     node, instruction = asked(message, context)
-    return _answered(message, node, node.hello(instruction.past))
+    return _answered(message, context, node, node.hello(instruction.past))
 
 
 def _training(node: SiteNode | JudgingNode) -> SiteNode:
@@ -131,7 +134,7 @@ def _training(node: SiteNode | JudgingNode) -> SiteNode:
 def statistics(message: Message, context: Context) -> Message:
     """Before the first round: sums over the training patients."""
     node = _training(asked(message, context)[0])
-    return _answered(message, node, node.statistics())
+    return _answered(message, context, node, node.statistics())
 
 
 def _weights(node: SiteNode, instruction: Instruction) -> Arrays:
@@ -159,7 +162,9 @@ def train(message: Message, context: Context) -> Message:
     """One exchange: evaluate the arriving weights, then train from them."""
     found, instruction = asked(message, context)
     node = _training(found)
-    return _answered(message, node, node.round(instruction.round, _weights(node, instruction), instruction.past))
+    return _answered(
+        message, context, node, node.round(instruction.round, _weights(node, instruction), instruction.past)
+    )
 
 
 @app.evaluate()
@@ -168,5 +173,7 @@ def evaluate(message: Message, context: Context) -> Message:
     node, instruction = asked(message, context)
     if isinstance(node, JudgingNode):
         files = arrived_files(instruction.weights, node.asked)
-        return _answered(message, node, node.validate(instruction.round, files))
-    return _answered(message, node, node.final(instruction.round, _weights(node, instruction), instruction.past))
+        return _answered(message, context, node, node.validate(instruction.round, files))
+    return _answered(
+        message, context, node, node.final(instruction.round, _weights(node, instruction), instruction.past)
+    )

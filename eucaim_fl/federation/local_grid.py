@@ -25,8 +25,10 @@ from eucaim_fl.federation.flower_private import Run, TaskIdentity
 from eucaim_fl.federation.processes import context, start_process
 from eucaim_fl.federation.worker import serve
 
-__all__ = ["CLIENT_APP", "DEADLINE", "LOST", "SEAL", "LocalGrid"]
+__all__ = ["BORDER", "CLIENT_APP", "DEADLINE", "LOST", "SEAL", "LocalGrid"]
 
+BORDER = "border"
+"""In a node's configuration: what it answers is judged once more before it leaves, and noted there."""
 CLIENT_APP = "eucaim_fl.federation.client_app:app"
 LOST, DEADLINE, SEAL = 9001, 9002, 9003
 """Codes of the errors with which a grid answers for a process that ended, for one that was ended for its silence, and
@@ -63,10 +65,19 @@ class LocalGrid(Grid):
     keeps_deadlines = True
     """A message's `ttl` counts from when a process starts on it: a slow site costs its own time, not the others'."""
 
-    def __init__(self, site_files: Mapping[str, Path], workers: int, *, app: str = CLIENT_APP, log_file: Path) -> None:
+    def __init__(
+        self,
+        site_files: Mapping[str, Path],
+        workers: int,
+        *,
+        app: str = CLIENT_APP,
+        log_file: Path,
+        behind_border: bool = False,
+    ) -> None:
         self.names = dict(enumerate(site_files, start=1))
         self._nodes: dict[int, dict[str, str]] = {
-            number: {"site-file": str(path)} for number, path in enumerate(site_files.values(), start=1)
+            number: {"site-file": str(path), **({BORDER: "yes"} if behind_border else {})}
+            for number, path in enumerate(site_files.values(), start=1)
         }
         self._app, self._log_file = app, log_file
         self._waiting: deque[Message] = deque()

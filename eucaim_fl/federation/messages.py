@@ -2,7 +2,8 @@
 
 An instruction holds `instruction` (plan as canonical JSON, round; where sites keep something between rounds, also the
 run and perhaps the site's last round that counted) and, except for hello, `weights`. A reply holds `report` (a
-`SiteReport` as JSON) with `update` and perhaps `pictures`, or `refusal` (code and safe text). Whatever arrives is
+`SiteReport` as JSON) with `update` and perhaps `pictures`, or of frozen models `signature` (the border's, over the
+report's record of them), or `refusal` (code and safe text). Whatever arrives is
 checked before memory is taken for it.
 """
 
@@ -41,6 +42,7 @@ __all__ = [
 
 _RAW = "eucaim.raw"
 _LARGEST_REPORT_BYTES = 4 * 2**20
+_LONGEST_SIGNATURE = 128
 _LARGEST_PICTURES_BYTES = 32 * 2**20
 _RUN = r"[0-9a-f]{32}"
 _UNTOLD = Past()
@@ -69,12 +71,14 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Reply:
-    """A site's checked answer; update holds views into the message's own buffers."""
+    """A site's checked answer; update holds views into the message's own buffers. signature: over the report's record
+    of frozen models, not verified yet; empty without one."""
 
     report: SiteReport
     update: Arrays
     pictures: NDArray[np.uint8] | None
     bytes: int
+    signature: str = ""
 
 
 def to_record(arrays: Mapping[str, Array]) -> ArrayRecord:
@@ -168,13 +172,17 @@ def _past(values: ConfigRecord, number: int) -> Past:
     return Past(run, counted)
 
 
-def reply_content(report: SiteReport, update: Mapping[str, Array], pictures: NDArray[np.uint8] | None) -> RecordDict:
-    """The content of a reply."""
+def reply_content(
+    report: SiteReport, update: Mapping[str, Array], pictures: NDArray[np.uint8] | None, signature: str = ""
+) -> RecordDict:
+    """The content of a reply. signature: over its record of frozen models, from who has the site's key."""
     content = RecordDict({"report": ConfigRecord({"json": report.model_dump_json()})})
     if update:
         content["update"] = to_record(update)
     if pictures is not None:
         content["pictures"] = to_record({"pictures": pictures})
+    if signature:
+        content["signature"] = ConfigRecord({"validation": signature})
     return content
 
 
@@ -199,7 +207,7 @@ def read_reply(message: Message, specs: Sequence[ArraySpec]) -> Reply | Refusal:
             _printable(reason)[:500],
             site if re.fullmatch(SITE_NAME, site) else "",
         )
-    if not set(content) <= {"report", "update", "pictures"} or "report" not in content.config_records:
+    if not set(content) <= {"report", "update", "pictures", "signature"} or "report" not in content.config_records:
         raise ReplyError("The reply holds other records than a report and an update.")
     text = content.config_records["report"].get("json")
     if not isinstance(text, str) or len(text) > _LARGEST_REPORT_BYTES:
@@ -208,7 +216,7 @@ def read_reply(message: Message, specs: Sequence[ArraySpec]) -> Reply | Refusal:
     update = from_record(content.array_records["update"], specs) if "update" in content.array_records else {}
     pictures = _pictures(content.array_records["pictures"]) if "pictures" in content.array_records else None
     size = len(text) + sum(a.nbytes for a in update.values()) + (0 if pictures is None else pictures.nbytes)
-    return Reply(report, update, pictures, size)
+    return Reply(report, update, pictures, size, _signature(content, report))
 
 
 def read_report(text: str) -> SiteReport:
@@ -219,6 +227,18 @@ def read_report(text: str) -> SiteReport:
         raise ReplyError("The report is not JSON.") from None
     except ConfigError as problem:
         raise ReplyError(_printable(problem.message)[:300]) from None
+
+
+def _signature(content: RecordDict, report: SiteReport) -> str:
+    if "signature" not in content:
+        return ""
+    given = content.config_records["signature"] if "signature" in content.config_records else ConfigRecord()
+    text = given.get("validation")
+    if report.validated is None or set(given) != {"validation"}:
+        raise ReplyError("The reply is signed in a way that was not asked for.")
+    if not isinstance(text, str) or len(text) > _LONGEST_SIGNATURE:
+        raise ReplyError("The reply's signature is none.")
+    return text
 
 
 def _pictures(record: ArrayRecord) -> NDArray[np.uint8]:

@@ -100,7 +100,8 @@ class SiteClient:
         with contextlib.suppress(OSError):  # a log that can't be moved is no reason not to work
             if self._home.log_file.stat().st_size > _LARGEST_LOG_BYTES:
                 self._home.log_file.replace(self._home.log_file.with_suffix(".log.1"))
-        return LocalGrid({self._border.invitation.site: self._home.site_file}, 1, log_file=self._home.log_file)
+        files = {self._border.invitation.site: self._home.site_file}
+        return LocalGrid(files, 1, log_file=self._home.log_file, behind_border=True)
 
     def _keep_telling(self) -> None:
         while not self._stopping.wait(_TELL_S):

@@ -301,7 +301,7 @@ class Desk:
             _log.error("%s", stopped.message)
             self._refuse(work.incoming, seal, stopped, reasons)
             return
-        content = pack(reply_content(reply.report, reply.update, reply.pictures))
+        content = pack(reply_content(reply.report, reply.update, reply.pictures, self._border.signature(reply)))
         stamped = self._border.released(work.task, reply, digest(content), _size(content))
         self._ready(work.incoming, seal, content, stamped, work)
         self._status.contributed(seal, work.task.plan.name)

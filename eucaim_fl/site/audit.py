@@ -14,6 +14,7 @@ Kinds and their bodies (all values are codes, numbers and hashes, but for one fo
     sent               plan, kind, round, digest, bytes, arrays, patients, metrics ({split: [names]}), update_norm,
                        epsilon, instruction; or, when the same bytes leave once more: plan, kind, round, digest, bytes,
                        instruction, again
+                       (record: SHA-256 of what the site signed of frozen models, where it did)
     withheld           plan, kind, round, instruction, code, digest, bytes, reasons
     ignored            code, count (messages that the coordinator had not signed for this site; one record a minute)
     exported           count, format, digest, since, until

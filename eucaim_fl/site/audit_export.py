@@ -9,8 +9,8 @@ one line a record: number, time (UTC), operation (the record's kind) and what it
 permit), permit, purpose; plan (SHA-256 of all that was asked for) and what was asked; data (the datasets that the
 site's cohort stands for); outcome and reasons; decided_by (login name at the site); left (bytes, arrays, patients,
 metrics, pictures, digest, update_norm; epsilon and delta that the plan had cost by then, number and hash of the last
-record of the privacy ledger; null where nothing left); hash of the record. The last line: sha256
-of all bytes before it, and the signature over the first line's head and that sha256.
+record of the privacy ledger; SHA-256 of signed figures of frozen models; null where nothing left); hash of the record.
+The last line: sha256 of all bytes before it, and the signature over the first line's head and that sha256.
 
 `csv`: the same, one row a record, for a spreadsheet; the last row holds sha256 and signature. A text that a spreadsheet
 would take for a formula starts with an apostrophe.

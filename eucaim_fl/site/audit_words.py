@@ -59,7 +59,8 @@ class Left:
 
     pictures: example pictures of data that may be shown. update_norm: L2 length of the update. epsilon, delta: what the
     plan had cost the training patients by then; None: no noise that the site adds. ledger_count, ledger: number and
-    hash of the last record that the privacy ledger had by then.
+    hash of the last record that the privacy ledger had by then. record: SHA-256 of what the site signed of frozen
+    models, which `report verify` has, too.
     """
 
     bytes: int
@@ -73,6 +74,7 @@ class Left:
     delta: float | None = None
     ledger_count: int | None = None
     ledger: str | None = None
+    record: str | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,7 @@ def line_of(record: AuditRecord, asker: Asker) -> Line:
             _number(body.get("delta")),
             _count(body.get("ledger_count")),
             _hash(body.get("ledger")),
+            _hash(body.get("record")),
         )
     code = _word(body.get("code")) if kind == "withheld" else None
     return Line(

@@ -35,6 +35,7 @@ from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.askable import check_network, check_round
 from eucaim_fl.site.audit import AuditLog
 from eucaim_fl.site.charges import known_head, ledger_count, ledger_entry, owed
+from eucaim_fl.site.differencing import Told
 from eucaim_fl.site.gate import GateBounds, Outgoing, refusals, update_norm
 from eucaim_fl.site.home import SiteHome
 from eucaim_fl.site.nonces import Nonces
@@ -42,6 +43,7 @@ from eucaim_fl.site.policy import LoadedPolicy, load_policy
 from eucaim_fl.site.policy_decision import Decision, Situation, bounds, decide
 from eucaim_fl.site.sent_copy import keep_copy
 from eucaim_fl.sitefile import SiteFile, load_site_file
+from eucaim_fl.validation.signed import PURPOSE, record_sha256, statement
 
 __all__ = ["Border", "Task"]
 
@@ -277,12 +279,24 @@ class Border:
         unpaid = owed(self.site, task.plan, answer, gate, (task.seal.round, task.ledger_count))
         return (*refusals(answer, task.plan, specs, gate), *unpaid)
 
+    def signature(self, answer: Outgoing) -> str:
+        """This site's signature over what an answer tells of frozen models; empty where it tells nothing of any.
+
+        To be asked for once nothing speaks against the answer, and before it is packed: it travels beside the report.
+        """
+        record = answer.report.validated
+        return "" if record is None else self._key.sign(PURPOSE, statement(record))
+
     def released(self, task: Task, answer: Outgoing, digest: str, size: int) -> dict[str, str]:
         """Record an answer that leaves, and seal it. digest, size: of the packed message.
 
-        Raises AuditError if it can't be recorded, JournalError if a copy was asked for and can't be kept: then it must
-        not leave.
+        Raises AuditError if it can't be recorded, JournalError if a copy was asked for and can't be kept, or the models
+        whose figures leave can't be noted: then it must not leave.
         """
+        record, judged = answer.report.validated, task.plan.validation
+        if judged is not None and answer.report.tells_of_models():
+            models = [model.sha256 for model in judged.models]
+            Told(self.site.records_folder()).of_models(task.seal.plan, models)
         if self._keep_sent is not None:
             keep_copy(self._keep_sent, digest, answer)
         head = self.audit.append(
@@ -299,6 +313,7 @@ class Border:
                 "metrics": {use: _list(names) for use, names in answer.report.told(task.plan).items()},
                 "pictures": 0 if answer.pictures is None else len(answer.pictures),
                 "update_norm": round(update_norm(answer.update), 6) if answer.update else None,
+                **({} if record is None else {"record": record_sha256(record)}),
                 **ledger_entry(self.site, task.plan),
             },
         )

@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS told (
 CREATE TABLE IF NOT EXISTS numbers (
     what TEXT NOT NULL, plan TEXT NOT NULL, patients BLOB NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (what, plan)
 );
+CREATE TABLE IF NOT EXISTS models (plan TEXT NOT NULL, model TEXT NOT NULL, PRIMARY KEY (plan, model));
 """
 _FIGURES = "figures"
 _WINDOWS = 16
@@ -207,6 +208,20 @@ class Told:
             ids = self._ids(store, patients)
             asked = sum(1 << ids[patient] for patient in set(patients))
             return max(self._number(store, what, plan, asked, base), announced(least, base))
+
+    def of_models(self, plan: str, models: Collection[str]) -> None:
+        """Remember that figures of frozen models leave under a plan; both by their SHA-256. Whoever lets them out asks
+        it just before. Raises JournalError if it can't be remembered; then nothing may leave."""
+        with self._open() as store:
+            store.executemany("INSERT OR IGNORE INTO models VALUES (?, ?)", [(plan, model) for model in models])
+
+    def other_plans(self, plan: str, models: Collection[str]) -> int:
+        """Under how many other plans figures of any of these models left. Raises JournalError if it can't be read."""
+        if not self._file.exists():
+            return 0
+        with self._open() as store:
+            rows = store.execute("SELECT plan, model FROM models WHERE plan != ?", (plan,)).fetchall()
+        return len({other for other, model in rows if model in set(models)})
 
     def remembered(self) -> tuple[ToldSet, ...]:
         """All sets that were told about, the most often told first. Raises JournalError if they can't be read."""

@@ -12,6 +12,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,14 @@ class JudgingNode:
         )
         report = self._report("final", number, time.perf_counter() - started)
         return Answer(report.model_copy(update={"validated": record}), {})
+
+    def remember(self, answer: Answer) -> None:
+        """Note which models' figures an answer lets out, where no border does so after its own gate.
+
+        Raises JournalError if it can't be noted; then nothing may leave.
+        """
+        if answer.report.tells_of_models():
+            self._told.of_models(self.plan.sha256(), [model.sha256 for model in self.asked.models])
 
     # --- patients ---------------------------------------------------------------------------------------------
 
@@ -276,7 +285,9 @@ class JudgingNode:
             for (population, scope), members in told_sets(plan, results, groups, rules).items():
                 if members and not self._told.may_tell(f"{_TOLD} {population}", members, least.apart):
                     forbidden.add((population, scope))
-        return told_record(self.site.name, plan, results, groups, rules, failed=failed, forbidden=forbidden)
+        record = told_record(self.site.name, plan, results, groups, rules, failed=failed, forbidden=forbidden)
+        before = self._told.other_plans(plan.sha256(), [model.sha256 for model in self.asked.models])
+        return replace(record, told_before=before, data_is=self.site.release.data_is)
 
     def _report(self, kind: str, number: int, seconds: float = 0.0) -> SiteReport:
         patients = {case.patient for case in self._cases(self.cohort)}

@@ -139,6 +139,10 @@ class SiteReport(Config):
     shares_pictures: bool = False
     validated: ValidationRecord | None = None
 
+    def tells_of_models(self) -> bool:
+        """Whether there are figures of frozen models in it, of any group of patients."""
+        return self.validated is not None and not all(scope.withheld for scope in self.validated.scopes)
+
     def told(self, plan: FederationPlan) -> dict[str, list[str]]:
         """Whose figures the report tells → their names, as the audit log has them; of all models together."""
         names: dict[str, set[str]] = {}

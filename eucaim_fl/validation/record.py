@@ -38,8 +38,10 @@ the same, since else the reason would count people."""
 
 _LARGEST = 2.0**53  # beyond it sums are not exact
 _ROUNDING = 1e-9
+_DATA = ("", "confidential", "public", "synthetic")
 _REASON = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _MOST_REASONS = 32
+_MOST_PLANS = 1_000_000
 _MOST_TWICE = 2.25
 _FIX = "Leave this site's record out, and see that it runs the same version of the software."
 _UNBOUNDED = math.inf
@@ -98,12 +100,16 @@ class ScopeRecord:
 @dataclass(frozen=True)
 class ValidationRecord:
     """All that one site tells. scopes: `all` first, then the groups of the plan's rules in their order (see
-    `groups.possible_groups`). failed: images of which a model gave no answer, by reason (a word in small letters)."""
+    `groups.possible_groups`). failed: images of which a model gave no answer, by reason (a word in small letters).
+    told_before: under how many other plans this site has let out figures of one of the plan's models, by the SHA-256 of
+    its file. data_is: what the site file calls the patients' data; empty if that was not told."""
 
     site: str
     plan_sha256: str
     scopes: tuple[ScopeRecord, ...]
     failed: Mapping[str, int] = field(default_factory=dict)
+    told_before: int = 0
+    data_is: Literal["", "confidential", "public", "synthetic"] = ""
 
 
 # --- names that a plan asks for ---------------------------------------------------------------------------------------
@@ -154,11 +160,12 @@ def agreement_key(task: TaskConfig, threshold: float, side: Literal["with", "wit
 def check_record(record: ValidationRecord, plan: FederationPlan) -> None:
     """Whether a record is one that a site can have told of this plan; ask it for each that arrives.
 
-    Looked at: plan and site; the scopes' names, order and numbers of patients; that withheld ones hold nothing; one set
-    of figures a model; only names that the plan asks for, in the agreed length; counts that are whole and those of the
-    scope's patients, of both models alike; that row sums of the confusion counts, scores and paired tables are of the
-    same patients; sums that so many patients can have. Sites that round counts of people pass, since they do so for all
-    figures of a scope alike. What patients had no answer can't be checked, nor whether figures are true.
+    Looked at: plan and site; a possible number of plans before; the scopes' names, order and numbers of patients;
+    that withheld ones hold nothing; one set of figures a model; only names that the plan asks for, in the agreed
+    length; counts that are whole and those of the scope's patients, of both models alike; that row sums of the
+    confusion counts, scores and paired tables are of the same patients; sums that so many patients can have. Sites
+    that round counts of people pass, since they do so for all figures of a scope alike. What patients had no answer
+    can't be checked, nor whether figures are true.
     Raises ReplyError if anything is otherwise; its text quotes nothing of the record.
     """
     asked = plan.validation
@@ -170,6 +177,8 @@ def check_record(record: ValidationRecord, plan: FederationPlan) -> None:
     if len(reasons) > _MOST_REASONS or not all(isinstance(r, str) and _REASON.fullmatch(r) for r in reasons):
         raise _wrong("A reason why images have no answer is no word of the agreed form")
     _counts(tuple(reasons.values()), "failed images")
+    if _counts((record.told_before,), "earlier plans") > _MOST_PLANS or record.data_is not in _DATA:
+        raise _wrong("The record says of its data, or of plans before, what can't be")
     names = [scope.scope for scope in record.scopes]
     known = [EVERYBODY, *(name for rule in asked.subgroups for name in possible_groups(rule))]
     if names[:1] != [EVERYBODY] or names != [name for name in known if name in set(names)]:

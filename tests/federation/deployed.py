@@ -35,7 +35,15 @@ from tests.groups import at_the_end
 
 __all__ = ["LOOSE", "Deployed", "Run", "deployed", "one_site", "wait_for"]
 
-LOOSE: dict[str, Any] = {**POLICY, "patients": {"training": 2, "metric": 1}}
+LOOSE: dict[str, Any] = {
+    **POLICY,
+    "patients": {"training": 2, "metric": 1},
+    "metrics": {
+        "names": [*POLICY["metrics"]["names"], "surface_dice", "volume_difference_ml", "lesions"],
+        "decimals": POLICY["metrics"]["decimals"],
+    },
+    "frozen_models": {"formats": ["network", "onnx"], "megabytes": 100, "memory_gb": 8, "image_seconds": 60},
+}
 
 
 def has_nginx() -> bool:

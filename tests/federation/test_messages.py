@@ -35,6 +35,8 @@ ARRAYS = {"n": np.array(3), "w": np.arange(4, dtype=np.float32).reshape(2, 2)}
 REPORT = {
     "kind": "round", "site": "a", "plan_sha256": "1" * 64, "round": 1, "patients": 5, "cohort_sha256": "2" * 64,
 }  # fmt: skip
+SILENT = {"scope": "all", "patients": 0, "withheld": "too_few"}
+JUDGED = {**REPORT, "kind": "final", "validated": {"site": "a", "plan_sha256": "1" * 64, "scopes": [SILENT]}}
 
 
 @pytest.fixture(autouse=True)
@@ -188,6 +190,25 @@ class TestReply:
             content["pictures"] = to_record(arrays)
             with pytest.raises(ReplyError, match="pictures"):
                 read_reply(message(content), SPECS)
+
+    def test_a_signature_comes_with_figures_of_frozen_models_only(self):
+        judging = read_report(json.dumps(JUDGED))
+        assert read_reply(message(reply_content(judging, {}, None, "signature")), SPECS).signature == "signature"
+        assert read_reply(message(reply_content(judging, {}, None)), SPECS).signature == ""
+        with pytest.raises(ReplyError, match="was not asked for"):
+            read_reply(message(reply_content(read_report(json.dumps(REPORT)), {}, None, "signature")), SPECS)
+
+    @pytest.mark.parametrize(
+        "record", [{"validation": 3}, {"validation": "x" * 200}, {}, {"validation": "x", "more": "y"}]
+    )
+    def test_a_signature_of_another_form_is_refused(self, record):
+        content = reply_content(read_report(json.dumps(JUDGED)), {}, None)
+        content["signature"] = ConfigRecord(record)
+        with pytest.raises(ReplyError, match=r"signature is none|signed in a way"):
+            read_reply(message(content), SPECS)
+        content["signature"] = to_record(ARRAYS)
+        with pytest.raises(ReplyError, match="signed in a way"):
+            read_reply(message(content), SPECS)
 
     def test_a_refusal_is_cut_to_harmless_text(self):
         found = read_reply(message(refusal_content("rm -rf", "line\n\x1b[31m" + "x" * 9000, "../a")), SPECS)

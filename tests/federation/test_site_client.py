@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -25,7 +28,7 @@ from eucaim_fl.errors import (
 from eucaim_fl.federation import site_client, site_desk
 from eucaim_fl.federation.fleet import Incoming
 from eucaim_fl.federation.local_grid import LocalGrid
-from eucaim_fl.federation.messages import instruction_content, reply_content, to_record
+from eucaim_fl.federation.messages import instruction_content, read_reply, reply_content, to_record
 from eucaim_fl.federation.parcel import digest, pack, unpack
 from eucaim_fl.federation.processes import warm_up
 from eucaim_fl.federation.site_client import SiteClient
@@ -35,10 +38,15 @@ from eucaim_fl.privacy.promise import round_mechanism
 from eucaim_fl.seals import InstructionSeal, ReplySeal, new_nonce, read_reply_seal, sealed
 from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.audit import AuditLog
+from eucaim_fl.site.audit_words import Asker, line_of
+from eucaim_fl.site.border import Border
+from eucaim_fl.site.differencing import Told
 from eucaim_fl.site.disclosure import WITHHELD
 from eucaim_fl.site.ledger import Ledger, Purchase
 from eucaim_fl.site.policy_privacy import NO_LIMITS
 from eucaim_fl.sitefile import load_site_file
+from eucaim_fl.validation.record import EVERYBODY, ModelFigures, ScopeRecord, ValidationRecord
+from eucaim_fl.validation.signed import RecordSignature, fits, record_sha256
 from tests.federation.deployed import Deployed, one_site, wait_for
 
 pytestmark = pytest.mark.integration
@@ -49,6 +57,8 @@ APPS = Path(__file__).parent / "apps"
 PRIVATE = {
     "mechanism": "patient_dp", "noise_multiplier": 2.0, "delta": 1e-5, "clipping_norm": 1.0, "sampling_rate": 1.0,
 }  # fmt: skip
+FILE = b"a frozen model"
+FILE_SHA256 = hashlib.sha256(FILE).hexdigest()
 _TYPES = {"hello": "query", "round": "train", "final": "evaluate", "probe": "query.probe"}
 
 
@@ -190,7 +200,7 @@ class Site:
         """Send an instruction or a probe."""
         content = RecordDict({"probe": ConfigRecord({"nonce": nonce})})
         if kind != "probe":
-            weights = None if kind == "hello" else to_record(self.fakes.WEIGHTS)
+            weights = None if kind == "hello" else to_record(changes.pop("weights", self.fakes.WEIGHTS))
             content = instruction_content(plan.canonical_json(), number, weights)
         packed = pack(content) if kind != "probe" else content
         seal = InstructionSeal(
@@ -253,6 +263,65 @@ def site(tmp_path: Path, one_site: Any, fakes: Any, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def plan(plan_for: Any) -> FederationPlan:
     return plan_for()  # type: ignore[no-any-return]
+
+
+class TestFrozenModels:
+    @pytest.fixture
+    def judging(self, plan):
+        contract = {"name": "lesions", "format": "onnx", "sha256": FILE_SHA256, "size_bytes": len(FILE),
+                    "data": plan.data.model_dump(), "intended_use": "Finds lesions."}  # fmt: skip
+        return FederationPlan.model_validate({**plan.model_dump(), "rounds": 1, "validation": {"models": [contract]}})
+
+    def told(self, judging, site, **changes):
+        """What an honest worker answers, and one that signs by itself."""
+        figures = ModelFigures(moments={"dice": (10.0, 5.0, 2.5)})
+        record = ValidationRecord("a", judging.sha256(), (ScopeRecord(EVERYBODY, 10, (figures,)),), **changes)
+        report = site.fakes.report(judging, "final", "a", 2, metrics=(), validated=asdict(record))
+        return record, reply_content(report, {}, None, "the worker's own")
+
+    def test_the_very_record_that_leaves_is_signed_noted_and_logged(self, site, judging):
+        site.start()
+        site.ask(judging, "final", 2, weights={"file.lesions": np.frombuffer(FILE, np.uint8)})
+        wait_for(lambda: site.worker.asked, 10)
+        record, content = self.told(judging, site, told_before=3)
+        site.worker.finish(content)
+        _, packed = site.line.answered(1)
+        opened = unpack(packed, EucaimError)
+        del opened["seal"]
+        reply = read_reply(Message(opened, reply_to=site.worker.asked[0]), ())
+        assert reply.report.validated == record
+        assert fits(reply.report.validated, RecordSignature(site.line.site_key, reply.signature))
+        (sent,) = site.audit.records(kind="sent")
+        assert sent.body["record"] == record_sha256(record)
+        assert line_of(sent, Asker()).left.record == record_sha256(record)
+        told = Told(load_site_file(site.home.site_file).records_folder())
+        assert told.other_plans("0" * 64, [FILE_SHA256]) == 1
+
+    def test_asked_anew_it_is_signed_alike(self, site, judging):
+        site.start()
+        weights = {"file.lesions": np.frombuffer(FILE, np.uint8)}
+        site.ask(judging, "final", 2, weights=weights)
+        wait_for(lambda: site.worker.asked, 10)
+        site.worker.finish(self.told(judging, site)[1])
+        first, _ = site.line.answered(1)
+        site.ask(judging, "final", 2, weights=weights)
+        second, _ = site.line.answered(2)
+        assert second.content == first.content
+
+    def test_what_the_gate_stops_is_neither_signed_nor_noted(self, site, judging, monkeypatch):
+        signed: list[str] = []
+        told = Told(load_site_file(site.home.site_file).records_folder())
+        before = told.other_plans("0" * 64, [FILE_SHA256])
+        judging = judging.model_copy(update={"seed": 7})  # one of which nothing has left yet
+        monkeypatch.setattr(Border, "signature", lambda *_: signed.append("") or "")
+        site.start()
+        site.ask(judging, "final", 2, weights={"file.lesions": np.frombuffer(FILE, np.uint8)})
+        wait_for(lambda: site.worker.asked, 10)
+        site.worker.finish(self.told(judging, site, told_before=-1)[1])
+        _, packed = site.line.answered(1)
+        assert unpack(packed, EucaimError)["refusal"]["code"] == "EFL304"
+        assert signed == []
+        assert told.other_plans("0" * 64, [FILE_SHA256]) == before
 
 
 class TestOneInstruction:

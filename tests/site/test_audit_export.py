@@ -82,6 +82,7 @@ class TestEhds:
             "delta": None,
             "ledger_count": None,
             "ledger": None,
+            "record": None,
         }
         assert (lines[3]["decided_by"], lines[4]["outcome"], lines[4]["reasons"]) == ("it-night", "refused", ["hours"])
         assert lines[0]["data"] == []

@@ -226,3 +226,24 @@ class TestNumber:
     def test_it_is_not_below_what_the_least_would_be_told_as(self, told: Told) -> None:
         told.number("train", A, first(12), 10, 5)
         assert told.number("train", B, first(13), 13, 5) == 15
+
+
+class TestModels:
+    def test_other_plans_of_the_same_models_count_once_each(self, told: Told) -> None:
+        assert told.other_plans(A, ["m1"]) == 0
+        told.of_models(A, ["m1", "m2"])
+        told.of_models(A, ["m1"])
+        assert told.other_plans(A, ["m1", "m2"]) == 0
+        assert told.other_plans(B, ["m1", "m2"]) == 1
+        assert told.other_plans(B, ["m3"]) == 0
+        told.of_models(B, ["m2"])
+        assert told.other_plans("c" * 64, ["m1", "m2"]) == 2
+        assert told.other_plans("c" * 64, ["m1"]) == 1
+
+    def test_what_can_not_be_remembered_or_read_is_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "told.sqlite").write_bytes(b"no database" * 1000)
+        broken = Told(tmp_path)
+        with pytest.raises(JournalError, match="can't be read or written"):
+            broken.of_models(A, ["m1"])
+        with pytest.raises(JournalError, match="can't be read or written"):
+            broken.other_plans(A, ["m1"])

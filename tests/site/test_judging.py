@@ -25,11 +25,12 @@ from eucaim_fl.models.planned import initial_arrays
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.site import judging
 from eucaim_fl.site.answers import Answer
+from eucaim_fl.site.differencing import Told
 from eucaim_fl.site.gate import refusals
 from eucaim_fl.site.judging import JudgingNode
 from eucaim_fl.site.node import SiteNode
 from eucaim_fl.site.report import MetricsRecord
-from eucaim_fl.validation.record import EVERYBODY
+from eucaim_fl.validation.record import EVERYBODY, TOO_FEW, ScopeRecord
 from eucaim_fl.validation_config import InferenceLimits, ValidationConfig
 from tests.conftest import tiny_recipe, write_hospital
 
@@ -210,6 +211,34 @@ class TestJudgingNode:
         strict.write_text(yaml.safe_dump(values))
         with pytest.raises(PolicyRefusalError, match="privacy"):
             JudgingNode(strict, plan_of())
+
+
+class TestToldBefore:
+    def test_a_record_counts_other_plans_whose_figures_of_the_model_left(self, tmp_path, plan_of, content):
+        file = write_hospital(tmp_path, "a")
+        first = JudgingNode(file, plan_of())
+        answer = first.validate(2, {"lesions": memoryview(content)})
+        other = JudgingNode(file, plan_of(trained_on="Something else, so another plan."))
+        assert other.validate(2, {"lesions": memoryview(content)}).report.validated.told_before == 0  # nothing left yet
+        first.remember(answer)
+        assert other.validate(2, {"lesions": memoryview(content)}).report.validated.told_before == 1
+        again = first.validate(2, {"lesions": memoryview(content)})
+        assert (again.report.validated.told_before, again.report.validated.data_is) == (0, "synthetic")
+        assert not refusals(again, first.plan, (), first.bounds)
+
+    def test_what_tells_nothing_is_not_remembered(self, node, answer):
+        silent = ScopeRecord(EVERYBODY, 0, withheld=TOO_FEW)
+        record = replace(answer.report.validated, scopes=(silent,))
+        node.remember(Answer(answer.report.model_copy(update={"validated": record}), {}))
+        node.remember(node.hello())
+        assert Told(node.site.records_folder()).other_plans("0" * 64, [node.asked.models[0].sha256]) == 0
+
+    def test_remember_says_so_where_it_can_not_be_noted(self, tmp_path, plan_of, answer):
+        node = JudgingNode(write_hospital(tmp_path, "a"), plan_of())
+        node.site.records_folder().mkdir(parents=True, exist_ok=True)
+        (node.site.records_folder() / "told.sqlite").write_bytes(b"no database" * 1000)
+        with pytest.raises(JournalError, match="can't be read or written"):
+            node.remember(answer)
 
 
 class TestConfidential:

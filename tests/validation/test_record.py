@@ -210,3 +210,19 @@ class TestNames:
     def test_a_paired_table_names_the_class_where_there_are_several(self):
         assert agreement_key(PLANS["three"].task, 0.5, "with", "b") == "0.5 with b"
         assert agreement_key(PLANS["two"].task, 0.125, "without", "yes") == "0.125 without"
+
+
+class TestWhatIsSaidBeside:
+    @pytest.mark.parametrize("changes", [{"told_before": 3}, {"data_is": "synthetic"}, {"data_is": ""}], ids=str)
+    def test_plans_before_and_the_kind_of_data_may_be_told(self, changes):
+        check_record(replace(RECORDS["two"], **changes), PLANS["two"])
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"told_before": -1}, {"told_before": 0.5}, {"told_before": True}, {"told_before": 2_000_000},
+         {"told_before": math.nan}, {"data_is": "mine"}],
+        ids=str,
+    )  # fmt: skip
+    def test_what_can_not_be_is_refused(self, changes):
+        with pytest.raises(ReplyError, match=r"what can't be|not whole numbers"):
+            check_record(replace(RECORDS["two"], **changes), PLANS["two"])
