@@ -99,7 +99,8 @@ class RoundRecord:
     train_loss: site → mean training loss of the round. aggregated_from: sites in canonical order. final: nobody
     trained; a run whose sites have spent their privacy budget, or whose model gets no better, ends before its last
     round. chosen: site → the model that it chose by its own validation patients; only of the last exchange. validated:
-    site → what it tells of frozen models, with its signature, as JSON values; of a validation only.
+    site → what it tells of frozen models, as JSON values; of a validation only. signatures: site → its public key and
+    its signature over that, as `key` and `signature`; none from sites without keys, which are processes of one machine.
     """
 
     round: int
@@ -116,6 +117,7 @@ class RoundRecord:
     final: bool = False
     chosen: Mapping[str, str] = field(default_factory=dict)
     validated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    signatures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def is_final(self, rounds: int) -> bool:
         """Whether it is the last exchange of a plan of that many rounds, in which nobody trains."""

@@ -42,6 +42,7 @@ from eucaim_fl.site.report import SiteReport
 from eucaim_fl.strategies.outliers import outlying
 from eucaim_fl.strategies.weighting import trained_norm
 from eucaim_fl.tracking.journal import Journal, JournalState
+from eucaim_fl.tracking.registration import note_first_record
 from eucaim_fl.training.statistics import conditioning
 from eucaim_fl.validation.pooling import pool
 
@@ -61,6 +62,7 @@ class _Round:
     updates: dict[str, ArrayFile] = field(default_factory=dict)
     states: dict[str, Participation] = field(default_factory=dict)
     excluded: set[str] = field(default_factory=set)
+    signatures: dict[str, dict[str, str]] = field(default_factory=dict)
     attempts: int = 0
 
 
@@ -215,6 +217,7 @@ class Coordinator:
             final=current.kind == "final",
             chosen={s: chosen for s in sites if (chosen := current.reports[s].chosen) is not None},
             validated={s: asdict(record) for s in sites if (record := current.reports[s].validated) is not None},
+            signatures=dict(sorted(current.signatures.items())),
         )
 
     def _write(self, record: RoundRecord, weights: Arrays, optimizer: Arrays, better_now: bool) -> RoundRecord:
@@ -304,6 +307,10 @@ class Coordinator:
                     current.updates[site] = self._journal.spool(current.number, site, arriving, text, reply.update)
                 if reply.pictures is not None:
                     self._journal.keep_pictures(site, reply.pictures)
+                if reply.report.validated is not None and not any(one.validated for one in current.reports.values()):
+                    note_first_record(self._journal.folder)
+                if answered.signed is not None:
+                    current.signatures[site] = asdict(answered.signed)
                 current.reports[site] = reply.report
                 if reply.report.statistics is not None and not reply.report.statistics.patients:
                     current.states[site] = withholding(answered.participation)

@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from eucaim_fl.errors import ReplyError
+from eucaim_fl.errors import ReplyError, SealError
 from eucaim_fl.federation.local_grid import DEADLINE, LOST, SEAL
 from eucaim_fl.federation.messages import Refusal, Reply, instruction_content, read_reply
 from eucaim_fl.plan import FederationPlan
@@ -24,6 +24,7 @@ from eucaim_fl.site.statistics import check_statistics
 from eucaim_fl.validation.choice import best_model
 from eucaim_fl.validation.pooling import check_metrics
 from eucaim_fl.validation.record import check_record
+from eucaim_fl.validation.signed import RecordSignature, signed_by
 
 __all__ = ["Answered", "Question", "ask"]
 
@@ -55,13 +56,14 @@ class Question:
 class Answered:
     """One node's answer. target: the name it was asked under; reply: only if it counts.
 
-    claims: the site's own name, where the answer gave one.
+    claims: the site's own name, where the answer gave one. signed: of its record of frozen models, verified.
     """
 
     target: str
     participation: Participation
     reply: Reply | None = None
     claims: str = ""
+    signed: RecordSignature | None = None
 
 
 def ask(
@@ -75,8 +77,9 @@ def ask(
     """Send one question to all targets (name → node id), yield answers as they arrive.
 
     Ends when all have answered or `round_deadline_s` is over; those that did not answer are yielded as such, and a
-    grid that can end a silent process does. announced: site → training patients and cohort fingerprint, as said at
-    hello.
+    grid that can end a silent process does. A grid that knows its sites' keys (`site_keys`, name → public key) takes no
+    record of frozen models without its site's signature.
+    announced: site → training patients and cohort fingerprint, as said at hello.
     meanwhile: called about four times a second. waiting: called with those that have not answered, and the seconds
     since they were asked, after 30 s and each time that twice as long has passed.
     """
@@ -90,6 +93,7 @@ def ask(
     ]
     # A grid that itself ends what is too slow counts from when a site starts, not from when it is queued.
     patience_s = deadline_s * (len(targets) + 1) if getattr(grid, "keeps_deadlines", False) else deadline_s
+    keys: Mapping[str, str] | None = getattr(grid, "site_keys", None)
     sent, tell_at_s = time.monotonic(), _TELL_AFTER_S
     pending = dict(zip(grid.push_messages(messages), targets, strict=True)) if messages else {}
     del messages
@@ -100,7 +104,7 @@ def ask(
             for message in grid.pull_messages(identifiers[start : start + _PULL_AT_ONCE]):
                 target = pending.pop(message.metadata.reply_to_message_id, None)
                 if target is not None:
-                    answered = _judge(target, question, announced, message)
+                    answered = _verified(_judge(target, question, announced, message), keys)
                     seconds = answered.reply.report.seconds if answered.reply else time.monotonic() - sent
                     took = replace(answered.participation, seconds=round(seconds, 3), bytes_down=size)
                     yield replace(answered, participation=took)
@@ -176,6 +180,18 @@ def _judge(target: str, question: Question, announced: Mapping[str, tuple[int, s
         trained_norm=update_norm({s.name: reply.update[s.name] for s in question.specs if s.trainable}),
     )
     return Answered(target, took_part, reply, reply.report.site)
+
+
+def _verified(answered: Answered, keys: Mapping[str, str] | None) -> Answered:
+    """An answer that counted, with the signature of its record of frozen models; rejected if that does not fit."""
+    reply = answered.reply
+    if reply is None or reply.report.validated is None or keys is None:
+        return answered
+    try:
+        signed = signed_by(reply.report.validated, reply.signature, keys.get(answered.target, ""))
+    except SealError as problem:
+        return Answered(answered.target, Participation(answered.target, "rejected", problem.code, problem.message))
+    return replace(answered, signed=signed)
 
 
 def _check(target: str, question: Question, announced: Mapping[str, tuple[int, str]], reply: Reply) -> None:

@@ -22,6 +22,7 @@ from eucaim_fl.federation.progress import listeners
 from eucaim_fl.plan import FederationPlan, read_plan
 from eucaim_fl.records import ArraySpec
 from eucaim_fl.tracking.journal import Journal, JournalState
+from eucaim_fl.tracking.registration import register
 
 __all__ = ["RUN_FOLDER_VARIABLE", "START_FILE", "app", "running", "stopping"]
 
@@ -40,7 +41,9 @@ running = threading.Lock()
 def main(grid: Grid, context: Context) -> None:
     """Run the plan of the run folder from where its journal stands.
 
-    Raises RunNotFoundError if the folder holds no plan, PlanError if the plan is damaged.
+    A validation's plan is registered before any site is asked.
+    Raises RunNotFoundError if the folder holds no plan, PlanError if the plan is damaged, JournalError if another plan
+    is registered there.
     """
     folder = Path(str(context.run_config.get("run-folder") or os.environ[RUN_FOLDER_VARIABLE]))
     try:
@@ -49,6 +52,8 @@ def main(grid: Grid, context: Context) -> None:
         raise RunNotFoundError("The run folder holds no plan.", local_detail=str(folder)) from None
     journal = Journal(folder)
     state = journal.load() or _begin(journal, plan)
+    if plan.validation is not None and not state.records:
+        register(folder, plan.sha256())
     with running:
         Coordinator(grid, plan, journal, state.specs, listeners(), stopping.is_set).run(state)
 

@@ -85,6 +85,7 @@ class SuperlinkGrid(Grid):
     def _learn_names(self) -> None:
         self._admitted = self._home.sites()
         self.largest_patients = {name: site.largest_patients for name, site in self._admitted.items()}
+        self.site_keys = {name: site.site_key for name, site in self._admitted.items()}
         self.names = {node: name for name, node in node_ids(self._home).items()}
 
     # --- Flower's interface -----------------------------------------------------------------------------------
@@ -115,8 +116,7 @@ class SuperlinkGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Seal, pack and send instructions, several at a time; what is returned identifies them for `pull_messages`.
 
-        What several sites get alike is packed once; a large one is sent to one site first, so that the SuperLink has
-        the weights already when the others are sent.
+        What several sites get alike is packed once; a large one goes to one site first: the SuperLink has it then.
         """
         batch: list[Pending] = []
         for message in messages:
