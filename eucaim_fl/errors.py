@@ -8,7 +8,8 @@ EucaimError                     EFL000
 │   ├── PolicyError             EFL104  a policy that can't be used
 │   ├── PermitError             EFL105  a data permit that is malformed, altered, expired or another's
 │   ├── EnrolmentError          EFL106  an invitation or request that is malformed, altered or used up
-│   └── KeyFileError            EFL107  a key file that is missing, foreign, or readable by others
+│   ├── KeyFileError            EFL107  a key file that is missing, foreign, or readable by others
+│   └── ReportError             EFL108  a validation's report that is malformed or altered
 ├── DataError                   EFL200  what lies in the cohort
 │   ├── CohortError             EFL201  folder missing, nothing usable in it, too few patients
 │   ├── SeriesError             EFL202  slices that form no volume
@@ -64,8 +65,9 @@ __all__ = [
     "ModelAnswerError", "ModelEndedError", "ModelMemoryError", "ModelRefusedError", "ModelTimeError",
     "NotAdmittedError", "NotFiniteError", "OutsideHoursError", "PermitError", "PlanError", "PolicyError",
     "PolicyRefusalError", "PrivacyBudgetError", "PrivacyError", "PrivateTrainingError", "QuorumError", "RecipeError",
-    "ReplyError", "RunError", "RunFolderBusyError", "RunNotFoundError", "SealError", "SeriesError", "ServiceError",
-    "ServiceStateError", "SiteFileError", "StorageLimitError", "TrainingError", "UnreadableFileError", "WorkerError",
+    "ReplyError", "ReportError", "RunError", "RunFolderBusyError", "RunNotFoundError", "SealError", "SeriesError",
+    "ServiceError", "ServiceStateError", "SiteFileError", "StorageLimitError", "TrainingError", "UnreadableFileError",
+    "WorkerError",
 ]  # fmt: skip
 
 
@@ -139,6 +141,12 @@ class KeyFileError(ConfigError):
     """A key file that is missing, foreign, or readable by others."""
 
     code = "EFL107"
+
+
+class ReportError(ConfigError):
+    """A validation's report that is malformed or altered."""
+
+    code = "EFL108"
 
 
 class DataError(EucaimError):

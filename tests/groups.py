@@ -10,7 +10,10 @@ __all__ = ["TOGETHER", "at_the_end", "end_all", "group_of"]
 
 TOGETHER = {
     "tests/attacks/": ("",),
-    "tests/federation/": ("test_deployed_parity.py", "test_fleet.py", "test_flower_run.py", "test_line_faults.py"),
+    "tests/federation/": (
+        *("test_deployed_parity.py", "test_deployed_validation.py", "test_fleet.py", "test_flower_run.py"),
+        "test_line_faults.py",
+    ),
 }
 _ENDS = pytest.StashKey[list[Callable[[], None]]]()
 

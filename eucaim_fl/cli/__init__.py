@@ -21,6 +21,7 @@ _COMMANDS = {
     "federation": "For the coordinator: set up, invite, admit, start.",
     "site": "For hospital IT: check, connect, approve, see what left.",
     "privacy": "Attack a plan on this machine: does its promise stand?",
+    "report": "Verify the report of a validation, offline.",
     "permit": "Issue, show and verify data permits.",
     "prepare": "Write cohorts: the demo hospitals, or real data sets.",
     "runs": "List the runs of a folder.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -12,11 +12,17 @@ from eucaim_fl.durable import write_atomically, write_json
 from eucaim_fl.errors import JournalError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.records import RoundRecord
+from eucaim_fl.tracking.journal import Journal
+from eucaim_fl.tracking.registration import read_registration
 from eucaim_fl.validation.record import ValidationRecord
+from eucaim_fl.validation.signed import RECORD, RecordSignature
 
-__all__ = ["records_of", "write_validation"]
+if TYPE_CHECKING:
+    from eucaim_fl.validation.document import Circumstances
 
-_RECORD: TypeAdapter[ValidationRecord] = TypeAdapter(ValidationRecord)
+__all__ = ["records_of", "signatures_of", "write_validation"]
+
+_SIGNATURE: TypeAdapter[RecordSignature] = TypeAdapter(RecordSignature)
 
 
 def records_of(journal: Sequence[RoundRecord]) -> tuple[ValidationRecord, ...]:
@@ -28,9 +34,21 @@ def records_of(journal: Sequence[RoundRecord]) -> tuple[ValidationRecord, ...]:
     if not told:
         raise JournalError("The run's journal holds no validation.")
     try:
-        return tuple(_RECORD.validate_python(told[site]) for site in sorted(told))
+        return tuple(RECORD.validate_python(told[site]) for site in sorted(told))
     except ValidationError:
         raise JournalError("The run's journal holds a validation that can't be read.") from None
+
+
+def signatures_of(journal: Sequence[RoundRecord]) -> dict[str, RecordSignature]:
+    """Site → signature of what it told; a journal of sites without keys, or of an earlier version, has none.
+
+    Raises JournalError if one can't be read.
+    """
+    told = journal[-1].signatures if journal else {}
+    try:
+        return {site: _SIGNATURE.validate_python(told[site]) for site in sorted(told)}
+    except ValidationError:
+        raise JournalError("The run's journal holds a signature that can't be read.") from None
 
 
 def write_validation(
@@ -38,31 +56,39 @@ def write_validation(
 ) -> dict[str, Any]:
     """Analyse what the sites told, and write report.json, report.html and result.json; returns the last one's content.
 
-    The same journal gives the same report. Raises what `records_of`, `validation.analysis.analyse` and
+    The same journal gives the same report. Raises what `records_of`, `signatures_of`, `document.make_document` and
     `durable.write_atomically` raise.
     """
-    from eucaim_fl.validation.analysis import analyse
-    from eucaim_fl.validation.page import About, render_validation
+    from eucaim_fl.validation.document import Told, make_document, page_of, to_bytes
 
-    records = records_of(journal)
-    found = analyse(plan, records, seed=plan.seed)
-    report = {
-        "schema_version": 1,
-        "plan": plan.model_dump(mode="json"),
-        "plan_sha256": plan.sha256(),
-        "result": found.model_dump(mode="json"),
-        "records": [_RECORD.dump_python(record, mode="json") for record in records],
-    }
-    write_json(folder / "report.json", report)
-    about = About(provenance=tuple((str(what), str(value)) for what, value in sorted(provenance.items())))
-    write_atomically(folder / "report.html", render_validation(found, plan, about).encode())
+    told = Told(records_of(journal), signatures_of(journal))
+    document = make_document(plan, told, _circumstances(folder, provenance))
+    content = to_bytes(document)
+    write_atomically(folder / "report.json", content)
+    write_atomically(folder / "report.html", page_of(content).encode())
     result = {
         "schema_version": 1,
         "run": folder.name,
         "plan_sha256": plan.sha256(),
-        "validation": [one.sentence for one in found.verdicts],
+        "validation": [one.sentence for one in document.result.verdicts],
         "participation": [vars(one) for one in journal[-1].participation],
         "timings": {"wall_s": round(wall_s, 3)},
     }
     write_json(folder / "result.json", result)
     return result
+
+
+def _circumstances(folder: Path, provenance: Mapping[str, Any]) -> Circumstances:
+    from eucaim_fl.validation.document import Circumstances, CohortFacts
+
+    fixed, announced = read_registration(folder), Journal(folder).sites()
+    return Circumstances(
+        registered=fixed.plan_sha256,
+        registered_at=fixed.at,
+        records_came=fixed.came,
+        cohorts={
+            site: CohortFacts(sha256=str(facts["cohort_sha256"]), quarantined=int(facts["quarantined"]))
+            for site, facts in sorted(announced.items())
+        },
+        provenance=tuple((str(what), str(value)) for what, value in sorted(provenance.items())),
+    )

@@ -128,7 +128,7 @@ class TestHowItWasAsked:
         plan = plan_of(hospitals(3))
         page = page_of(plan, changes=("The threshold 0.7 was looked at.",))
         assert "The threshold 0.7 was looked at." in section(page, "asked")
-        assert "Something was changed after the plan was fixed" in page[: page.index("</header>")]
+        assert "Something speaks against a plan that came before any result" in page[: page.index("</header>")]
         assert "Nothing was changed" not in page
 
     def test_a_result_of_another_plan_is_a_notice(self):
@@ -244,6 +244,14 @@ class TestSections:
         assert "DOES NOT FIT the record" in section(page, "signatures")
         assert plan.sites[0] in page[: page.index("</header>")]
         assert "1 of 2 signatures were verified" in section(page, "signatures")
+
+    def test_without_any_signature_the_page_says_what_that_means(self):
+        plan = plan_of(hospitals(3))
+        alone = tuple(Signature(site, "missing", said="A run on one machine.") for site in plan.sites)
+        words = section(page_of(plan, signatures=alone), "signatures")
+        assert "None of the 2 records is signed" in words
+        assert "A run on one machine." in words
+        assert "were verified" not in words
 
     def test_outlines_have_agreement_and_lesions_and_no_calibration(self):
         plan = plan_of(hospitals(5), task=SEGMENTATION)

@@ -10,10 +10,9 @@ __all__ = ["About", "Signature"]
 
 @dataclass(frozen=True)
 class Signature:
-    """What is known of a site's signature on its record. verified: it was checked against the key that is on file.
-
-    broken: it was checked and does not fit. unchecked: there is one, and no key was at hand. missing: there is none.
-    key: fingerprint of the key. said: a sentence more.
+    """What is known of a site's signature on its record. verified: it fits, by the key that the coordinator has on
+    file. broken: it was checked and does not fit. unchecked: there is one, and no key was at hand. missing: there is
+    none. key: fingerprint of the key. said: a sentence more.
     """
 
     site: str
@@ -27,7 +26,8 @@ class About:
     """Circumstances of a validation; everything is in words and escaped on the page.
 
     fixed_at: when the plan was fixed; fixed_by: how that is known, such as a signed approval. first_seen_at: when the
-    first record came. changes: what was changed after the plan was fixed, a sentence each; empty says that nothing was.
+    first record came. changes: what speaks against a plan that was fixed before any result was seen, a sentence each:
+    something was changed, or a site had told of the model before; empty says that nothing does.
     signatures: of the sites. data: facts of the sites' data: site, what, words. provenance: what and value.
     synthetic: sites whose data is made up, so that nothing is shown for patients.
     """

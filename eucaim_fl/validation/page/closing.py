@@ -78,6 +78,8 @@ def limits_section(result: ValidationResult, plan: FederationPlan) -> Section:
         "model.",
         "Truth is what the hospitals have as truth. Where it is wrong or differs between hospitals, so do the figures.",
         "Patients of whom a model gave no answer, or whom a hospital set aside, are in no figure.",
+        "Hospitals know a model again by the SHA-256 of its file: of one that was saved anew, or that the maker tested "
+        "elsewhere, they can't tell that figures were seen before.",
         "Intervals tell of chance only. They know nothing of errors in the data, of selection, or of counts that a "
         "hospital rounds before it tells them.",
         "PPV, NPV, F1, accuracy and net benefit hold for the share of diseased patients in these data.",
@@ -104,9 +106,14 @@ def signatures_section(result: ValidationResult, about: About) -> Section:
     answered = sum(line.answered for line in result.sites)
     words = (
         f"Each hospital signs the plan's hash together with its record. {verified} of {answered} signatures "
-        "were verified against the hospitals' keys when this page was made. They can be verified again without any "
+        "were verified against the hospitals' keys when the records came. They can be verified again without any "
         "server: eucaim-fl report verify."
     )
+    if answered and not any(one.state != "missing" for one in about.signatures):
+        words = (
+            f"None of the {answered} records is signed, so nothing but the coordinator's word says that hospitals told "
+            "these figures. That every number follows from the records can be checked: eucaim-fl report verify."
+        )
     broken = any(one.state == "broken" for one in about.signatures)
     blocks: list[Block] = [
         Words(words, "alarm" if broken else "plain"),

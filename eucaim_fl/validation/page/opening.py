@@ -120,7 +120,7 @@ def asked_section(result: ValidationResult, plan: FederationPlan, about: About) 
     if plan.sha256() != result.plan_sha256:
         blocks.append(Words(_OTHER_PLAN, "alarm"))
     if about.changes:
-        blocks.append(Words(f"Changed after the plan was fixed: {' '.join(about.changes)}", "alarm"))
+        blocks.append(Words(f"This speaks against a plan that came first: {' '.join(about.changes)}", "alarm"))
     elif plan.sha256() == result.plan_sha256:
         blocks.append(
             Words("Nothing was changed after the plan was fixed." if about.fixed_at else _UNKNOWN_TIME,
@@ -249,7 +249,7 @@ def _notices(result: ValidationResult, plan: FederationPlan, about: About) -> li
     if plan.sha256() != result.plan_sha256:
         found.append(("alarm", _OTHER_PLAN))
     if about.changes:
-        found.append(("alarm", "Something was changed after the plan was fixed; see “How it was asked”."))
+        found.append(("alarm", "Something speaks against a plan that came before any result; see “How it was asked”."))
     if broken := [one.site for one in about.signatures if one.state == "broken"]:
         found.append(("alarm", f"The signature does not fit the record of {joined(broken)}."))
     if about.synthetic:
