@@ -85,10 +85,10 @@ def _circumstances(folder: Path, provenance: Mapping[str, Any]) -> Circumstances
     return Circumstances(
         registered=fixed.plan_sha256,
         registered_at=fixed.at,
-        records_came=fixed.came,
+        records_came=fixed.came[:1000],
         cohorts={
             site: CohortFacts(sha256=str(facts["cohort_sha256"]), quarantined=int(facts["quarantined"]))
             for site, facts in sorted(announced.items())
         },
-        provenance=tuple((str(what), str(value)) for what, value in sorted(provenance.items())),
+        provenance=tuple((str(what), str(value)) for what, value in sorted(provenance.items()) if what != "cohorts"),
     )

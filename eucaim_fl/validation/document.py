@@ -47,7 +47,7 @@ LARGEST_REPORT_BYTES = 64 * 2**20
 _Site = Annotated[str, Field(pattern=SITE_NAME)]
 _Hash = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 _Time = Annotated[str, Field(pattern=r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00)?$")]
-_Words = Annotated[str, Field(max_length=20_000)]
+_Words = Annotated[str, Field(max_length=2**20)]
 _CALLED = {"confidential": "confidential", "public": "public", "synthetic": "made up", "": "not said"}
 _FIXED_BY = (
     "written into the run's folder before any hospital was asked; by the coordinator's own clock, which nobody else "
