@@ -6,14 +6,16 @@ is that patient's. So a set is told about only if it equals, or differs by enoug
 withdrawal, which takes one patient from a set, would silence the site for good; instead a few others are left out of
 its figures too, so that what was there before and is not any more is a group of enough patients.
 
-Pairs are compared. Three or more sets that only together isolate a patient are not found, nor is what a network of the
-plan's choice tells of one patient in a single figure; against these only noise helps.
+Pairs are compared; of groups that are told side by side, all unions of those of two rules (`validation_sets`). Three or
+more sets or rules that only together isolate a patient are not found, nor is what a network of the plan's choice tells
+of one patient in a single figure; against these only noise helps.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,12 +23,17 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 from eucaim_fl.durable import local_key
 from eucaim_fl.site.disclosure import announced
 from eucaim_fl.site.small_store import transaction
 
-__all__ = ["Group", "Told", "ToldSet", "number_for", "tellable", "too_near"]
+__all__ = ["Group", "Parts", "Told", "ToldSet", "number_for", "tellable", "too_near"]
+
+Parts: TypeAlias = tuple[frozenset[str], ...]
+"""Groups of patients that do not overlap, and of which figures are told side by side."""
+_Chosen = TypeVar("_Chosen")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS patients (id INTEGER PRIMARY KEY, hidden BLOB UNIQUE NOT NULL);
@@ -38,6 +45,7 @@ CREATE TABLE IF NOT EXISTS numbers (
     what TEXT NOT NULL, plan TEXT NOT NULL, patients BLOB NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (what, plan)
 );
 CREATE TABLE IF NOT EXISTS models (plan TEXT NOT NULL, model TEXT NOT NULL, PRIMARY KEY (plan, model));
+CREATE TABLE IF NOT EXISTS parts (kind TEXT NOT NULL, masks TEXT NOT NULL, PRIMARY KEY (kind, masks));
 """
 _FIGURES = "figures"
 _WINDOWS = 16
@@ -201,6 +209,35 @@ class Told:
             _remember(store, kind, asked)
             return True
 
+    def beside(
+        self,
+        patients: Collection[str],
+        choose: Callable[[Callable[[str], Sequence[Parts]]], tuple[_Chosen, Mapping[str, Collection[Parts]]]],
+    ) -> _Chosen:
+        """What is chosen to be told of groups, knowing all that were told of side by side before; remembered as told.
+
+        patients: all of whom something may be told. choose: is given what was told by kind, and answers with what it
+        has chosen, and by kind what is told by it. Who is not among the patients stands in earlier groups under a name
+        that nobody has. Raises JournalError if it can't be remembered; then nothing may leave.
+        """
+        with self._open() as store:
+            ids = self._ids(store, patients)
+            names = {bit: name for name, bit in ids.items()}
+
+            def before(kind: str) -> list[Parts]:
+                rows = store.execute("SELECT masks FROM parts WHERE kind = ? ORDER BY masks", (kind,)).fetchall()
+                return [tuple(_members(int(mask, 16), names) for mask in json.loads(masks)) for (masks,) in rows]
+
+            chosen, told = choose(before)
+            for kind, several in told.items():
+                for parts in several:
+                    masks = sorted(sum(1 << ids[patient] for patient in part) for part in parts)
+                    for mask in masks:
+                        _remember(store, kind, mask)
+                    text = json.dumps([f"{mask:x}" for mask in masks])
+                    store.execute("INSERT OR IGNORE INTO parts VALUES (?, ?)", (kind, text))
+            return chosen
+
     def number(self, what: str, plan: str, patients: Collection[str], least: int, base: int) -> int:
         """The number of patients that is told (see `number_for`), remembered for this plan; not below what the least
         would be told as. Raises JournalError if it can't be remembered."""
@@ -249,6 +286,10 @@ class Told:
         mask, number = number_for(patients, own, told.values(), base)
         store.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?, ?, ?)", (what, plan, _packed(mask), number))
         return number
+
+
+def _members(mask: int, names: Mapping[int, str]) -> frozenset[str]:
+    return frozenset(names.get(bit, f"\0{bit}") for bit in range(mask.bit_length()) if mask >> bit & 1)
 
 
 def _packed(patients: int) -> bytes:

@@ -40,7 +40,7 @@ from eucaim_fl.site.policy_decision import bounds
 from eucaim_fl.site.policy_privacy import privacy_answer
 from eucaim_fl.site.report import SiteReport
 from eucaim_fl.site.telling import Telling
-from eucaim_fl.site.validation_cells import told_record, told_sets
+from eucaim_fl.site.validation_cells import told_beside, told_record
 from eucaim_fl.sitefile import load_site_file
 from eucaim_fl.tasks import for_task
 from eucaim_fl.tasks.segmentation import predict
@@ -270,7 +270,7 @@ class JudgingNode:
         self, results: Sequence[Results], groups: Mapping[str, frozenset[str]], failed: Mapping[str, int]
     ) -> ValidationRecord:
         """The record as it may leave, after the site's memory of what was told before was asked. Of confidential data
-        a set of patients that differs by few from one that was told about is left out."""
+        nothing is told that differs by few patients from what was told about, or can be added up from it."""
         rules, least, plan = self.bounds.cells, self.bounds.least, self.plan
         if least.apart > 1:
             kinds = {patient: _kind(one, plan) for patient, one in results[0].items()}
@@ -280,11 +280,11 @@ class JudgingNode:
             about = frozenset[str]().union(*(group.patients for group in found))
             results = [{patient: one[patient] for patient in one if patient in about} for one in results]
             groups = {patient: groups[patient] for patient in about}
-        forbidden: set[tuple[str, str]] = set()
+        forbidden = frozenset[tuple[str, str]]()
         if least.apart > 1 and results[0]:
-            for (population, scope), members in told_sets(plan, results, groups, rules).items():
-                if members and not self._told.may_tell(f"{_TOLD} {population}", members, least.apart):
-                    forbidden.add((population, scope))
+            forbidden = self._told.beside(
+                results[0].keys(), lambda before: told_beside(plan, results, groups, rules, before)
+            )
         record = told_record(self.site.name, plan, results, groups, rules, failed=failed, forbidden=forbidden)
         before = self._told.other_plans(plan.sha256(), [model.sha256 for model in self.asked.models])
         return replace(record, told_before=before, data_is=self.site.release.data_is)

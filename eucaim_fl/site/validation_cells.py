@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from eucaim_fl.config import TaskConfig
 from eucaim_fl.plan import FederationPlan
+from eucaim_fl.site.differencing import Parts
 from eucaim_fl.site.validation_rounding import CellRules, coarse_record
-from eucaim_fl.site.validation_sets import tellable_scopes
+from eucaim_fl.site.validation_sets import beside_told, tellable_scopes
 from eucaim_fl.validation.groups import possible_groups
 from eucaim_fl.validation.patient_figures import Results, known, members_of, patient_values, scope_record
 from eucaim_fl.validation.record import (
@@ -22,7 +23,7 @@ from eucaim_fl.validation.record import (
     score_names,
 )
 
-__all__ = ["told_cells", "told_record", "told_sets"]
+__all__ = ["told_beside", "told_cells", "told_record", "told_sets"]
 
 _PAIR = "pair "
 _EACH = "each patient"
@@ -123,14 +124,58 @@ def told_sets(
     rules: CellRules,
     forbidden: Collection[tuple[str, str]] = (),
 ) -> dict[tuple[str, str], frozenset[str]]:
-    """The sets of patients that figures would be told about, by population and scope: for the site's memory of what was
-    told before. Those that it refuses go into `forbidden` of `told_record`; to ask once is enough.
+    """The sets of patients that figures would be told about, by population and scope.
 
     Raises DataError as `patient_figures.members_of` does.
     """
     members, populations = members_of(results[0], groups, plan), _populations(plan, results)
     cells = told_cells(plan, results, groups, rules, forbidden)
     return {(name, scope): members[scope] & populations[name] for name in cells for scope in sorted(cells[name])}
+
+
+def told_beside(
+    plan: FederationPlan,
+    results: Sequence[Results],
+    groups: Mapping[str, Collection[str]],
+    rules: CellRules,
+    before: Callable[[str], Sequence[Parts]],
+) -> tuple[frozenset[tuple[str, str]], dict[str, list[Parts]]]:
+    """What may not be told beside what other plans were told, for `forbidden` of `told_record`; and, by kind, what is
+    told then, for the site's memory (`differencing.Told.beside`).
+
+    before: kind → groups that were told side by side, see `validation_sets.beside_told`. Of a column all classes are
+    one kind, whatever the task calls them: the same patients can be asked for as classes or as a label.
+    Raises DataError as `patient_figures.members_of` does.
+    """
+    members, populations = members_of(results[0], groups, plan), _populations(plan, results)
+    by_rule = [possible_groups(rule) for rule in plan.validation.subgroups] if plan.validation is not None else []
+    forbidden = set()
+    for name, scopes in told_cells(plan, results, groups, rules).items():
+        earlier = before(_kind(name, plan))
+        kept = beside_told(scopes, populations[name], members, by_rule, earlier, rules.least.apart)
+        forbidden |= {(name, scope) for scope in scopes - kept}
+    sets, told = told_sets(plan, results, groups, rules, forbidden), dict[str, list[Parts]]()
+    for name, population in populations.items():
+        if not sets.get((name, EVERYBODY)):
+            continue
+        several = told.setdefault(_kind(name, plan), [])
+        for rule in by_rule:
+            parts = [sets[name, scope] for scope in rule if (name, scope) in sets]
+            rest = population.difference(*parts)
+            several.append((*parts, *([rest] if rest else [])))
+        if not by_rule:
+            several.append((population,))
+    return frozenset(forbidden), told
+
+
+def _kind(population: str, plan: FederationPlan) -> str:
+    """Under what a population's groups are remembered."""
+    task = plan.task
+    if task.name == "classification":
+        return f"validation column {task.target.casefold()}"
+    if task.name == "multilabel":
+        return f"validation column {population.partition(' ')[2].casefold()}"
+    return f"validation column {task.event.casefold()}" if task.name == "survival" else f"validation {population}"
 
 
 def _populations(plan: FederationPlan, results: Sequence[Results]) -> dict[str, frozenset[str]]:

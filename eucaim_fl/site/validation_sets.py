@@ -14,7 +14,9 @@ from scipy.sparse import csgraph
 from eucaim_fl.site.disclosure import LeastPeople
 from eucaim_fl.validation.record import EVERYBODY
 
-__all__ = ["tellable_scopes", "thinnest_cut"]
+__all__ = ["beside_told", "tellable_scopes", "thinnest_cut"]
+
+_TOGETHER = 10**6
 
 
 def tellable_scopes(
@@ -51,6 +53,66 @@ def tellable_scopes(
         while (surplus := _to_hold_back(population, parts, rules, told, least.apart)) is not None:
             told.remove(surplus)
     return frozenset({EVERYBODY, *told})
+
+
+def beside_told(
+    told: frozenset[str],
+    population: frozenset[str],
+    members: Mapping[str, frozenset[str]],
+    rules: Sequence[Sequence[str]],
+    before: Sequence[Sequence[frozenset[str]]],
+    apart: int,
+) -> frozenset[str]:
+    """Of the scopes that may be told by themselves those that may be told beside what other plans were told.
+
+    told: see `tellable_scopes`, whose other arguments are here too. before: groups that were told side by side, of the
+    same or another population, each time with what was left of everybody. A second plan with one more edge, moved by
+    one patient, can be got around any comparison of single groups: under 50 against the sum of under 30 and 30 to 51.
+    So as in one record all unions of the groups of one rule, and what is left, are compared with all unions of what was
+    told side by side before; and as there the smallest told group at a cut that is too thin is held back. Nothing is
+    told where everybody is too near to one of these unions. Three rules that isolate a patient only together are not
+    searched.
+    """
+    known = [_none_small(parts, apart) for parts in before]
+    if not told or any(_too_near([population], parts, apart) for parts in known):
+        return frozenset()
+    left = set(told)
+    for rule in rules:
+        while kept := [name for name in rule if name in left]:
+            sets = [members[name] & population for name in kept]
+            rest = population.difference(*sets)
+            found = (_too_near([*sets, *([rest] if rest else [])], parts, apart) for parts in known)
+            at = next((nodes for nodes in found if nodes), None)
+            if at is None:
+                break
+            near = [name for k, name in enumerate(kept) if k in at] or kept
+            left.remove(min(near, key=lambda name: (len(members[name] & population), rule.index(name))))
+    return frozenset(left)
+
+
+def _none_small(parts: Sequence[frozenset[str]], apart: int) -> list[frozenset[str]]:
+    """Parts that were told of when fewer patients were enough, joined to others: who is told apart by them alone is
+    told apart already, and no later figure changes that."""
+    found = sorted(parts, key=lambda part: (len(part), sorted(part)))
+    while len(found) > 1 and len(found[0]) < apart:
+        found = sorted([found[0] | found[1], *found[2:]], key=lambda part: (len(part), sorted(part)))
+    return [part for part in found if len(part) >= apart]
+
+
+def _too_near(asked: Sequence[frozenset[str]], told: Sequence[frozenset[str]], apart: int) -> frozenset[int]:
+    """Numbers of the asked sets at a place where a union of them and one of the told sets differ by fewer than `apart`
+    patients, but by some; −1 stands for none of them. Empty if there is no such place.
+
+    Who is in none of one side's sets is on the side of those that were not chosen: one more row and column, which
+    belong together.
+    """
+    here, there = (frozenset[str]().union(*sets) for sets in (asked, told))
+    shared = [[*(len(a & b) for b in told), len(a - there)] for a in asked]
+    shared.append([*(len(b - here) for b in told), _TOGETHER])
+    weight, at = thinnest_cut(np.array(shared, dtype=np.int64))
+    if not 0 < weight < apart:
+        return frozenset()
+    return frozenset(node for node in at if node < len(asked)) or frozenset({-1})
 
 
 def thinnest_cut(shared: NDArray[np.int64]) -> tuple[int, frozenset[int]]:

@@ -197,6 +197,8 @@ class TestFigures:
         with pytest.raises(JournalError, match="record of what was told"):
             broken.may_tell("loss", first(9), 5)
         with pytest.raises(JournalError, match="record of what was told"):
+            broken.beside(first(9), lambda before: (None, {}))
+        with pytest.raises(JournalError, match="record of what was told"):
             broken.number("train", A, first(9), 5, 5)
 
     def test_a_damaged_file_is_said_to_be(self, told: Told, tmp_path: Path) -> None:
@@ -217,6 +219,38 @@ class TestMayTell:
     def test_kinds_are_compared_among_themselves(self, told: Told) -> None:
         told.figures("test", A, {"all": first(20)}, 5, 5)
         assert told.may_tell("loss", first(19), 5)
+
+
+class TestBeside:
+    def test_what_is_chosen_is_what_the_next_one_knows_of_its_kind(self, told: Told) -> None:
+        seen = []
+
+        def choose(*parts: frozenset[str]):
+            def chosen(before):
+                seen.append([set(one) for one in before("sex")])
+                assert before("age") == []
+                return len(seen), {"sex": [parts]}
+
+            return chosen
+
+        groups = first(10), first(7, 10)
+        assert told.beside(first(17), choose(*groups)) == 1
+        assert told.beside(first(17), choose(*groups)) == 2
+        assert told.beside(first(16, 1), choose(first(9, 1))) == 3
+        assert seen[:2] == [[], [set(groups)]]
+        (women, men), strangers = sorted(seen[2][0], key=len, reverse=True), seen[2][0]
+        assert (len(seen[2]), men, len(women)) == (1, groups[1], 10)
+        assert len(women - groups[0]) == 1  # who is not asked about has no name
+        assert women & groups[0] == first(9, 1)
+        assert not any(first(1) & one for one in strangers)
+
+    def test_what_can_not_be_chosen_is_not_remembered(self, told: Told) -> None:
+        def fails(before):
+            raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            told.beside(first(9), fails)
+        assert told.remembered() == ()
 
 
 class TestNumber:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from eucaim_fl.errors import DataError
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.site.disclosure import LeastPeople
-from eucaim_fl.site.validation_cells import told_cells, told_record, told_sets
+from eucaim_fl.site.validation_cells import told_beside, told_cells, told_record, told_sets
 from eucaim_fl.site.validation_rounding import CellRules, coarse_record, objections_to
 from eucaim_fl.validation.patient_figures import scope_record, validation_record
 from eucaim_fl.validation.record import (
@@ -222,7 +222,63 @@ class TestToldRecord:
         with pytest.raises(DataError, match="exactly one group"):
             told_cells(plan, results, groups, RULES)
         with pytest.raises(DataError, match="exactly one group"):
+            told_beside(plan, results, groups, RULES, lambda kind: ())
+        with pytest.raises(DataError, match="exactly one group"):
             told_record("a", plan, results, groups, RULES)
+
+
+class TestToldBeside:
+    """Two plans, one after the other."""
+
+    AGES = (*range(20, 50), *range(51, 81)) * 2 + (50,)
+
+    def told(self, task: dict[str, Any], edges: list[int], memory: dict[str, list[Any]], models: int = 1):
+        """What a plan of some edges of age tells: scope → told patients by population; the memory grows."""
+        plan = frozen_plan(task, models=models, subgroups=[{"by": "age", "edges": edges}])
+        results = any_results(plan, len(self.AGES))
+        for own in results:
+            for n, name in enumerate(own):
+                if "truth" in own[name] and task["name"] == "classification":
+                    own[name]["truth"] = n % len(task["classes"])
+                elif task["name"] == "multilabel":
+                    own[name]["truth"] = (float(n % 2), float(n % 3 == 0))
+        names = plan.validation.subgroups[0].groups()
+        places = np.searchsorted(edges, self.AGES, side="right")
+        groups = {name: {names[place]} for name, place in zip(results[0], places, strict=True)}
+        forbidden, said = told_beside(plan, results, groups, RULES, lambda kind: tuple(memory.get(kind, ())))
+        for kind, several in said.items():
+            memory.setdefault(kind, []).extend(several)
+        record = told_record("a", plan, results, groups, RULES, forbidden=forbidden)
+        assert objections_to(record, plan, RULES) == ()
+        return told_sets(plan, results, groups, RULES, forbidden), record
+
+    @pytest.mark.parametrize("task", TASKS, ids=lambda task: task["name"] + str(len(task.get("classes", ()))))
+    @pytest.mark.parametrize("edges", [[51], [35, 51], [35, 51, 65]])
+    def test_groups_whose_edge_moved_by_one_patient_can_not_be_subtracted(self, task, edges):
+        memory: dict[str, list[Any]] = {}
+        first, _ = self.told(task, [50], memory)
+        second, record = self.told(task, edges, memory)
+        young = {name: members for (name, scope), members in first.items() if scope == "age<50"}
+        assert young
+        for name, members in young.items():
+            groups = [own for (what, scope), own in second.items() if what == name and scope != EVERYBODY]
+            for chosen in range(2 ** len(groups)):
+                union = frozenset().union(*(own for k, own in enumerate(groups) if chosen >> k & 1))
+                assert not 0 < len(union ^ members) < LEAST.apart
+        assert not record.scopes[0].withheld
+
+    def test_the_same_plan_is_answered_the_same_again(self):
+        memory: dict[str, list[Any]] = {}
+        first = self.told(MASKS, [35, 50], memory, models=2)
+        assert first == self.told(MASKS, [35, 50], memory, models=2)
+
+    def test_a_column_is_the_same_as_classes_and_as_a_label(self):
+        memory: dict[str, list[Any]] = {}
+        self.told({"name": "classification", "target": "Mass", "classes": ["0", "1"]}, [50], memory)
+        sets, _ = self.told({"name": "multilabel", "targets": ["mass", "oedema"]}, [51], memory)
+        scopes = {scope for name, scope in sets if name.endswith("mass")}
+        assert scopes == {EVERYBODY}
+        assert {scope for name, scope in sets if name.endswith("oedema")} > {EVERYBODY}
 
 
 class TestCoarseRecord:

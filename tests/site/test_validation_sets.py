@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eucaim_fl.site.disclosure import LeastPeople
-from eucaim_fl.site.validation_sets import tellable_scopes, thinnest_cut
+from eucaim_fl.site.validation_sets import beside_told, tellable_scopes, thinnest_cut
 from eucaim_fl.validation.record import EVERYBODY
 
 LEAST = LeastPeople(training=10, metric=5, base=5, apart=5)
@@ -107,6 +107,72 @@ class TestTellableScopes:
     def test_the_search_finds_what_would_be_told_without_it(self):
         members = members_by([0] * 10 + [1] * 12, [0] * 9 + [1] * 13, [0] * 22)
         assert tells_of_few(frozenset({"F", "M", "young", "old"}), members, 5)
+
+
+def beside(members: dict[str, frozenset[str]], rules: tuple[tuple[str, ...], ...], before: list[list[frozenset[str]]]):
+    """What is told of a rule's groups, as by themselves, beside what was told before."""
+    told = tellable_scopes(members[EVERYBODY], members, rules, LEAST)
+    return beside_told(told, members[EVERYBODY], members, rules, before, LEAST.apart)
+
+
+def aged(*ages: int, edges: tuple[int, ...]) -> tuple[dict[str, frozenset[str]], tuple[str, ...]]:
+    """Scope → patients, patient n being so old; and the names of the groups."""
+    places = np.searchsorted(edges, ages, side="right")
+    names = tuple(f"{k}" for k in range(len(edges) + 1))
+    found = {name: frozenset(f"p{n}" for n, place in enumerate(places) if place == k) for k, name in enumerate(names)}
+    return {EVERYBODY: frozenset(f"p{n}" for n in range(len(ages))), **found}, names
+
+
+class TestBesideTold:
+    AGES = (*range(20, 80), *range(20, 80))
+
+    @pytest.mark.parametrize("edges", [(51,), (51, 65), (35, 51), (35, 51, 65), (30, 40, 51, 60, 70)])
+    def test_an_edge_that_is_moved_by_a_year_tells_of_no_few_however_many_others_there_are(self, edges):
+        ages = [age for age in self.AGES if age != 50] + [50]  # one patient of 50
+        first, names = aged(*ages, edges=(50,))
+        before = [[first[name] for name in names]]
+        members, own = aged(*ages, edges=edges)
+        told = beside(members, (own,), before)
+        assert EVERYBODY in told
+        for union in unions([members[name] for name in own if name in told]):
+            for other in unions(before[0]):
+                assert not 0 < len(union ^ other) < LEAST.apart
+                assert not 0 < len((members[EVERYBODY] - union) ^ other) < LEAST.apart
+
+    def test_the_same_groups_and_others_that_differ_by_enough_are_told_again(self):
+        first, names = aged(*self.AGES, edges=(50,))
+        before = [[first[name] for name in names]]
+        for edges in ((50,), (40, 50), (40, 50, 60), (53,)):
+            members, own = aged(*self.AGES, edges=edges)
+            assert beside(members, (own,), before) == {EVERYBODY, *own}
+
+    def test_nothing_is_told_of_everybody_but_one_of_a_group(self):
+        first, names = aged(*self.AGES, edges=(50,))
+        before = [[first[name] for name in names]]
+        fewer = {EVERYBODY: first["0"] - {"p0"}}
+        assert beside(fewer, (), before) == frozenset()
+        assert beside({EVERYBODY: first["0"]}, (), before) == {EVERYBODY}
+
+    def test_what_was_told_when_fewer_were_enough_silences_nobody(self):
+        members, own = aged(*self.AGES, edges=(50,))
+        few = [frozenset({"p0", "p1"}), members[EVERYBODY] - {"p0", "p1"}]
+        assert beside(members, (own,), [few]) == {EVERYBODY, *own}
+        assert beside(members, (own,), [[frozenset({"p0"})]]) == {EVERYBODY, *own}
+
+    @settings(max_examples=100, deadline=None)
+    @given(TestTellableScopes.groups, st.lists(st.integers(0, 3), min_size=60, max_size=60), st.integers(0, 3))
+    def test_no_union_is_near_to_one_of_what_was_told_before(self, rows, earlier, gone):
+        """Some patients of then are no longer there, and some are new."""
+        members = members_by(*(list(column) for column in zip(*rows, strict=True)))
+        sets = [frozenset(f"p{n + gone}" for n, k in enumerate(earlier[: len(rows)]) if k == part) for part in range(4)]
+        before = [part for part in sets if len(part) >= LEAST.apart]
+        told = beside(members, RULES, [before])
+        known = unions(before)
+        for rule in RULES if told else ():
+            own = [members[name] for name in rule if name in told]
+            rest = members[EVERYBODY].difference(*own)
+            for union in unions([*own, rest]):
+                assert not union or all(union == one or len(union ^ one) >= LEAST.apart for one in known)
 
 
 class TestThinnestCut:
