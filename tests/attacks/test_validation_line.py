@@ -129,7 +129,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "weights in another file": (lambda: outside("../../etc/passwd"), "EFL801", "keeps weights in another file"),
     "half a file": (lambda: HONEST[:-40], "EFL801", "can't be read"),
     "a loop without an end": (endless, "EFL802", "took longer than"),
-    "fifty gigabytes": (lambda: fifty_gigabytes("Expand"), "EFL803", "more memory than it may"),
+    "fifty gigabytes": (fifty_gigabytes, "EFL803", "more memory than it may"),
 }
 """ONNX files → the code that leaves, and words of the reason."""
 

@@ -13,7 +13,7 @@ import torch
 
 from eucaim_fl.arrays import encode_arrays
 from eucaim_fl.config import DataConfig, ModelConfig, SegmentationConfig
-from eucaim_fl.errors import ModelAnswerError, ModelRefusedError
+from eucaim_fl.errors import ModelAnswerError, ModelMemoryError, ModelRefusedError
 from eucaim_fl.inference.runtime import prepare
 from eucaim_fl.inference.sandbox import open_model
 from eucaim_fl.models.networks import build, get_arrays
@@ -32,6 +32,13 @@ class Reader(torch.nn.Module):
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         taken = torch.from_file(self.path, False, 2, dtype=torch.uint8).to(torch.float32)
         return given.flatten(1)[:, :2] * 0 + taken
+
+
+class Greedy(torch.nn.Module):
+    """Fifty gigabytes for an image."""
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        return given.flatten(1)[:, :2] + torch.ones(12_500_000_000).sum()
 
 
 def scripted(module: torch.nn.Module) -> bytes:
@@ -85,6 +92,14 @@ class TestTorchScript:
             pytest.raises(ModelAnswerError, match="no probabilities"),
         ):
             model.predict(images())
+
+    def test_one_that_takes_fifty_gigabytes_gets_none(self) -> None:
+        raw = scripted(Greedy())
+        with (
+            open_model(contract_for(raw, "torchscript"), TASK, raw, native=True) as model,
+            pytest.raises(ModelMemoryError, match="memory"),
+        ):
+            model.predict(images(1))
 
 
 class TestAnExportedProgram:

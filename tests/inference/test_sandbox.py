@@ -189,12 +189,14 @@ class TestAttacks:
                 list(map(model.predict, repeat(images(1))))
             assert time.monotonic() - start < 20
 
-    @pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand"])
+    @pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand", "Tile"])
     def test_fifty_gigabytes_are_not_given(self, operator: str) -> None:
         if operator == "ConstantOfShape":
             big = [helper.make_node("ConstantOfShape", ["s2"], ["big"])]
-        else:
+        elif operator == "Expand":
             big = [helper.make_node("Expand", ["one", "s2"], ["big"])]
+        else:
+            big = [helper.make_node("Tile", ["f2", "k"], ["big"])]
         nodes = [
             helper.make_node("Shape", ["f2"], ["s"]),
             helper.make_node("Mul", ["s", "k"], ["s2"]),
