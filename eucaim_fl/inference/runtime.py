@@ -89,10 +89,10 @@ def _guarded(work: Callable[[], Any], failed: EucaimError) -> Any:
     except MemoryError:
         raise _too_much_memory() from None
     except Exception as problem:  # noqa: BLE001 - a foreign model can make a library raise anything
-        text = f"{type(problem).__name__}: {problem}"[:500]
-        if any(sign in text.lower() for sign in _OUT_OF_MEMORY):
+        text = f"{type(problem).__name__}: {problem}"
+        if any(sign in text.lower() for sign in _OUT_OF_MEMORY):  # TorchScript quotes the program first
             raise _too_much_memory() from None
-        failed.local_detail = text
+        failed.local_detail = text[:500]
         raise failed from None
 
 
