@@ -368,7 +368,10 @@ class TestANetworkOfTheContract:
         opener = prepare(contract_for(b"x", "network", network=model), TASK)
         buffer = io.BytesIO()
         torch.save({"w": torch.zeros(1)}, buffer)
-        for raw in (buffer.getvalue(), b"", b"\xff" * 16):
+        good = b"".join(map(bytes, encode_arrays({"w": np.zeros(4, np.float32)})))
+        lies = [good.replace(*words) for words in ((b"F32", b"F64"), (b"[4]", b"[9]"), (b"16]", b"99]"))]
+        assert good not in lies
+        for raw in (buffer.getvalue(), b"", b"\xff" * 16, *lies, good[:-1], b"\xff" * 7 + b"\x7f" + good[8:]):
             with pytest.raises(ModelRefusedError, match="no safetensors"):
                 opener(memoryview(raw))
         with pytest.raises(ModelRefusedError, match="not this network's"):
