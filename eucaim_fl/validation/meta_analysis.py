@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from eucaim_fl.errors import DataError
+from eucaim_fl.validation.prediction import predicted
 
 __all__ = [
     "Adjustment",
     "MetaAnalysis",
     "Method",
+    "Prediction",
     "analysis_from_logit",
     "from_logit",
     "on_logit",
@@ -28,6 +30,8 @@ Method: TypeAlias = Literal["dersimonian_laird", "reml"]
 """How the variance between sites (τ²) is estimated: by moments, or by restricted maximum likelihood."""
 Adjustment: TypeAlias = Literal["none", "hartung_knapp"]
 """Whose interval: the normal one, or Hartung and Knapp's with Student's t."""
+Prediction: TypeAlias = Literal["averaged", "student"]
+"""Whether the prediction is averaged over all τ² that the estimates allow, or made with the estimated one."""
 
 _WIDEST = 1e10  # times the smallest standard error: beyond it squares lose what tells sites apart
 _SCALES = (1e-100, 1e100)  # beyond it the square of a standard error is none in double precision
@@ -72,6 +76,7 @@ def random_effects(
     *,
     method: Method = "reml",
     adjust: Adjustment = "hartung_knapp",
+    prediction: Prediction = "averaged",
     level: float = 0.95,
 ) -> MetaAnalysis:
     """Random-effects meta-analysis: yᵢ ~ N(μ, sᵢ² + τ²), μ̂ = Σwᵢyᵢ / Σwᵢ with wᵢ = 1 / (sᵢ² + τ̂²).
@@ -87,15 +92,19 @@ def random_effects(
     Interval of τ²: Q-profile. It is empty, and NaN here, if sites agree better than chance allows; that is no proof of
     τ² = 0. I² = τ² / (τ² + s²) with the typical variance s² = (k−1)Σsᵢ⁻² / ((Σsᵢ⁻²)² − Σsᵢ⁻⁴), under
     "dersimonian_laird" the usual (Q − df)/Q; limits from those of τ².
-    Prediction: μ̂ ± t(k−2)·√(τ̂² + SE²) with the same standard error as the interval; NaN below three sites.
+    Prediction, NaN below three sites: "student" is μ̂ ± t(k−2)·√(τ̂² + SE²) with the same standard error as the
+    interval. It takes τ̂² as the truth, which for few sites is too often 0: where 5 to 10 sites differed as much as
+    their estimates err, it held the figure of a further site in 88 to 93 % of simulations instead of 95 %; with three
+    it is needlessly wide. "averaged" counts in how unsure τ² is (`prediction.predicted`), and is never within the
+    interval of μ. It held it in 94 to 96 %, and in more where sites hardly differ, since τ² can't be below 0.
 
     One site: its own estimate and normal interval; everything about differences between sites is NaN.
     Raises DataError if there is no site, lengths differ, a number is not finite, a standard error is not positive, the
-    numbers' sizes are out of reach of double precision, level is not in (0, 1), or method or adjust is unknown.
+    numbers' sizes are out of reach of double precision, level is not in (0, 1), or a method is unknown.
     Source: DerSimonian and Laird 1986; Viechtbauer 2005 (REML) and 2007 (Q-profile); Hartung and Knapp 2001; f ≥ 1:
     Knapp and Hartung 2003, advised for few sites of unequal size by Röver, Knapp and Friede 2015; Higgins and Thompson
     2002 (I²); Higgins, Thompson and Spiegelhalter 2009 (prediction), with Hartung and Knapp's error as in Partlett and
-    Riley 2017.
+    Riley 2017, who show where it fails; Nagashima, Noma and Furukawa 2019 (averaged).
 
     >>> found = random_effects([0.0, 2.0, 4.0], [1.0, 1.0, 1.0])
     >>> round(found.estimate, 6), round(found.tau2, 6), found.q
@@ -106,6 +115,8 @@ def random_effects(
         raise DataError("The level of an interval must lie between 0 and 1.")
     if method not in ("dersimonian_laird", "reml") or adjust not in ("none", "hartung_knapp"):
         raise DataError("The method must be 'dersimonian_laird' or 'reml', the adjustment 'none' or 'hartung_knapp'.")
+    if prediction not in ("averaged", "student"):
+        raise DataError("The prediction must be 'averaged' or 'student'.")
     order = np.lexsort((errors, values))
     centre, unit = float(np.median(values)), float(errors.min())
     y, v = _in_units(values[order], errors[order], centre, unit)
@@ -120,17 +131,23 @@ def random_effects(
     factor = _q(y, v, tau2) / (sites - 1) if adjust == "hartung_knapp" else math.nan
     error = math.sqrt((max(1.0, factor) if adjust == "hartung_knapp" else 1.0) / total)
     quantile = _student(sites - 1, level) if adjust == "hartung_knapp" else _normal(level)
-    ahead = _student(sites - 2, level) * math.sqrt(tau2 + error**2) if sites > 2 else math.nan
+    low, high = mean - quantile * error, mean + quantile * error
+    next_low = next_high = math.nan
+    if sites > 2 and prediction == "student":
+        ahead = _student(sites - 2, level) * math.sqrt(tau2 + error**2)
+        next_low, next_high = mean - ahead, mean + ahead
+    elif sites > 2:
+        next_low, next_high = predicted(y, v, level)
+        next_low, next_high = min(next_low, low), max(next_high, high)
     tau2_low, tau2_high = _profile_limits(y, v, level)
     q = _q(y, v, 0.0)
     shares = np.empty(sites)
     shares[order] = weights / total
-    estimate, error, ahead = centre + unit * mean, unit * error, unit * ahead
     return MetaAnalysis(
-        estimate=estimate,
-        low=estimate - quantile * error,
-        high=estimate + quantile * error,
-        standard_error=error,
+        estimate=centre + unit * mean,
+        low=centre + unit * low,
+        high=centre + unit * high,
+        standard_error=unit * error,
         tau2=tau2 * unit**2,
         tau2_low=tau2_low * unit**2,
         tau2_high=tau2_high * unit**2,
@@ -140,8 +157,8 @@ def random_effects(
         i2=_i2(tau2, v),
         i2_low=_i2(tau2_low, v),
         i2_high=_i2(tau2_high, v),
-        prediction_low=estimate - ahead,
-        prediction_high=estimate + ahead,
+        prediction_low=centre + unit * next_low,
+        prediction_high=centre + unit * next_high,
         weights=tuple(map(float, shares)),
         variance_factor=factor,
     )

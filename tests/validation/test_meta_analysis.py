@@ -70,6 +70,19 @@ class TestVaccineTrials:
         assert found.degrees_of_freedom == 12
         assert found.i2 == pytest.approx(0.9222, abs=5e-5)
 
+    def test_with_hartung_and_knapps_error(self) -> None:
+        """README of metafor, rma(yi, vi, test="knha"): 0.1808, −1.1084 to −0.3206."""
+        found = random_effects(RISK_RATIOS, RISK_ERRORS)
+        assert (found.estimate, found.standard_error) == pytest.approx((-0.7145, 0.1808), abs=5e-5)
+        assert (found.low, found.high) == pytest.approx((-1.1084, -0.3206), abs=5e-5)
+
+    def test_prediction_is_the_published_one_with_one_degree_of_freedom_less(self) -> None:
+        """The same page predicts risk ratios of 0.14 to 1.76, with k − 1 degrees of freedom where we take k − 2."""
+        found = random_effects(RISK_RATIOS, RISK_ERRORS, prediction="student")
+        shrink = stats.t.ppf(0.975, 12) / stats.t.ppf(0.975, 11)
+        ends = np.array([found.prediction_low, found.prediction_high])
+        assert np.exp(found.estimate + shrink * (ends - found.estimate)) == pytest.approx([0.14, 1.76], abs=5e-3)
+
     def test_by_moments_with_the_profile_of_q(self) -> None:
         found = random_effects(RISK_RATIOS, RISK_ERRORS, method="dersimonian_laird", adjust="none")
         assert np.exp([found.estimate, found.low, found.high]) == pytest.approx([0.4896, 0.3449, 0.6950], abs=5.1e-5)
@@ -103,7 +116,7 @@ class TestTeachersExpectations:
 
     def test_prediction_is_the_published_one_with_students_t_for_the_normal_quantile(self) -> None:
         """metafor prints −0.204 to 0.371, with 1.96; Higgins et al. 2009 have t with k − 2 degrees of freedom."""
-        found = random_effects(EFFECTS, EFFECT_ERRORS, adjust="none")
+        found = random_effects(EFFECTS, EFFECT_ERRORS, adjust="none", prediction="student")
         shrink = stats.norm.ppf(0.975) / stats.t.ppf(0.975, 17)
         limits = (found.prediction_low - found.estimate, found.prediction_high - found.estimate)
         assert [found.estimate + shrink * limit for limit in limits] == pytest.approx([-0.204, 0.371], abs=5e-4)
@@ -139,7 +152,7 @@ class TestSecondComputation:
         assert random_effects(y, s).tau2 == pytest.approx(rivals[heights.argmax()], rel=0.01)
 
     def test_hartung_knapp_and_prediction_of_the_vaccine_trials(self) -> None:
-        found = random_effects(RISK_RATIOS, RISK_ERRORS)
+        found = random_effects(RISK_RATIOS, RISK_ERRORS, prediction="student")
         w = 1 / (RISK_ERRORS**2 + found.tau2)
         mean = np.average(RISK_RATIOS, weights=w)
         error = math.sqrt(np.average((RISK_RATIOS - mean) ** 2, weights=w) / 12)
@@ -205,6 +218,13 @@ class TestEdges:
         assert careful.estimate == plain.estimate
         assert math.isnan(plain.variance_factor)
 
+    @settings(max_examples=60, deadline=None)
+    @given(SITES.filter(lambda sites: len(sites) > 2))
+    def test_a_prediction_encloses_the_interval(self, sites) -> None:
+        y, s = (np.array(column) for column in zip(*sites, strict=True))
+        found = random_effects(y, s)
+        assert found.prediction_low <= found.low < found.high <= found.prediction_high
+
     @pytest.mark.parametrize("unit", [1e-90, 1e-12, 1e12, 1e90])
     def test_the_unit_of_measurement_changes_nothing(self, unit: float) -> None:
         plain, other = (
@@ -250,6 +270,7 @@ class TestEdges:
             ([1.0, 2.0], [1.0, 1.0], {"level": 1.0}, "level"),
             ([1.0, 2.0], [1.0, 1.0], {"method": "ml"}, "dersimonian_laird"),
             ([1.0, 2.0], [1.0, 1.0], {"adjust": "t"}, "hartung_knapp"),
+            ([1.0, 2.0], [1.0, 1.0], {"prediction": "t"}, "averaged"),
         ],
     )
     def test_what_can_not_be_combined_is_an_error(self, estimates, errors, changes, complaint: str) -> None:
