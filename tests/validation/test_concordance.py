@@ -56,6 +56,22 @@ class TestCompared:
         with pytest.raises(DataError, match=complaint):
             compared(np.array(risk), np.array(time), np.array([True, False]))
 
+    def test_leukaemia_with_maintained_chemotherapy_has_the_pairs_of_the_survival_package(self) -> None:
+        """Times of Miller 1997 (R's aml, maintained) and made-up scores: 14 concordant, 24 discordant, 2 tied pairs.
+
+        tests/concordance.R of the R package survival.
+        """
+        times = (9, 13, 13, 18, 23, 28, 31, 34, 45, 48, 161)
+        events = (1, 1, 0, 1, 1, 0, 1, 1, 0, 1, 0)
+        scores = (1, 6, 2, 7, 3, 7, 3, 8, 4, 4, 5)
+        assert counted(*zip(scores, times, map(bool, events), strict=True)) == (14, 2, 14 + 24 + 2)
+
+    def test_many_equal_times_have_the_pairs_of_the_survival_package(self) -> None:
+        """13 concordant, 13 discordant, 5 tied pairs: the example "Lots of ties" of the same file."""
+        times, events = (1, 2, 2, 2, 3, 4, 4, 4, 5, 2), (1, 0, 1, 0, 1, 0, 1, 1, 0, 1)
+        scores = (5, 5, 4, 4, 3, 3, 7, 6, 5, 4)
+        assert counted(*zip(scores, times, map(bool, events), strict=True)) == (13, 5, 13 + 13 + 5)
+
     @settings(max_examples=40)
     @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), min_size=1, max_size=8))
     def test_pairs_are_at_most_those_that_patients_can_form_and_turning_risks_turns_them(self, rows) -> None:
