@@ -76,8 +76,9 @@ def main_figures(asked: Asked) -> tuple[MainFigure, ...]:
 def point_of(asked: Asked, main: MainFigure, sites: Sequence[ModelFigures]) -> Point | None:
     """The figure of one site, or of several sites' patients together; None where it has no standard error.
 
-    AUC: DeLong's; where that is 0 or not defined one more patient of the smaller class is counted, who ranks in the
-    middle, with Hanley and McNeil's error. Shares: √(p(1−p)/n); at 0 and 1 half a patient is counted on either side.
+    AUC: DeLong's, within sites; where that is 0 or not defined one more patient of the smaller class is counted, who
+    ranks in the middle, with Hanley and McNeil's error. Shares: √(p(1−p)/n); at 0 and 1 half a patient is counted on
+    either side.
     Means: s/√n, over several sites that of `stratified_mean`. The c-index has none.
     """
     if main.metric in ("auc", "sensitivity", "specificity"):
@@ -86,17 +87,17 @@ def point_of(asked: Asked, main: MainFigure, sites: Sequence[ModelFigures]) -> P
         if not told:
             return None
         scores = pooled_scores(told)
-        return _area(scores) if main.metric == "auc" else _share(scores, main)
+        return _area(scores, told) if main.metric == "auc" else _share(scores, main)
     names = {name for one in sites for name in one.moments}
     name = next((name for name in sorted(names) if label_of(asked, name) == (main.metric, main.label)), None)
     return None if name is None else _mean(moments_of(sites, name))
 
 
-def _area(scores: BinnedScores) -> Point | None:
+def _area(scores: BinnedScores, sites: Sequence[BinnedScores]) -> Point | None:
     without, diseased = scores.patients
     if not without or not diseased:
         return None
-    area, error = float(auc_of(scores.counts)), delong_error(scores).value
+    area, error = float(auc_of(scores.counts)), delong_error(scores, sites).value
     if not error > 1e-9 or not 0 < area < 1:
         fewer = min(without, diseased)
         area = (area * fewer + 0.5) / (fewer + 1)

@@ -118,16 +118,16 @@ def score_figures(
 ) -> tuple[dict[str, Figure], tuple[ThresholdCounts, ...]]:
     """Figures of the scores of one site or of several together, and the counts at each threshold.
 
-    AUC: with DeLong's interval of the pooled patients, and what binning can change. Shares at thresholds: Wilson's,
-    over pooled patients, which is a little wide where sites differ. Average precision and, where no exact one was
-    told (`exact_brier`: one takes its place), the Brier score have intervals from resamples `free` (classes not fixed),
-    without which they have none. line: of calibration, where it is known already.
+    AUC: of the pooled patients, with DeLong's interval within sites, and what binning can change. Shares at thresholds:
+    Wilson's, over pooled patients, which is a little wide where sites differ. Average precision and, where no exact one
+    was told (`exact_brier`: one takes its place), the Brier score have intervals from resamples `free` (classes not
+    fixed), without which they have none. line: of calibration, where it is known already.
     Raises DataError without a site, or if edges differ or lack a threshold.
     """
     scores, number = pooled_scores(sites), len(sites)
     everybody = sum(scores.patients)
     found = {
-        "auc": _auc(scores, number),
+        "auc": _auc(scores, sites),
         "prevalence": share_figure(scores.patients[1], everybody, sites=number),
         "average_precision": _resampled(
             average_precision_of, free, average_precision_bounds(scores), everybody, number
@@ -185,12 +185,12 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _auc(scores: BinnedScores, sites: int) -> Figure:
+def _auc(scores: BinnedScores, sites: Sequence[BinnedScores]) -> Figure:
     patients = sum(scores.patients)
     if not all(scores.patients):
-        return undefined(NO_CLASSES, sites=sites, patients=patients)
-    widest = widest_auc_interval(scores, LEVEL)
-    figure = figure_of(auc_interval(scores, LEVEL), patients=patients, sites=sites, bounds=auc_bounds(scores))
+        return undefined(NO_CLASSES, sites=len(sites), patients=patients)
+    widest, own = widest_auc_interval(scores, LEVEL, sites), auc_interval(scores, LEVEL, sites)
+    figure = figure_of(own, patients=patients, sites=len(sites), bounds=auc_bounds(scores))
     return figure.model_copy(update={"widest_low": widest.low, "widest_high": widest.high})
 
 

@@ -278,14 +278,21 @@ def auc_bounds(scores: BinnedScores) -> Bounded:
     return Bounded(value, value - error, value + error)
 
 
-def delong_error(scores: BinnedScores) -> Bounded:
+def delong_error(scores: BinnedScores, sites: Sequence[BinnedScores] = ()) -> Bounded:
     """Standard error of the AUC by DeLong, DeLong and Clarke-Pearson (1988), from counts alone.
 
     A patient's structural component is the share of the other class on the right side, ties one half; it is the same
     for all patients of a bin and class, so counts give the variance S₁₀/n⁺ + S₀₁/n⁻ of the binned scores exactly.
+    sites: those whose counts add up to `scores`. Then it is the error of these sites, none of them drawn by chance:
+    each S/n becomes Σ_s (n_s/n)²·S_s/n_s, the variance of the same components within sites, as in a sample stratified
+    by site (Cochran 1977, section 5.3). Without sites all patients are one sample, in which differences between sites
+    count as chance; the error is then too large for these sites, and the more so the more they differ. Of a class of
+    which a site has one patient, such sites are put together, or with the smallest other one (collapsed strata, section
+    5A.12).
     The range is that of the scores themselves: binning moves the component of a patient of bin b by at most
     n_b/(2n) of the other class, a standard deviation by at most that of what was moved, and so the error by at most
-    √(Σ_b n⁺_b·(n⁻_b/2n⁻)²/(n⁺(n⁺−1)) + Σ_b n⁻_b·(n⁺_b/2n⁺)²/(n⁻(n⁻−1))). All NaN with fewer than two of a class.
+    √(Σ_b n⁺_b·(n⁻_b/2n⁻)²/(n⁺(n⁺−1)) + Σ_b n⁻_b·(n⁺_b/2n⁺)²/(n⁻(n⁻−1))), over sites with (n_s/n)²/(n_s(n_s−1)) instead
+    of 1/(n(n−1)). All NaN with fewer than two of a class.
     """
     low, high = scores.counts
     negatives, positives = low.sum(), high.sum()
@@ -293,17 +300,34 @@ def delong_error(scores: BinnedScores) -> Bounded:
         return Bounded(math.nan, math.nan, math.nan)
     of_positive = (np.cumsum(low) - low / 2) / negatives
     of_negative = 1 - (np.cumsum(high) - high / 2) / positives
-    area = float(auc_of(scores.counts))
-    pairs_high, pairs_low = positives * (positives - 1), negatives * (negatives - 1)
-    variance = (high * (of_positive - area) ** 2).sum() / pairs_high
-    variance += (low * (of_negative - area) ** 2).sum() / pairs_low
-    moved = (high * (low / (2 * negatives)) ** 2).sum() / pairs_high
-    moved += (low * (high / (2 * positives)) ** 2).sum() / pairs_low
+    counts = np.stack([one.counts for one in sites]) if len(sites) else scores.counts[None]
+    variance = moved = 0.0
+    for strata, component, most in (
+        (_strata(counts[:, 1]), of_positive, low / (2 * negatives)),
+        (_strata(counts[:, 0]), of_negative, high / (2 * positives)),
+    ):
+        patients = strata.sum(axis=1)
+        share = patients / (patients.sum() ** 2 * (patients - 1))
+        apart = component - (strata @ component / patients)[:, None]
+        variance += float(share @ (strata * apart**2).sum(axis=1))
+        moved += float(share @ (strata @ most**2))
     error, room = math.sqrt(variance), math.sqrt(moved)
     return Bounded(error, max(0.0, error - room), error + room)
 
 
-def auc_interval(scores: BinnedScores, level: float = 0.95) -> Interval:
+def _strata(counts: FloatArray) -> FloatArray:
+    """Counts of one class by site, shape (sites, bins), so put together that each stratum has two patients or more."""
+    patients = counts.sum(axis=1)
+    alone, large = counts[patients == 1], counts[patients > 1]
+    large = large[np.lexsort((*large.T, large.sum(axis=1)))]
+    if len(alone) > 1:
+        return np.concatenate([large, alone.sum(axis=0, keepdims=True)])
+    if len(alone):
+        return np.concatenate([large[:1] + alone, large[1:]])
+    return np.asarray(large)
+
+
+def auc_interval(scores: BinnedScores, level: float = 0.95, sites: Sequence[BinnedScores] = ()) -> Interval:
     """Confidence interval of the AUC of the binned scores.
 
     logit(A) ± z·SE/(A(1−A)) with DeLong's standard error, which keeps its level near 0 and 1 as well (Perme and
@@ -311,17 +335,18 @@ def auc_interval(scores: BinnedScores, level: float = 0.95) -> Interval:
     that do not overlap, one patient of a class), the limits θ solve |A − θ| = z·SE(θ) with Hanley and McNeil's error
     for (n⁻ + n⁺)/2 patients of each class, times (n⁻ + n⁺)/(2√(n⁻·n⁺)) (method 5 of Newcombe 2006, Confidence intervals
     for an effect size measure based on the Mann-Whitney statistic, part 2): such an interval has a width.
-    Patients count as independent, and sites as no more different than patients are.
+    sites: as in `delong_error`. With them it is about the AUC of all patients of these sites together, with as many of
+    each class as each has; what a further site may have is for `meta_analysis`.
     Raises DataError without a class, or if level is not between 0 and 1.
     """
     z, area = _quantile(scores, level), float(auc_of(scores.counts))
-    error = delong_error(scores).value
+    error = delong_error(scores, sites).value
     if error > _CLOSE and 0 < area < 1:
         return Interval(area, *_logit_limits(area, area, z * error))
     return Interval(area, *_score_limits(area, area, scores.patients, z))
 
 
-def widest_auc_interval(scores: BinnedScores, level: float = 0.95) -> Interval:
+def widest_auc_interval(scores: BinnedScores, level: float = 0.95, sites: Sequence[BinnedScores] = ()) -> Interval:
     """Limits beyond which those of `auc_interval` can't lie for the pooled patients' own scores; the AUC is binned.
 
     Both AUC and standard error are taken anywhere in the ranges of `auc_bounds` and `delong_error`. On the way from the
@@ -332,8 +357,8 @@ def widest_auc_interval(scores: BinnedScores, level: float = 0.95) -> Interval:
     if min(scores.patients) < 2:
         return Interval(area.value, *_score_limits(area.lowest, area.highest, scores.patients, z))
     if area.lowest == area.highest:
-        return auc_interval(scores, level)
-    return Interval(area.value, *_logit_limits(area.lowest, area.highest, z * delong_error(scores).highest))
+        return auc_interval(scores, level, sites)
+    return Interval(area.value, *_logit_limits(area.lowest, area.highest, z * delong_error(scores, sites).highest))
 
 
 def _quantile(scores: BinnedScores, level: float) -> float:

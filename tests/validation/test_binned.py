@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -31,6 +32,9 @@ HALVES = (0.0, 0.5, 1.0)
 HANLEY = BinnedScores((0, 1, 2, 3, 4, 5), (33, 6, 6, 11, 2), (3, 2, 2, 11, 33))
 """Ratings of CT images, Hanley and McNeil 1982, table I."""
 
+WFNS = ((37, 20, 3, 8, 4), (2, 12, 1, 8, 18))
+"""Patients by grade of the World Federation of Neurosurgical Societies, with a good and with a poor outcome."""
+
 Patients = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
@@ -57,6 +61,25 @@ def brute_delong(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> tuple
     pairs = np.array([[1.0 if x > y else 0.5 if x == y else 0.0 for y in low] for x in high])
     variance = pairs.mean(axis=1).var(ddof=1) / len(high) + pairs.mean(axis=0).var(ddof=1) / len(low)
     return float(pairs.mean()), math.sqrt(variance)
+
+
+def brute_within(scores: NDArray[np.float64], truth: NDArray[np.int64], site: NDArray[np.int64]) -> float:
+    """Standard error from every pair of patients, in which sites were not drawn by chance; none has one of a class."""
+    high, low = scores[truth == 1], scores[truth == 0]
+    pairs = np.array([[1.0 if x > y else 0.5 if x == y else 0.0 for y in low] for x in high])
+    variance = 0.0
+    for components, of in ((pairs.mean(axis=1), site[truth == 1]), (pairs.mean(axis=0), site[truth == 0])):
+        for one in set(of.tolist()):
+            inside = components[of == one]
+            variance += (len(inside) / len(of)) ** 2 * inside.var(ddof=1) / len(inside)
+    return math.sqrt(variance)
+
+
+def at_sites(of: Patients, cut: int, edges: Sequence[float]) -> list[BinnedScores]:
+    """The first patients of each class at one site, the others at another."""
+    scores, truth = of
+    first = np.concatenate([np.arange((truth == k).sum()) < cut for k in (0, 1)])
+    return [bin_scores(scores[inside], truth[inside], edges) for inside in (first, ~first)]
 
 
 def exact(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> BinnedScores:
@@ -235,7 +258,71 @@ class TestDelong:
         assert error.lowest - 1e-9 <= brute_delong(*of)[1] <= error.highest + 1e-9
 
     def test_one_patient_of_a_class_has_no_variance(self) -> None:
-        assert math.isnan(delong_error(BinnedScores(HALVES, (1, 2), (0, 1))).value)
+        one = BinnedScores(HALVES, (1, 2), (0, 1))
+        assert math.isnan(delong_error(one).value)
+        assert math.isnan(delong_error(one, [one]).value)
+
+    def test_of_the_wfns_grades_of_proc_it_gives_the_published_area_and_limits(self) -> None:
+        """Grades 1 to 5 of 72 patients with a good and 41 with a poor outcome (Turck et al. 2010; pROC's aSAH).
+
+        AUC and variance: pROC's tests/testthat/test-var.R.
+        """
+        grades = BinnedScores((1, 2, 3, 4, 5, 6), *WFNS)
+        area, error = auc_bounds(grades).value, delong_error(grades).value
+        assert (area, error**2) == pytest.approx((0.823678861788618, 0.00146991470882363), rel=1e-12)
+        assert [area - 1.959964 * error, area + 1.959964 * error] == pytest.approx([0.7485, 0.8988], abs=5e-5)
+
+
+class TestDelongOverSites:
+    @settings(max_examples=50)
+    @given(patients(least=4), st.integers(2, 2))
+    def test_it_is_that_of_all_pairs_within_sites_and_the_true_one_lies_within_the_bound(
+        self, of: Patients, cut: int
+    ) -> None:
+        scores, truth = of
+        site = np.concatenate([np.arange((truth == k).sum()) < cut for k in (0, 1)]).astype(np.int64)
+        for edges in ([*np.unique(scores), 2.0], edges_with(bins=6)):
+            sites = at_sites(of, cut, edges)
+            found = delong_error(pooled_scores(sites), sites)
+            true = brute_within(scores, truth, site)
+            assert found.lowest - 1e-9 <= true <= found.highest + 1e-9
+            if len(edges) != 7:
+                assert found.value == pytest.approx(true, abs=1e-9)
+        assert delong_error(pooled_scores(sites), sites[::-1]) == found
+
+    @settings(max_examples=30)
+    @given(patients(least=2))
+    def test_of_one_site_it_is_the_plain_one(self, of: Patients) -> None:
+        one = bin_scores(*of, edges_with(bins=6))
+        assert delong_error(one, [one]) == delong_error(one)
+        assert auc_interval(one, sites=[one]) == auc_interval(one)
+        assert widest_auc_interval(one, sites=[one]) == widest_auc_interval(one)
+
+    def test_differences_between_sites_are_no_error_of_these_sites(self) -> None:
+        draws, edges = np.random.default_rng(8), tuple(np.linspace(-9, 9, 101))
+        truth = np.repeat([0, 1], [60, 40])
+        sites = [bin_scores(draws.normal(shift + truth), truth, edges) for shift in (-1.0, 0.0, 1.0)]
+        pooled = pooled_scores(sites)
+        within, whole = auc_interval(pooled, sites=sites), auc_interval(pooled)
+        assert within.estimate == whole.estimate
+        assert within.high - within.low < 0.9 * (whole.high - whole.low)
+        widest = widest_auc_interval(pooled, sites=sites)
+        assert widest.low < within.low < within.high < widest.high
+
+    def test_sites_with_one_patient_of_a_class_are_put_together(self) -> None:
+        edges = (0, 1, 2, 3)
+        large, first, second = (
+            BinnedScores(edges, (4, 2, 1), (1, 3, 2)), BinnedScores(edges, (3, 1, 0), (0, 0, 1)),
+            BinnedScores(edges, (1, 2, 2), (1, 0, 0)),
+        )  # fmt: skip
+        whole = pooled_scores([large, first, second])
+        # of those without the disease every site has two and more, of the diseased two sites have one
+        apart = [large, BinnedScores(edges, (3, 1, 0), (1, 0, 1)), BinnedScores(edges, (1, 2, 2), (0, 0, 0))]
+        assert delong_error(whole, [large, first, second]).value == delong_error(whole, apart).value
+        with_smallest = [large, BinnedScores(edges, (3, 1, 0), (0, 0, 0)), BinnedScores(edges, (1, 2, 2), (0, 1, 1))]
+        other = [large, BinnedScores(edges, (3, 1, 0), (0, 0, 1)), BinnedScores(edges, (1, 2, 2), (0, 1, 0))]
+        pair = pooled_scores(other)
+        assert delong_error(pair, other).value == delong_error(pair, with_smallest).value
 
 
 class TestAucInterval:
