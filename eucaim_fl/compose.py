@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import hydra
 import yaml
@@ -38,19 +38,26 @@ from eucaim_fl.strategies.aggregation import check_rule
 from eucaim_fl.strategies.server_optimizer import check_optimizer
 from eucaim_fl.strategies.weighting import check_weighting
 
-__all__ = ["Recipe", "compose", "resolve", "sweep"]
+if TYPE_CHECKING:
+    from eucaim_fl.inference.bundles import FrozenModel
+
+__all__ = ["Recipe", "compose", "resolve", "resolve_validation", "sweep"]
 
 _GROUPS = ("task", "model", "data", "training", "method", "privacy", "federation", "tracking", "experiment")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A resolved recipe: its configuration, the plan that sites see, and where this machine's site files are."""
+    """A resolved recipe: its configuration, the plan that sites see, and where this machine's site files are.
+
+    frozen: the models of a plan that judges some, in its order.
+    """
 
     config: ExperimentConfig
     plan: FederationPlan
     site_files: Mapping[str, Path]
     holder_signature: str = ""
+    frozen: tuple[FrozenModel, ...] = ()
 
 
 def resolve(config: ExperimentConfig) -> Recipe:
@@ -59,12 +66,16 @@ def resolve(config: ExperimentConfig) -> Recipe:
     With the engine `superlink`, the recipe's site files are not looked at: the sites are those that the federation has
     admitted (or `federation.sites` of them), whose own files lie with them.
     Raises RecipeError (unknown network, wrong argument, impossible rule, too few sites, a network that mixes patients
-    under patient_dp, weights to start from that can't be read), SiteFileError (a site file that is missing or wrong),
-    PrivacyError (no noise reaches the target epsilon), PermitError or KeyFileError (the permit or its holder's key
-    can't be used, or they do not belong together).
+    under patient_dp, weights to start from that can't be read, a frozen model in place of training), SiteFileError
+    (a site file that is missing or wrong), PrivacyError (no noise reaches the target epsilon), PermitError or
+    KeyFileError (the permit or its holder's key can't be used, or they do not belong together).
     """
-    files = {} if config.federation.engine == "superlink" else _own_site_files(config)
-    names = tuple(files) or _admitted(config.federation)
+    if config.validation.model is not None:
+        raise RecipeError(
+            "The recipe names a frozen model (validation.model), which is judged and not trained.",
+            fix="Judge it: eucaim-fl validate cohort=RECIPE model=PATH; or leave validation.model out.",
+        )
+    files, names = _sites(config)
     arguments = check_model(config.model, config.task)
     complete = config.model.model_copy(update={"args": arguments.model_dump(mode="json")})
     config = config.model_copy(update={"model": complete})
@@ -85,6 +96,41 @@ def resolve(config: ExperimentConfig) -> Recipe:
     check_weighting(plan.method.weighting)
     check_optimizer(plan.method.server_optimizer)
     return Recipe(config, plan, dict(sorted(files.items())), "" if key is None else sign_plan(plan, key))
+
+
+def resolve_validation(config: ExperimentConfig) -> Recipe:
+    """The plan that judges a configuration's frozen models, checked as far as it can be without data, and the models.
+
+    Of the configuration it takes name, task, sites, split and permit; what it says of training is not looked at.
+    Raises RecipeError (no model, one of another task, one that would be judged on patients that it has seen, a privacy
+    mechanism, which a plan that trains nothing can't have; and what `federation.freezing` says), PlanError (a network
+    that sites can't build or feed), and what `resolve` raises of sites and permit.
+    """
+    from eucaim_fl.federation.freezing import freeze_all
+    from eucaim_fl.site.askable import check_network
+
+    if config.privacy.mechanism != "none":
+        raise RecipeError(
+            f"privacy={config.privacy.mechanism} has no meaning where nothing is trained.",
+            fix="Add privacy=none: figures leave as sums over enough patients, without noise.",
+        )
+    files, names = _sites(config)
+    config = config.model_copy(update={"start": None})
+    permit, key = _permit_and_key(config.permit)
+    frozen, patients = freeze_all(config, names)
+    own = {"model", "against", "which", "intended_use", "patients"}
+    asked: dict[str, Any] = config.validation.model_dump(exclude=own) | {"patients": patients}
+    asked["models"] = [one.model.contract.model_dump() for one in frozen]
+    plan = make_plan(config, names, permit, validation=asked)
+    check_network(plan)
+    signature = "" if key is None else sign_plan(plan, key)
+    return Recipe(config, plan, dict(sorted(files.items())), signature, tuple(one.model for one in frozen))
+
+
+def _sites(config: ExperimentConfig) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Site files of this machine by name, none where the sites are hospitals of a federation; and all names."""
+    files = {} if config.federation.engine == "superlink" else _own_site_files(config)
+    return files, tuple(files) or _admitted(config.federation)
 
 
 def _start(file: Path) -> Arrays:

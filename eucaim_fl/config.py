@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from eucaim_fl.figures_config import ValidationRecipe
 from eucaim_fl.method_config import (
     MethodConfig,
     ObjectiveConfig,
@@ -76,6 +77,7 @@ __all__ = [
     "TaskName",
     "TrackingConfig",
     "TrainingConfig",
+    "ValidationRecipe",
     "WeightingConfig",
     "parse",
 ]
@@ -330,6 +332,7 @@ class ExperimentConfig(Config):
     stopping: StoppingConfig = StoppingConfig()
     start: Path | None = None
     benchmark: BenchmarkConfig = BenchmarkConfig()
+    validation: ValidationRecipe = ValidationRecipe()
     tracking: TrackingConfig = TrackingConfig()
     runs_dir: Path = Path("runs")
 

@@ -63,9 +63,9 @@ class Permit(Config):
 
     id: as the issuer counts its permits. issuer: the access body. holder, holder_key: who may ask, and the public key
     that has to sign each plan. purposes: of Art. 53(1). datasets: as the catalogue calls them. tasks, networks: names
-    of plans' tasks and networks; None allows all. rounds: largest number of a plan's rounds; None sets no limit.
-    privacy_required: whether a plan must name a privacy mechanism. plans: largest number of different plans at one
-    site. It is valid from valid_from on and before valid_until, ten years at most.
+    of plans' tasks and networks; None allows all, also frozen models that bring a network of their own. rounds: largest
+    number of a plan's rounds; None sets no limit. privacy_required: whether a plan must name a privacy mechanism.
+    plans: largest number of different plans at one site. It is valid from valid_from on and before valid_until, ten years at most.
     """
 
     id: Annotated[str, Field(pattern=PERMIT_ID)]
@@ -208,13 +208,29 @@ def scope_problems(permit: Permit, plan: FederationPlan) -> tuple[str, ...]:
         reasons.append(f"The permit does not cover the plan's purpose, {plan.purpose}.")
     if permit.tasks is not None and plan.task.name not in permit.tasks:
         reasons.append(f"The permit does not cover the plan's task, {plan.task.name}.")
-    if permit.networks is not None and plan.model.name not in permit.networks:
-        reasons.append(f"The permit does not cover the plan's network, {plan.model.name}.")
+    if permit.networks is not None:
+        reasons += [
+            f"The permit does not cover {what}."
+            for network, what in _networks(plan).items()
+            if network not in permit.networks
+        ]
     if permit.rounds is not None and plan.rounds > permit.rounds:
         reasons.append(f"The permit covers at most {permit.rounds} rounds; the plan asks for {plan.rounds}.")
     if permit.privacy_required and plan.privacy.mechanism == "none":
         reasons.append("The permit requires a privacy mechanism, and the plan has none.")
     return tuple(reasons)
+
+
+def _networks(plan: FederationPlan) -> dict[str, str]:
+    """Name of each network that runs under a plan → what it is called. A model that brings its own has the name ""."""
+    if plan.validation is None:
+        return {plan.model.name: f"the plan's network, {plan.model.name}"}
+    return {
+        "" if one.network is None else one.network.name: f"the model {one.name}, which brings its own network"
+        if one.network is None
+        else f"the network of the model {one.name}, {one.network.name}"
+        for one in plan.validation.models
+    }
 
 
 def dataset_problems(permit: Permit, datasets: tuple[str, ...]) -> tuple[str, ...]:
@@ -267,7 +283,8 @@ def _list(names: tuple[str, ...] | None, everything: str) -> str:
 def describe(permit: Permit) -> list[str]:
     """In plain words: what the permit allows, to whom, and until when."""
     return [
-        f"Permit {permit.id}: {permit.issuer} allows {permit.holder} to train models on data that stay where they are.",
+        f"Permit {permit.id}: {permit.issuer} allows {permit.holder} to train and test models on data that stay where "
+        "they are.",
         f"Purposes: {', '.join(purpose.replace('_', ' ') for purpose in permit.purposes)}.",
         f"Datasets: {', '.join(permit.datasets)}.",
         f"Tasks: {_list(permit.tasks, 'any')}. Networks: {_list(permit.networks, 'any')}. "

@@ -203,10 +203,13 @@ def make_plan(
     site_names: tuple[str, ...],
     permit: Mapping[str, JsonValue] | None = None,
     start_sha256: str | None = None,
+    validation: Mapping[str, Any] | None = None,
 ) -> FederationPlan:
     """The plan of a recipe over named sites (put in canonical order).
 
     permit: the signed document, where one is needed. start_sha256: of the weights in the recipe's `start`.
+    validation: what is asked of frozen models, as `ValidationConfig` has it. Such a plan trains nothing: of the recipe
+    it has name, task and who takes part, and of `training` how images are cut up for a network.
     Raises RecipeError if values contradict each other.
     """
     federation = config.federation
@@ -228,7 +231,31 @@ def make_plan(
     }
     for part in ("task", "model", "data", "training", "method", "privacy", "stopping"):
         values[part] = getattr(config, part).model_dump()
+    if validation is not None:
+        values |= _judging(config, parse(ValidationConfig, validation, "The recipe's validation"))
     return parse(FederationPlan, values, "The recipe")
+
+
+def _judging(config: ExperimentConfig, asked: ValidationConfig) -> dict[str, Any]:
+    """The parts of a plan that judges models and trains none."""
+    training = config.training
+    networks = [one.network for one in asked.models if one.network is not None]
+    return {
+        "rounds": 1,
+        "model": (networks or [config.model])[0].model_dump(),
+        "data": asked.models[0].data.model_dump(),
+        "training": {
+            "batch_size": 2,
+            "local_steps": 1,
+            "inference_batch": training.inference_batch,
+            "inference_overlap": training.inference_overlap,
+        },
+        "method": {},
+        "privacy": {},
+        "stopping": {},
+        "start_sha256": None,
+        "validation": asked.model_dump(),
+    }
 
 
 def read_plan(text: str) -> FederationPlan:

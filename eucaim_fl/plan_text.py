@@ -5,6 +5,7 @@ from __future__ import annotations
 from eucaim_fl.config import SeriesRule, TaskConfig
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.privacy.promise import epsilon_words, promise, round_mechanism, steps_of_round
+from eucaim_fl.validation_text import explain_validation
 
 __all__ = ["explain"]
 
@@ -290,6 +291,8 @@ def _explain_sent(plan: FederationPlan) -> list[str]:
 
 def explain(plan: FederationPlan) -> list[str]:
     """In plain words: what each site is asked to do, and what it is asked to send."""
+    if plan.validation is not None:
+        return explain_validation(plan, _goal(plan.task), _explain_channels(plan))
     task, training, method, by_patient = plan.task, plan.training, plan.method, plan.privacy.mechanism == "patient_dp"
     length = (
         f"{steps_of_round(training, plan.privacy)} optimizer steps"

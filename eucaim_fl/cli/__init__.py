@@ -17,6 +17,7 @@ _COMMANDS = {
     "train": "Train one model over the sites of a recipe.",
     "compare": "Compare local, pooled and federated training.",
     "benchmark": "Compare all methods of a recipe with local and pooled training.",
+    "validate": "Judge a frozen model on the sites' patients.",
     "plan": "Show what sites will be asked to do and to send.",
     "federation": "For the coordinator: set up, invite, admit, start.",
     "site": "For hospital IT: check, connect, approve, see what left.",

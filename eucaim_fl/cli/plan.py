@@ -27,10 +27,11 @@ def show(overrides: tuple[str, ...], as_json: bool) -> None:
     Example:
       eucaim-fl plan show experiment=demo
     """
-    from eucaim_fl.compose import compose, resolve
+    from eucaim_fl.compose import compose, resolve, resolve_validation
     from eucaim_fl.plan_text import explain
 
-    plan = resolve(compose(overrides)).plan
+    config = compose(overrides)
+    plan = (resolve if config.validation.model is None else resolve_validation)(config).plan
     if as_json:
         click.echo(plan.canonical_json())
         return

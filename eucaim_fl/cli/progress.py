@@ -32,6 +32,7 @@ class LineListener(Listener):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._rounds = 0
+        self._judged = 0
 
     def _say(self, text: str) -> None:
         self._console.print(f"{time.strftime('%H:%M:%S')} {text}", highlight=False, markup=False, soft_wrap=True)
@@ -39,11 +40,17 @@ class LineListener(Listener):
     def run_started(self, plan: FederationPlan, done: int) -> None:
         self._rounds = plan.rounds
         since = f", {done} of them done" if done else ""
+        if plan.validation is not None:
+            self._judged = len(plan.validation.models)
+            names = ", ".join(one.name for one in plan.validation.models)
+            self._say(f"plan {plan.sha256()[:12]}: {names} at {len(plan.sites)} sites")
+            return
         self._say(f"plan {plan.sha256()[:12]}: {plan.rounds} rounds over {len(plan.sites)} sites{since}")
 
     def site_ready(self, site: str, patients: int, quarantined: int) -> None:
         aside = f", {quarantined} cases quarantined" if quarantined else ""
-        self._say(f"site {site}: {patients} training patients{aside}")
+        whom = "patients" if self._judged else "training patients"
+        self._say(f"site {site}: {patients} {whom}{aside}")
 
     def site_answered(self, number: int, participation: Participation) -> None:
         if participation.status != "took_part":
@@ -62,6 +69,7 @@ class LineListener(Listener):
 
     def round_done(self, record: RoundRecord) -> None:
         name = f"round {record.round}/{self._rounds}" if record.round <= self._rounds else "final evaluation"
+        name = "validation" if self._judged else name
         took = sum(p.status == "took_part" for p in record.participation)
         score = _headline(record)
         measured = f", arriving model: validation {score}" if score else ""
@@ -86,7 +94,8 @@ class BarListener(LineListener):
     def run_started(self, plan: FederationPlan, done: int) -> None:
         super().run_started(plan, done)
         self._progress.start()
-        self._all = self._progress.add_task("rounds", total=plan.rounds, completed=done, note="opening cohorts")
+        what = "answers" if self._judged else "rounds"
+        self._all = self._progress.add_task(what, total=plan.rounds, completed=done, note="opening cohorts")
         self._one = self._progress.add_task("sites", total=len(plan.sites), note="")
 
     def round_started(self, number: int, sites: int) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from eucaim_fl.compose import Recipe
     from eucaim_fl.tracking.sidecar import TrackingOutcome
 
-__all__ = ["command", "run_quietly", "train_recipe"]
+__all__ = ["command", "resume", "run_folder", "run_quietly", "train_recipe"]
 
 _LOOK_S = 1.0
 
@@ -47,7 +47,7 @@ def command(overrides: tuple[str, ...], as_json: bool) -> None:
     console = Console(stderr=as_json)
     resumed = [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
     if resumed:
-        _resume(resumed[0], [o for o in overrides if not o.startswith("resume=")], console, as_json)
+        resume(resumed[0], [o for o in overrides if not o.startswith("resume=")], console, as_json)
         return
     from eucaim_fl.federation.processes import warm_up
 
@@ -67,7 +67,7 @@ def train_recipe(config: ExperimentConfig, console: Console, as_json: bool) -> d
     if recipe.site_files:
         ensure_prepared(config, console)
     folder = create_run(config, recipe.plan, recipe.site_files, recipe.holder_signature)
-    return _run_folder(folder, config, dict(recipe.site_files), console, as_json)
+    return run_folder(folder, config, dict(recipe.site_files), console, as_json)
 
 
 def run_quietly(recipe: Recipe, console: Console) -> Path:
@@ -79,8 +79,12 @@ def run_quietly(recipe: Recipe, console: Console) -> Path:
     return folder
 
 
-def _resume(name: str, others: list[str], console: Console, as_json: bool) -> None:
-    """Go on with a run. Only `runs_dir` and `federation.workers` may be given beside it: the plan is fixed."""
+def resume(name: str, others: list[str], console: Console, as_json: bool) -> None:
+    """Go on with a run, of whatever kind. Only `runs_dir` and `federation.workers` may be given beside it: the plan is
+    fixed.
+
+    Raises RecipeError for any other word, RunNotFoundError if there is no such run.
+    """
     from eucaim_fl.federation.run import find_run, read_recipe
     from eucaim_fl.sitefile import load_site_file
 
@@ -101,20 +105,26 @@ def _resume(name: str, others: list[str], console: Console, as_json: bool) -> No
     files = {}
     if config.federation.engine != "superlink":
         files = {load_site_file(Path(path)).name: Path(path) for path in config.sites}
-    _run_folder(folder, config, files, console, as_json)
+    run_folder(folder, config, files, console, as_json)
 
 
-def _run_folder(
+def run_folder(
     folder: Path, config: ExperimentConfig, site_files: dict[str, Path], console: Console, as_json: bool
 ) -> dict[str, Any]:
-    """Execute a run folder with progress, then print tables or JSON, and the folder's path last."""
+    """Execute a run folder with progress, then print tables or JSON, and the folder's path last; returns result.json's
+    content."""
     from eucaim_fl.cli.tables import print_result
+    from eucaim_fl.cli.validation_tables import print_validation
+    from eucaim_fl.federation.run import read_recipe
 
     result, tracking = _execute(folder, config, site_files, console)
     if as_json:
         click.echo(json.dumps(result, indent=2, sort_keys=True))
     else:
-        print_result(console, result)
+        if (plan := read_recipe(folder)[1]).validation is not None:
+            print_validation(console, plan, folder, result)
+        else:
+            print_result(console, result)
         console.print(f"Report: {(folder / 'report.html').as_uri()}", soft_wrap=True)
         if tracking is not None:
             console.print(f"MLflow: {tracking.ui_command}" if tracking.ok else tracking.message, soft_wrap=True)

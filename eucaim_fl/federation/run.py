@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -22,6 +23,7 @@ from eucaim_fl.durable import exclusive, write_atomically, write_json
 from eucaim_fl.errors import EucaimError, InterruptedRunError, JournalError, RunNotFoundError
 from eucaim_fl.federation.launch import launch
 from eucaim_fl.federation.local_grid import CLIENT_APP
+from eucaim_fl.federation.model_files import FOLDER
 from eucaim_fl.federation.processes import context, warm_up
 from eucaim_fl.federation.progress import Listener, listening
 from eucaim_fl.federation.result import make_result
@@ -35,17 +37,24 @@ from eucaim_fl.tracking.journal import Journal
 from eucaim_fl.tracking.provenance import collect
 from eucaim_fl.tracking.sidecar import Event, Sidecar, TrackingOutcome
 
+if TYPE_CHECKING:
+    from eucaim_fl.inference.bundles import FrozenModel
+
 __all__ = ["create_run", "execute", "find_run", "read_recipe"]
 
 _TRACKING_PATIENCE_S = 180.0
 
 
 def create_run(
-    config: ExperimentConfig, plan: FederationPlan, site_files: Mapping[str, Path], holder_signature: str = ""
+    config: ExperimentConfig,
+    plan: FederationPlan,
+    site_files: Mapping[str, Path],
+    holder_signature: str = "",
+    frozen: Sequence[FrozenModel] = (),
 ) -> Path:
     """Make the folder of a new run, with its plan and recipe, and return its absolute path.
 
-    holder_signature: of the permit's holder over the plan.
+    holder_signature: of the permit's holder over the plan. frozen: the models of a plan that judges some.
     Raises JournalError if it can't be written; nothing is left behind then.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -71,11 +80,11 @@ def create_run(
         write_json(folder / "launch.json", told)
         if config.start is not None:
             write_atomically(folder / START_FILE, encode_arrays(ArrayFile(config.start).load()))
+        for model in frozen:
+            write_atomically(folder / FOLDER / model.contract.name, model.content)
         write_atomically(folder / "plan.json", plan.canonical_json().encode())
     except JournalError:
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
 

@@ -1,7 +1,8 @@
 """Frozen models as researchers have them, brought into a contract and a file that can travel: no code, no pickle.
 
 A MONAI bundle becomes one of this software's networks with safetensors; so does the model of a run. ONNX stays what it
-is. For the researcher's machine; a site takes only what comes out of here.
+is, and so do programs, of which nothing is loaded. For the researcher's machine; a site takes only what comes out of
+here.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,7 @@ from eucaim_fl.inference.transforms import data_of
 from eucaim_fl.plan import read_plan
 from eucaim_fl.validation_config import LARGEST_MODEL_FILE, ModelContract
 
-__all__ = ["FrozenModel", "from_bundle", "from_onnx", "from_run"]
+__all__ = ["FrozenModel", "from_bundle", "from_onnx", "from_program", "from_run"]
 
 _WEIGHTS = "models/model.pt"
 _WRAPPERS = ("model", "state_dict", "net", "network")
@@ -73,7 +75,7 @@ def from_bundle(path: Path, task: TaskConfig, *, name: str = "", data: DataConfi
             fix="Name each channel in data.channels.",
         )
     fields = {
-        "name": name or re.sub(r"[^a-z0-9_-]", "-", path.stem.lower()).strip("-_")[:63],
+        "name": name or _named_after(path),
         "format": "network",
         "network": translated.model.model_dump(mode="json"),
         "data": taken.model_dump(mode="json"),
@@ -191,6 +193,7 @@ def from_run(folder: Path, *, name: str = "", intended_use: str, which: str = "b
         )
     classes = plan.asked_classes()
     balance = plan.training.balance
+    begun = "" if plan.start_sha256 is None else f", begun with an earlier run's weights ({plan.start_sha256[:12]})"
     fields = {
         "name": name or plan.name,
         "format": "network",
@@ -200,7 +203,7 @@ def from_run(folder: Path, *, name: str = "", intended_use: str, which: str = "b
         "standardised": plan.data.standardise == "federation",
         "class_shares": (balance.taken_out() if balance.expect == "federation" else 0.0) if classes else None,
         "intended_use": intended_use,
-        "trained_on": f"plan {plan.name} ({plan.sha256()[:12]}), sites {', '.join(plan.sites)}"[:4000],
+        "trained_on": f"plan {plan.name} ({plan.sha256()[:12]}), sites {', '.join(plan.sites)}{begun}"[:4000],
     }
     frozen = _frozen(b"".join(map(bytes, encode_arrays(arrays))), fields)
     from eucaim_fl.inference.runtime import planned_network
@@ -213,22 +216,69 @@ def from_run(folder: Path, *, name: str = "", intended_use: str, which: str = "b
 def from_onnx(path: Path, task: TaskConfig, described: Path) -> FrozenModel:
     """An ONNX file, checked as `read_onnx` does, with a contract of which a YAML file gives the fields.
 
-    described: YAML with name, data, intended_use and what else a contract has; format, sha256 and size_bytes follow
-    from the file.
+    described: YAML with data, intended_use and what else a contract has, and a name if the file's own is not to be it;
+    format, sha256 and size_bytes follow from the file.
     Raises ModelRefusedError for a file that would be refused at the sites; ConfigError if one of the files can't be
     read, or the fields are no contract's.
     """
+    content, fields = _described(path, described)
+    frozen = _frozen(content, {**fields, "format": "onnx"})
+    read_onnx(content, frozen.contract, task)
+    return frozen
+
+
+def from_program(path: Path, described: Path) -> FrozenModel:
+    """A TorchScript file or an exported program, with a contract of which a YAML file gives the fields.
+
+    It is hashed and measured, and of its archive the names of the parts are looked at, which tell its kind; nothing of
+    it is loaded on this machine. described: as for `from_onnx`.
+    Raises ModelRefusedError if it is neither, such as weights without a network; ConfigError if one of the files can't
+    be read, or the fields are no contract's.
+    """
+    content, fields = _described(path, described)
+    return _frozen(content, {**fields, "format": _kind_of_program(content)})
+
+
+def _described(path: Path, described: Path) -> tuple[bytes, dict[str, Any]]:
+    """A model's file, and what its description says."""
     try:
         with path.open("rb") as stream:
             content = stream.read(LARGEST_MODEL_FILE + 1)
         raw = described.read_bytes()
     except OSError as problem:
-        raise ConfigError("The ONNX file or its description can't be read.", local_detail=str(problem)) from None
+        raise ConfigError(
+            "The model's file or its description can't be read.",
+            fix=f"Put a YAML file called {described.name} beside it, with data and intended_use.",
+            local_detail=str(problem),
+        ) from None
     fields = read_mapping(raw, "The model's description")
     if stray := sorted({"format", "sha256", "size_bytes", "network"} & set(fields)):
         raise ConfigError(
             f"The model's description states {stray[0]}, which follows from the file.", fix="Leave it out."
         )
-    frozen = _frozen(content, {**fields, "format": "onnx"})
-    read_onnx(content, frozen.contract, task)
-    return frozen
+    return content, {"name": _named_after(path), **fields}
+
+
+def _named_after(path: Path) -> str:
+    return re.sub(r"[^a-z0-9_-]", "-", path.stem.lower()).strip("-_")[:63]
+
+
+def _kind_of_program(content: bytes) -> str:
+    """Which format an archive is, by the names of its parts."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        names = []
+    inner = [name.partition("/")[2] for name in names]
+    if any(name.startswith("code/") for name in inner) and "constants.pkl" in inner:
+        return "torchscript"
+    if any(name.startswith("models/") or name.endswith("_weights_config.json") for name in inner):
+        return "exported"
+    weights = "data.pkl" in inner
+    raise ModelRefusedError(
+        "The file holds weights without a network (torch.save), which nobody can run."
+        if weights
+        else "The file is neither TorchScript nor an exported program.",
+        fix="Export the network: torch.onnx.export, torch.jit.save or torch.export.save; or bring a MONAI bundle.",
+    )

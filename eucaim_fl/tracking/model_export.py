@@ -1,22 +1,27 @@
-"""The model as MLflow keeps it: an exported graph with signature and input example."""
+"""The model as MLflow keeps it: an exported graph with signature and input example, and the files it was made from."""
 
 from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import warnings
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eucaim_fl.arrays import Arrays
+from eucaim_fl.arrays import Arrays, encode_arrays
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.seeding import generator
 
-__all__ = ["SOURCE_TAGS", "log_network", "quiet_mlflow", "warm_up"]
+__all__ = ["PLAN_FILE", "SOURCE_TAGS", "WEIGHTS_FILE", "log_network", "quiet_mlflow", "warm_up"]
+
+PLAN_FILE, WEIGHTS_FILE = "plan.json", "weights.safetensors"
+"""Logged with the graph: what it was made from, so that the model can be frozen again without running the graph."""
 
 SOURCE_TAGS = {"mlflow.user": "eucaim_fl", "mlflow.source.name": "eucaim-fl train", "mlflow.source.type": "LOCAL"}
 """Stand where MLflow would write the user's name and the script's path."""
@@ -53,7 +58,7 @@ def log_network(
     """Log the network as an exported graph (`pt2`), which loads without running code that came with the file.
 
     role: its name in the run. digest: of its weights. step: rounds that made it. Returns MLflow's `ModelInfo`.
-    The graph takes any batch size and the plan's own image size (where images
+    Beside it lie the plan and the weights. The graph takes any batch size and the plan's own image size (where images
     keep theirs: 128 × 128 or 64 × 64 × 64).
     """
     import torch
@@ -81,6 +86,7 @@ def log_network(
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     with (
+        tempfile.TemporaryDirectory(prefix="eucaim-fl-model-") as place,
         warnings.catch_warnings(),
         mlflow.start_run(run_id=run_id, nested=mlflow.active_run() is not None),
     ):
@@ -96,7 +102,17 @@ def log_network(
             tags={**SOURCE_TAGS, "weights_sha256": digest},
             step=step,
             validate_serving_input=False,
+            extra_files=_sources(Path(place), plan, arrays),
         )
+
+
+def _sources(folder: Path, plan: FederationPlan, arrays: Arrays) -> list[str]:
+    """Plan and weights as files, for MLflow to copy."""
+    (folder / PLAN_FILE).write_text(plan.canonical_json(), encoding="utf-8")
+    with (folder / WEIGHTS_FILE).open("wb") as stream:
+        for part in encode_arrays(arrays):
+            stream.write(part)
+    return [str(folder / PLAN_FILE), str(folder / WEIGHTS_FILE)]
 
 
 def warm_up() -> None:
