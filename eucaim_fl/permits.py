@@ -65,7 +65,8 @@ class Permit(Config):
     that has to sign each plan. purposes: of Art. 53(1). datasets: as the catalogue calls them. tasks, networks: names
     of plans' tasks and networks; None allows all, also frozen models that bring a network of their own. rounds: largest
     number of a plan's rounds; None sets no limit. privacy_required: whether a plan must name a privacy mechanism.
-    plans: largest number of different plans at one site. It is valid from valid_from on and before valid_until, ten years at most.
+    plans: largest number of different plans at one site. It is valid from valid_from on and before valid_until, ten
+    years at most.
     """
 
     id: Annotated[str, Field(pattern=PERMIT_ID)]

@@ -75,7 +75,7 @@ def _patients(plan: FederationPlan, asked: ValidationConfig) -> str:
     whom = (
         "the models see all of them"
         if asked.patients == "all"
-        else f"the models see only the {share:.0%} that training held out for the final test (seed {plan.split_seed()})"
+        else f"the models see only the {share:.0%} that a training with this split (seed {plan.split_seed()}) holds out"
     )
     return (
         f"Data: the site reads its own cohort{modality}, takes only patients whom its consent table and its rules on "

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from eucaim_fl.compose import compose, resolve
-from eucaim_fl.config import MethodConfig, PrivacyConfig
+from eucaim_fl.config import MethodConfig, PrivacyConfig, ValidationRecipe
 from eucaim_fl.models import ARGUMENTS
 from eucaim_fl.resources import experiment_files
 from eucaim_fl.sitefile import load_site_file
@@ -123,6 +123,10 @@ class TestConfigs:
         first = path.read_text().splitlines()[0]
         assert first.startswith("# ")
         assert len(first) > 10
+
+    def test_the_part_on_validation_lists_all_its_keys_with_their_defaults(self) -> None:
+        written = yaml.safe_load((CONFIGS / "train.yaml").read_text())["validation"]
+        assert written == ValidationRecipe().model_dump(mode="json")
 
     def test_every_file_is_one_of_those_tested_here(self) -> None:
         tested = {CONFIGS / "train.yaml", *CONFIGS.glob("*/*.yaml"), *(ROOT / "sites").glob("*.yaml")}

@@ -72,9 +72,9 @@ def _site(name: str, file: Path | None, plan: FederationPlan) -> dict[str, Any]:
             return {
                 "site": name,
                 "allowed": False,
-                "why": [f"{', '.join(programs)} is a program, and no policy says so"],
+                "why": [f"no policy lists programs such as {programs[0]}"],
             }
-        return {"site": name, "allowed": True, "why": ["it has no policy; its site file alone limits what leaves"]}
+        return {"site": name, "allowed": True, "why": ["no policy; the site file alone limits what leaves"]}
     confidential = site.release.data_is == "confidential"
     decision = decide(
         plan, load_policy(place), Situation(name, datetime.now(UTC), preview=True, confidential=confidential)
@@ -108,8 +108,8 @@ def print_preview(console: Console, found: Mapping[str, Any]) -> None:
         f"{leaves['bytes']:,} bytes."
     )
     say(found["stays"])
-    say("\nWhat sites would say:")
-    words = {True: "would answer", False: "would refuse or wait", None: "not known here"}
+    say("\nWhat rules of the sites say:")
+    words = {True: "none refuses", False: "refused, or to wait", None: "not known here"}
     for one in found["sites"]:
         say(f"- {one['site']}: {words[one['allowed']]}" + (f" ({'; '.join(one['why'])})" if one["why"] else ""))
     say(f"\nPlan {found['plan']['name']}, SHA-256 {found['plan_sha256']}. Nothing was started, and nothing was sent.")

@@ -19,7 +19,7 @@ from eucaim_fl.config import DataConfig, ModelConfig, SegmentationConfig
 from eucaim_fl.errors import ConfigError, ModelRefusedError
 from eucaim_fl.inference.bundle_config import BundleConfig, read_mapping
 from eucaim_fl.inference.bundle_files import open_bundle
-from eucaim_fl.inference.bundles import from_bundle, from_onnx, from_run
+from eucaim_fl.inference.bundles import from_bundle, from_onnx, from_program, from_run
 from eucaim_fl.inference.runtime import planned_network, prepare
 from eucaim_fl.models.networks import build, get_arrays
 from tests.inference.frozen import TASK, contract_for, linear, onnx_bytes
@@ -347,6 +347,58 @@ class TestAnOnnxFile:
             from_onnx(path, TASK, described)
         with pytest.raises(ConfigError, match="can't be read"):
             from_onnx(path, TASK, tmp_path / "none.yaml")
+
+
+class TestAProgram:
+    """Its archive's names tell its kind; it is never loaded."""
+
+    TORCHSCRIPT = ("m/data.pkl", "m/code/__torch__.py", "m/constants.pkl")
+    EXPORTED = ("m/models/model.json", "m/data/weights/model_weights_config.json")
+
+    def archive(self, path: Path, *names: str) -> Path:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, b"not what it seems: whoever loads it fails")
+        path.with_suffix(".yaml").write_text("data: {size_voxels: [8, 8, null]}\nintended_use: a test\n")
+        return path
+
+    @pytest.mark.parametrize(
+        ("names", "kind"), [(TORCHSCRIPT, "torchscript"), (EXPORTED, "exported")], ids=["torchscript", "exported"]
+    )
+    def test_it_is_hashed_measured_and_named_after_its_file(self, tmp_path: Path, names: Any, kind: str) -> None:
+        path = self.archive(tmp_path / "Triage Net.pt", *names)
+        frozen = from_program(path, path.with_suffix(".yaml"))
+        assert frozen.contract == contract_for(path.read_bytes(), kind, name="triage-net")
+        assert frozen.content == path.read_bytes()
+
+    def test_what_pytorch_writes_is_told_apart(self, tmp_path: Path) -> None:
+        plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+        for number, kind in enumerate(("torchscript", "exported")):
+            path = self.archive(tmp_path / f"{number}.pt")
+            if kind == "torchscript":
+                torch.jit.save(torch.jit.script(plain), path)
+            else:
+                torch.export.save(torch.export.export(plain, (torch.zeros(2, 1, 8, 8),)), path.with_suffix(".pt2"))
+                path = path.with_suffix(".pt2")
+            assert from_program(path, path.with_suffix(".yaml")).contract.format == kind
+
+    def test_weights_alone_are_no_program(self, tmp_path: Path) -> None:
+        path = self.archive(tmp_path / "m.pt")
+        torch.save(network().state_dict(), path)
+        with pytest.raises(ModelRefusedError, match="weights without a network"):
+            from_program(path, path.with_suffix(".yaml"))
+        path.write_bytes(b"\x80\x02}q\x00.")
+        with pytest.raises(ModelRefusedError, match="neither TorchScript nor an exported program"):
+            from_program(path, path.with_suffix(".yaml"))
+
+    def test_from_program_needs_a_description_beside_it(self, tmp_path: Path) -> None:
+        path = self.archive(tmp_path / "m.pt", *self.TORCHSCRIPT)
+        with pytest.raises(ConfigError, match="can't be read") as caught:
+            from_program(path, tmp_path / "none.yaml")
+        assert "called none.yaml beside it" in caught.value.fix
+        (tmp_path / "m.yaml").write_text("format: torchscript\n")
+        with pytest.raises(ConfigError, match="states format"):
+            from_program(path, tmp_path / "m.yaml")
 
 
 class TestANetworkOfTheContract:
