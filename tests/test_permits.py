@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from eucaim_fl.config import ExperimentConfig
+from eucaim_fl.config import ExperimentConfig, ModelConfig
 from eucaim_fl.errors import PermitError
 from eucaim_fl.permits import (
     Permit,
@@ -32,6 +32,7 @@ from eucaim_fl.permits import (
 )
 from eucaim_fl.plan import FederationPlan, make_plan, read_plan
 from eucaim_fl.signing import PrivateKey, canonical_json, fingerprint, sign_document
+from tests.validation.frozen import MASKS, frozen_plan
 
 ISSUER, HOLDER, STRANGER = PrivateKey.create(), PrivateKey.create(), PrivateKey.create()
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -264,6 +265,20 @@ class TestProblems:
 
     def test_what_the_permit_does_not_limit_is_free(self) -> None:
         assert asked(permit_of(tasks=None, networks=None, rounds=None), rounds=10_000, model={"name": "resnet"}) == ()
+
+    def test_of_a_validation_the_networks_of_its_models_count(self) -> None:
+        named, free = permit_of(rounds=None), permit_of(tasks=None, networks=None)
+        plan = frozen_plan(MASKS, 2)
+        assert scope_problems(free, plan) == ()
+        assert scope_problems(named, plan) == ("The permit does not cover the model m1, which brings its own network.",)
+        asked = plan.validation
+        assert asked is not None
+        ours = tuple(
+            one.model_copy(update={"format": "network", "network": ModelConfig(name=name)})
+            for one, name in zip(asked.models, ("unet", "segresnet"), strict=True)
+        )
+        plan = plan.model_copy(update={"validation": asked.model_copy(update={"models": ours})})
+        assert scope_problems(named, plan) == ("The permit does not cover the network of the model m1, segresnet.",)
 
     def test_no_permit(self) -> None:
         plan = plan_of(None)

@@ -37,8 +37,10 @@ def logged_run(reference: str, uri: str, which: Literal["best", "last"]) -> Iter
     Raises RunNotFoundError if the reference can't be read, MLflow has no such model, or it was not logged by this
     software with the files that it was made from; RunError if MLflow's database can't be used.
     """
-    check_database(uri)
     artifact = _artifact(reference, which)
+    check_database(uri)
+    if (database := uri.removeprefix("sqlite:///")) != uri and not Path(database).exists():  # MLflow would make one
+        raise _no_such_model(artifact)
     mlflow = quiet_mlflow()
     with tempfile.TemporaryDirectory(prefix="eucaim-fl-model-") as place:
         mlflow.set_tracking_uri(uri)
@@ -48,11 +50,7 @@ def logged_run(reference: str, uri: str, which: Literal["best", "last"]) -> Iter
                 mlflow.artifacts.download_artifacts(artifact, dst_path=str(Path(place) / "logged"), tracking_uri=uri)
             )
         except (mlflow.exceptions.MlflowException, OSError) as problem:
-            raise RunNotFoundError(
-                "MLflow has no such model.",
-                fix="Give mlflow:RUN_ID, models:/NAME@best, or the run's folder; tracking.uri says which MLflow.",
-                local_detail=f"{artifact}: {str(problem).splitlines()[0] if str(problem) else type(problem).__name__}",
-            ) from None
+            raise _no_such_model(f"{artifact}: {str(problem) or type(problem).__name__}".splitlines()[0]) from None
         plan, weights = (next(iter(sorted(found.rglob(name))), None) for name in (PLAN_FILE, WEIGHTS_FILE))
         if plan is None or weights is None:
             raise RunNotFoundError(
@@ -65,6 +63,14 @@ def logged_run(reference: str, uri: str, which: Literal["best", "last"]) -> Iter
         shutil.move(plan, folder / "plan.json")
         shutil.move(weights, folder / "models" / f"{which}.safetensors")
         yield folder
+
+
+def _no_such_model(where: str) -> RunNotFoundError:
+    return RunNotFoundError(
+        "MLflow has no such model.",
+        fix="Give mlflow:RUN_ID, models:/NAME@best, or the run's folder; tracking.uri says which MLflow.",
+        local_detail=where,
+    )
 
 
 def _artifact(reference: str, which: str) -> str:

@@ -67,6 +67,12 @@ class TestLoggedRun:
         ):
             pass
 
+    def test_logged_run_makes_no_database(self, tmp_path):
+        uri = f"sqlite:///{tmp_path}/mlflow.db"
+        with pytest.raises(RunNotFoundError, match="no such model"), logged_run("mlflow:1", uri, "best"):
+            pass
+        assert not (tmp_path / "mlflow.db").exists()
+
     def test_logged_run_asks_no_damaged_database(self, tmp_path):
         (tmp_path / "mlflow.db").write_text("no database" * 100)
         with (
