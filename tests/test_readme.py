@@ -12,8 +12,9 @@ import yaml
 
 from eucaim_fl.cli import cli
 from eucaim_fl.compose import compose, resolve
-from eucaim_fl.config import parse
+from eucaim_fl.config import ValidationRecipe, parse
 from eucaim_fl.sitefile import SiteFile
+from eucaim_fl.validation_config import ValidationConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("composed_once")]
 
@@ -69,6 +70,16 @@ def test_the_site_file_of_the_readme_is_valid_and_shows_the_true_defaults():
     assert shown.release == least.release
     assert shown.compute == least.compute
     assert shown.cache == least.cache
+
+
+def test_the_recipe_of_a_validation_and_the_description_of_its_model_are_valid():
+    part = (ROOT / "experiments/README.md").read_text().partition("## Validating a frozen model")[2]
+    recipe, described = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", part, re.S)[:2])
+    asked = parse(ValidationRecipe, recipe["validation"], "The recipe")
+    file = {"format": "onnx", "sha256": "0" * 64, "size_bytes": 1}
+    models = [{**described, **file, "name": name} for name in ("triage-net", "older-net")]
+    figures = asked.model_dump(exclude={"model", "against", "which", "intended_use", "patients"})
+    assert parse(ValidationConfig, {**figures, "models": models}, "The plan").comparisons == asked.comparisons
 
 
 def test_links_between_pages_lead_somewhere():
