@@ -79,8 +79,8 @@ def _site(name: str, file: Path | None, plan: FederationPlan) -> dict[str, Any]:
     decision = decide(
         plan, load_policy(place), Situation(name, datetime.now(UTC), preview=True, confidential=confidential)
     )
-    why = [f"{one.key}: {one.says}. The plan: {one.asks}" for one in (*decision.refused, *decision.waiting)]
-    return {"site": name, "allowed": decision.allowed if not decision.refused else False, "why": why}
+    reasons = [f"{one.key}: {one.says}. The plan: {one.asks}" for one in (*decision.refused, *decision.waiting)]
+    return {"site": name, "allowed": decision.allowed, "why": reasons}
 
 
 def print_preview(console: Console, found: Mapping[str, Any]) -> None:
