@@ -16,6 +16,7 @@ from eucaim_fl.validation.agreement import (
 )
 from eucaim_fl.validation.analysis_input import Asked, figure_key, label_of, moments_of
 from eucaim_fl.validation.analysis_scores import LEVEL, figure_of, share_figure, undefined
+from eucaim_fl.validation.binned import Bounded
 from eucaim_fl.validation.concordance import c_index
 from eucaim_fl.validation.intervals import Interval
 from eucaim_fl.validation.record import ModelFigures
@@ -140,7 +141,8 @@ def confusion_figures(counts: Sequence[int], sites: int) -> dict[str, Figure]:
 def macro_auc(areas: Sequence[Figure | None]) -> Figure:
     """The plain mean of several labels' AUCs, with an interval that holds however their errors go together.
 
-    The standard deviation of a mean is at most the mean of standard deviations, so the half widths are averaged.
+    The standard deviation of a mean is at most the mean of standard deviations, so the half widths are averaged; and
+    the mean of the patients' own AUCs lies between the means of the ends of their ranges.
     areas: one a label; None where nobody told it, which leaves the mean without a value.
     """
     told = [one for one in areas if one is not None]
@@ -148,8 +150,11 @@ def macro_auc(areas: Sequence[Figure | None]) -> Figure:
     if len(known) < len(areas) or not known:
         return undefined("A label has no AUC.", sites=min((one.sites for one in told), default=0))
     value, low, high = (sum(part or 0.0 for part in column) / len(known) for column in zip(*known, strict=True))
+    ends = [[one.value if end is None else end for end in (one.lowest, one.highest)] for one in told]
+    lowest, highest = (sum(part or 0.0 for part in column) / len(known) for column in zip(*ends, strict=True))
     sites = min(one.sites for one in told)
-    return figure_of(Interval(value, low, high), patients=None, sites=sites, reason=_MACRO)
+    bounds = Bounded(value, min(lowest, value), max(highest, value))
+    return figure_of(Interval(value, low, high), patients=None, sites=sites, bounds=bounds, reason=_MACRO)
 
 
 def concordance_figure(sites: Sequence[Sequence[float]]) -> Figure | None:

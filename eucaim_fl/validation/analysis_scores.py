@@ -61,6 +61,7 @@ LEVEL = 0.95
 NO_CLASSES = "Of one class there is nobody, or too few to be told."
 _NO_PATIENT = "Nobody is counted in it, or too few to be told."
 _NO_LINE = "No finite line fits best: the classes do not overlap, or are not both there."
+_NO_RANGE = "How far binning may have moved it is not known: scores within the bins could be such that it has no end."
 _FROM_RESAMPLES = "Interval from resampled patients, within their sites."
 _NOT_RESAMPLED = "No interval: patients are resampled over all sites, and at each one for all its patients only."
 _ECE = "No interval: few patients make this error too large, and resampling makes it larger still."
@@ -219,8 +220,17 @@ def _resampled(
 
 def _calibration(scores: BinnedScores, sites: int, line: CalibrationLine) -> dict[str, Figure]:
     patients, error = sum(scores.patients), binned_calibration_error(scores)
+    around = line.slope_bounds
+    known = math.isfinite(around.lowest) and math.isfinite(around.highest)
     return {
-        "calibration_slope": figure_of(line.slope, patients=patients, sites=sites, missing=_NO_LINE),
+        "calibration_slope": figure_of(
+            line.slope,
+            patients=patients,
+            sites=sites,
+            bounds=around if known else None,
+            reason="" if known else _NO_RANGE,
+            missing=_NO_LINE,
+        ),
         "calibration_intercept": figure_of(
             line.intercept, patients=patients, sites=sites, bounds=line.bounds, missing=_NO_LINE
         ),
@@ -304,9 +314,14 @@ def _sensitivities(above: FloatArray) -> FloatArray:
 
 
 def _highest_at(rates: FloatArray, found: FloatArray) -> FloatArray:
-    """The curve at the grid; where it is upright, its upper end, as whoever reads a ROC curve takes it."""
-    last = np.append(np.flatnonzero(np.diff(rates)), len(rates) - 1)
-    return np.asarray(np.interp(_GRID, rates[last], found[last]))
+    """The curve at the grid; where it is upright, its upper end, as whoever reads a ROC curve takes it.
+
+    A line towards an upright part ends at the foot of that, so all points are needed, not only the upper ends.
+    """
+    behind = np.searchsorted(rates, _GRID, side="right")
+    before, behind = behind - 1, np.minimum(behind, len(rates) - 1)
+    width = np.where(behind > before, rates[behind] - rates[before], 1.0)
+    return np.asarray(found[before] + (_GRID - rates[before]) * (found[behind] - found[before]) / width)
 
 
 def _precisions(above: FloatArray) -> FloatArray:

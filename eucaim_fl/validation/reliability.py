@@ -13,7 +13,8 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, ndtri
+from scipy.optimize import brentq
+from scipy.special import expit, logit, ndtri, wrightomega
 
 from eucaim_fl.errors import DataError
 from eucaim_fl.validation.binned import BinnedScores, Bounded, Functional
@@ -54,12 +55,13 @@ class CalibrationBin:
 class CalibrationLine:
     """Slope b of logit P(y = 1) = a + b·logit p, and intercept a where b is held at 1; 1 and 0 are perfect.
 
-    bounds: where the intercept of the patients' own scores lies. There is no such range for the slope.
+    bounds, slope_bounds: where the intercept and the slope of the patients' own scores lie.
     """
 
     slope: Interval
     intercept: Interval
     bounds: Bounded
+    slope_bounds: Bounded
 
 
 def binned_brier(scores: BinnedScores) -> Bounded:
@@ -171,8 +173,9 @@ def binned_calibration_line(scores: BinnedScores, level: float = 0.95) -> Calibr
 
     The score of a bin is its mean, at least 10⁻⁶ away from 0 and 1. Intervals: estimate ± z·SE from the information at
     the estimate (Wald). The intercept falls when any score rises, so its range has the ends where all scores lie at the
-    upper and at the lower edges of their bins (with sums the range would be narrower; it is not used). The slope has no
-    range: it may move much where many patients lie in an outermost bin, in which logits have no end.
+    upper and at the lower edges of their bins (with sums the range would be narrower; it is not used). The slope's range
+    is that of `_slope_range`: it is wide where diseased patients lie in the lowest bin or others in the highest one,
+    whose logits reach far out.
     NaN unless both classes occur; a slope that no finite number fits best is NaN.
     Raises DataError if level is not between 0 and 1, or edges do not lie in 0 … 1.
     Source: Cox 1958; Van Calster et al. 2019, Calibration: the Achilles heel of predictive analytics.
@@ -218,7 +221,96 @@ def _line(
     slope_interval, intercept_interval = (
         Interval(one, float(one - width), float(one + width)) for one, width in zip(estimates, reach, strict=True)
     )
-    return CalibrationLine(slope_interval, intercept_interval, Bounded(intercept, *ends))
+    around = Bounded(estimates[0], *_slope_range(scores, estimates[0]))
+    return CalibrationLine(slope_interval, intercept_interval, Bounded(intercept, *ends), around)
+
+
+def _slope_range(scores: BinnedScores, slope: float) -> tuple[float, float]:
+    """Between which the slope lies, wherever in their bins the scores are; infinite where no end is found.
+
+    The slope is above b only if the derivative of the profile likelihood at b, which falls in b, is positive: Σ (x − c)
+    (y − p), with x the logit of a score, p = 1/(1 + e^−(a + bx)), the a at which Σ (y − p) = 0, and any c, since the
+    residuals sum to 0. a lies between those of all scores at an upper and at a lower edge. Given a and c each patient's
+    term is largest at one point of the bin (`_most`), so the sum of these is a bound. Over a it is taken on a grid, with
+    the most that it can change in between added; of some c the least bound counts. The ends are searched by halving and
+    taken on the outer side.
+    """
+    if math.isnan(slope):
+        return math.nan, math.nan
+    filled = scores.counts.sum(axis=0) > 0
+    ends = _logits(np.asarray(scores.edges))
+    boxes = _Boxes(ends[:-1][filled], ends[1:][filled], scores.counts[:, filled])
+    return _reach(boxes, slope, -1), _reach(boxes, slope, 1)
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """Patients whose logits lie between `low` and `high`, shape (n,); counts: without and with the disease, (2, n)."""
+
+    low: FloatArray
+    high: FloatArray
+    counts: FloatArray
+
+    def mirrored(self) -> _Boxes:
+        """With all logits' signs turned."""
+        return _Boxes(-self.high, -self.low, self.counts)
+
+
+def _reach(boxes: _Boxes, slope: float, sign: int) -> float:
+    """The end of the slope's range on one side."""
+
+    def beyond(b: float) -> bool:
+        # for a negative b all signs of logits are turned, and with them that of the derivative
+        here, turned = (boxes, 1) if b > 0 else (boxes.mirrored(), -1)
+        return _most(here, max(abs(b), 1e-9), sign * turned) <= 0
+
+    inside, step = slope, 0.01 * max(1.0, abs(slope))
+    while not beyond(slope + sign * step):
+        inside, step = slope + sign * step, 2 * step
+        if step > 100 * max(1.0, abs(slope)):
+            return sign * math.inf
+    outside = slope + sign * step
+    for _ in range(6):
+        middle = (inside + outside) / 2
+        inside, outside = (inside, middle) if beyond(middle) else (middle, outside)
+    return outside
+
+
+def _most(boxes: _Boxes, b: float, sign: int) -> float:
+    """A bound of sign · Σ (x − c)(y − p) over all places of the scores, b > 0 (see `_slope_range`).
+
+    With z = a + bx: (x − c)(1 − p) rises up to b(x − c) = 1 + ω(−1 − (a + bc)) and falls then, −(x − c)p rises up to
+    b(c − x) = 1 + ω(a + bc − 1) and falls then, ω being Wright's function (from b(x − c)p = 1, b(c − x)(1 − p) = 1). So
+    their largest values are there or at the nearer edge, and their least ones at an edge.
+    """
+    (without, diseased), total = boxes.counts, boxes.counts.sum(axis=0)
+    lowest, highest = (_level(b * edge, diseased.sum(), total) for edge in (boxes.high, boxes.low))
+    a = np.linspace(lowest, highest, 9)[:, None, None]
+    middle = (boxes.low + boxes.high) / 2
+    weights = total * expit(a[:, 0] + b * middle) * expit(-a[:, 0] - b * middle)
+    c = ((weights @ middle) / weights.sum(axis=1))[:, None, None] + np.linspace(-1.5, 1.5, 7)[None, :, None]
+
+    def terms(x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return -(x - c) * expit(a + b * x), (x - c) * expit(-a - b * x)
+
+    if sign > 0:
+        turn = c - (1 + wrightomega(a + b * c - 1)) / b, c + (1 + wrightomega(-1 - a - b * c)) / b
+        least, most = (terms(np.clip(x, boxes.low, boxes.high))[k] for k, x in enumerate(turn))
+        bound = least @ without + most @ diseased
+    else:
+        at = terms(boxes.low), terms(boxes.high)
+        bound = -np.minimum(at[0][0], at[1][0]) @ without - np.minimum(at[0][1], at[1][1]) @ diseased
+    inner, outer = lowest + b * boxes.low, highest + b * boxes.high
+    steepest = np.where((inner <= 0) & (outer >= 0), 0.25, np.maximum(*(expit(z) * expit(-z) for z in (inner, outer))))
+    far = np.maximum(np.abs(boxes.low - c), np.abs(boxes.high - c))
+    between = (highest - lowest) / 16 * (far @ (total * steepest))
+    return float((bound + between).min(axis=1).max())
+
+
+def _level(predictor: FloatArray, diseased: float, total: FloatArray) -> float:
+    """The a at which Σ p = the number of diseased patients, p = 1/(1 + e^−(a + predictor))."""
+    ends = -50 - float(predictor.max()), 50 - float(predictor.min())
+    return float(brentq(lambda a: float(expit(a + predictor) @ total) - diseased, *ends, xtol=1e-12))
 
 
 def calibration_line_figure(scores: BinnedScores, *, intercept: bool = False) -> Functional:

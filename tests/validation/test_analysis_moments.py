@@ -106,6 +106,10 @@ class TestMacroAuc:
         found = macro_auc([Figure(value=0.8, low=0.7, high=0.9), Figure(value=0.6, low=0.4, high=0.7, sites=3)])
         assert (found.value, found.low, found.high) == pytest.approx((0.7, 0.55, 0.8))
 
+    def test_so_are_the_ends_of_what_binning_can_change(self) -> None:
+        found = macro_auc([Figure(value=0.8, low=0.7, high=0.9, lowest=0.78, highest=0.84), Figure(value=0.6)])
+        assert (found.lowest, found.highest) == pytest.approx((0.69, 0.72))
+
     def test_a_label_without_one_leaves_none(self) -> None:
         assert macro_auc([Figure(value=0.8, low=0.7, high=0.9), None]).value is None
         assert macro_auc([Figure(value=None, reason="x")]).value is None

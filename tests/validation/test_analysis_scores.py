@@ -118,6 +118,12 @@ class TestCurves:
         band = score_curves([scores], "", exactly(scores), None).roc_band
         assert band[0].low == pytest.approx(0.6)
 
+    def test_a_line_towards_an_upright_part_ends_at_its_foot(self) -> None:
+        scores = BinnedScores((0.0, 0.3, 0.6, 1.0), (4, 0, 1), (0, 3, 1))  # (0.2, ¼), upright to (0.2, 1)
+        band = {round(one.x, 2): one for one in score_curves([scores], "", exactly(scores), None).roc_band}
+        for x, y in ((0.0, 0.0), (0.1, 0.125), (0.18, 0.225), (0.2, 1.0), (0.6, 1.0)):
+            assert (band[x].low, band[x].high) == pytest.approx((y, y))
+
     def test_precision_is_that_of_the_highest_threshold_that_reaches_a_recall(self) -> None:
         scores = BinnedScores(HALVES, (6, 1), (2, 3))
         band = {round(one.x, 2): one for one in score_curves([scores], "", None, exactly(scores)).pr_band}

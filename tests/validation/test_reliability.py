@@ -140,6 +140,30 @@ def _numbers(line: CalibrationLine) -> list[float]:
 
 
 class TestCalibrationLine:
+    @pytest.mark.parametrize(
+        ("size", "slope", "bins"), [(60, 1.0, 10), (150, 0.7, 20), (150, 0.05, 10), (150, -0.6, 20)]
+    )
+    def test_the_slope_lies_in_its_range_wherever_scores_are_in_their_bins(self, size, slope, bins):
+        scores, truth = cohort(5, size, slope)
+        edges = edges_with(bins=bins)
+        counted = bin_scores(scores, truth, edges)
+        bounds = binned_calibration_line(counted).slope_bounds
+        place, rng = np.searchsorted(edges, scores, side="right") - 1, np.random.default_rng(0)
+        low, high = np.take(edges, place), np.take(edges, place + 1)
+        inward, outward = np.clip(0.5, low, high), np.where(low + high > 1, high, low)
+        ends = [np.where(truth == 1, a, b) for a in (low, high, inward, outward) for b in (low, high, inward, outward)]
+        for values in (scores, *ends, *(low + rng.random(size) * (high - low) for _ in range(20))):
+            assert bounds.lowest <= calibration_line(values, truth)[0] <= bounds.highest
+        assert bounds.lowest < bounds.value < bounds.highest
+
+    def test_the_slopes_range_shrinks_with_the_bins(self):
+        scores, truth = cohort(5, 400)
+        widths = []
+        for bins in (20, 100, 200):
+            bounds = binned_calibration_line(bin_scores(scores, truth, edges_with(bins=bins))).slope_bounds
+            widths.append(bounds.highest - bounds.lowest)
+        assert widths[0] > 2 * widths[1] > 3 * widths[2]
+
     def test_it_is_the_regression_of_scikit_learn_on_the_binned_patients(self) -> None:
         scores, truth = cohort(1, 500)
         binned = bin_scores(scores, truth, edges_with(bins=20), sums=True)
