@@ -532,7 +532,7 @@ class _Walk:
                     look.exact((*at, "pooled_difference"), None)
                 else:
                     look.between((*at, "pooled_difference"), pooled[0], *pooled[1], "derived")
-                comparison(look, at, pair, (asked.metric, key, asked.margin, None))
+                comparison(look, at, pair, (asked.metric, key, asked.margin))
                 if math.isnan(pair.p):
                     look.exact((*at, "p_adjusted"), None)
                 else:

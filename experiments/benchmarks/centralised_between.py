@@ -185,7 +185,7 @@ def _analysed(points: Sequence[Point], logit: bool) -> tuple[own.Pooled | None, 
 
 
 def effects_ranges(y: FloatArray, s: FloatArray) -> dict[str, Any]:
-    """Where the numbers of a meta-analysis lie if estimates and errors lie anywhere between y[0] and y[1], s[0] and s[1].
+    """Where the numbers of a meta-analysis lie if estimates lie anywhere in y[0] … y[1], errors in s[0] … s[1].
 
     On a grid of τ² the weights, the mean, the residuals and the derivative of the restricted likelihood have ranges (by
     interval arithmetic); the τ² at which that of the derivative holds 0 hold the likeliest one. Q is a least sum of
@@ -251,7 +251,7 @@ def effects_ranges(y: FloatArray, s: FloatArray) -> dict[str, Any]:
 
 
 def _weighted(y: FloatArray, light: FloatArray, heavy: FloatArray, sign: int) -> FloatArray:
-    """The largest (sign 1) or least weighted mean at each τ², with weights anywhere in their ranges: heavy on one side."""
+    """The largest (sign 1) or least weighted mean at each τ², weights anywhere in their ranges: heavy on one side."""
     order = np.argsort(sign * y)
     means = []
     for cut in range(len(y) + 1):
@@ -383,9 +383,9 @@ def means_pair(values: FloatArray, site: Any) -> Pair:
     )
 
 
-def comparison(look: Comparison, path: Path, found: Pair, more: tuple[str, str, float | None, Range | None]) -> None:
-    """Every number of a comparison but its adjusted p. more: metric, figure, margin, range of the pooled difference."""
-    metric, key, margin, pooled = more
+def comparison(look: Comparison, path: Path, found: Pair, more: tuple[str, str, float | None]) -> None:
+    """Every number of a comparison but its adjusted p. more: metric, figure, margin."""
+    metric, key, margin = more
     better = "neither" if metric.startswith("volume") else "lower" if metric.startswith(("hd95", "brier")) else "higher"
     ends = (math.nan, math.nan) if found.ends is None else found.ends
     for name, value in (

@@ -194,7 +194,7 @@ def concordance(risk: FloatArray, time: FloatArray, event: IntArray) -> tuple[in
 
 
 def tango(b: int, c: int, n: int) -> Limits:
-    """Tango's score interval of (b − c)/n: where |z(δ)| of the constrained maximum likelihood is the normal quantile."""
+    """Tango's score interval of (b − c)/n: where |z(δ)| of the constrained likelihood is the normal quantile."""
 
     def z(delta: float) -> float:
         second = -b - c + (2 * n - b + c) * delta
@@ -318,7 +318,7 @@ def weighted_precision(order_by: FloatArray, truth: IntArray, weights: FloatArra
 
 
 def bca(drawn: FloatArray, estimate: float, without: FloatArray, site: IntArray) -> tuple[FloatArray, FloatArray]:
-    """Efron's BCa limits, shape (2,), and the levels at which they are quantiles. without: the figure less each patient.
+    """Efron's BCa limits, shape (2,), and their levels as quantiles. without: the figure less each patient.
 
     The acceleration is that of several strata (Davison and Hinkley 1997, section 5.3.2).
     """

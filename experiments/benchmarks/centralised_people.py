@@ -91,7 +91,8 @@ def joined(hospitals: Sequence[Hospital], scope: str) -> People:
 class Row:
     """One number. kind: why it may differ: `exact` (not at all, beyond rounding), `stated` (the report has the range),
     `derived` (a range from what is told, see its code), `resampled`, `side` (it is an end of such a range, and the
-    patients' own lies on the right side), `unbounded` (the report says that no range is known), `unknown` (nobody knows this number: a failure)."""
+    patients' own lies on the right side), `unbounded` (the report says that no range is known),
+    `unknown` (nobody knows this number: a failure)."""
 
     path: Path
     federated: Any

@@ -20,8 +20,8 @@ _GRID = np.linspace(0, 1, 51)
 @dataclass(frozen=True)
 class Expected:
     """A figure of patients. ends: of its interval, None has none. ranges: of value, low and high where binning changes
-    them; a value's None: the report states it. ends_in: ranges of low and high, given that of the value. patients: in its
-    denominator."""
+    them; a value's None: the report states it. ends_in: ranges of low and high, given that of the value. patients: in
+    its denominator."""
 
     value: float
     ends: tuple[float, float] | None
@@ -119,14 +119,14 @@ def _area(one: Scores, cells: Cells) -> Expected:
 def _calibration(one: Scores, cells: Cells) -> dict[str, Expected]:
     n = len(one.truth)
     intercept, error = own.calibration_intercept(one.scores, one.truth)
-    low, below, above = cells.intercept_ends()
+    _, below, above = cells.intercept_ends()
     ends = intercept - own.Z * error, intercept + own.Z * error
     found = {"calibration_intercept": Expected(intercept, ends, n, (None, below, above), binned=True)}
     high, low_class = one.scores[one.truth == 1], one.scores[one.truth == 0]
     if max(high.min(), low_class.min()) > min(high.max(), low_class.max()):
         found["calibration_slope"] = Expected(math.nan, None, n, ends_in=cells.slope_ends)
         return found
-    beside, slope, error = own.calibration_slope(one.scores, one.truth)
+    _, slope, error = own.calibration_slope(one.scores, one.truth)
     ends = slope - own.Z * error, slope + own.Z * error
     found["calibration_slope"] = Expected(slope, ends, n, binned=True, ends_in=cells.slope_ends)
     return found

@@ -2,7 +2,7 @@
 
     eucaim-fl prepare ham10000 --from FOLDER && eucaim-fl prepare ham10000 --from FOLDER --split chance
     eucaim-fl prepare lidc_nodules --from FOLDER
-    python experiments/benchmarks/validation_centralised.py [--folder FOLDER] [--partitions 20] [--samples 200] [--cohorts NAME,…]
+    python experiments/benchmarks/validation_centralised.py [--folder FOLDER] [--partitions 20] [--cohorts NAME,…]
 
 Two models are trained for each task, by this software's FedAvg in some minutes (the second one with a quarter of the
 rounds), frozen, and judged by the sites' own code (`JudgingNode`) on all of their patients: those of HAM10000 by true
