@@ -174,8 +174,8 @@ def binned_calibration_line(scores: BinnedScores, level: float = 0.95) -> Calibr
     The score of a bin is its mean, at least 10⁻⁶ away from 0 and 1. Intervals: estimate ± z·SE from the information at
     the estimate (Wald). The intercept falls when any score rises, so its range has the ends where all scores lie at the
     upper and at the lower edges of their bins (with sums the range would be narrower; it is not used). The slope's
-    range is that of `_slope_range`: it is wide where diseased patients lie in the lowest bin or others in the highest one,
-    whose logits reach far out.
+    range is that of `_slope_range`: it is wide where diseased patients lie in the lowest bin or others in the
+    highest one, whose logits reach far out.
     NaN unless both classes occur; a slope that no finite number fits best is NaN.
     Raises DataError if level is not between 0 and 1, or edges do not lie in 0 … 1.
     Source: Cox 1958; Van Calster et al. 2019, Calibration: the Achilles heel of predictive analytics.
@@ -232,8 +232,8 @@ def _slope_range(scores: BinnedScores, slope: float) -> tuple[float, float]:
     (y − p), with x the logit of a score, p = 1/(1 + e^−(a + bx)), the a at which Σ (y − p) = 0, and any c, since the
     residuals sum to 0. a lies between those of all scores at an upper and at a lower edge. Given a and c each patient's
     term is largest at one point of the bin (`_most`), so the sum of these is a bound. Over a it is taken on a grid,
-    with the most that it can change in between added; of some c the least bound counts. The ends are searched by halving and
-    taken on the outer side.
+    with the most that it can change in between added; of some c the least bound counts. The ends are searched
+    by halving and taken on the outer side.
     """
     if math.isnan(slope):
         return math.nan, math.nan
