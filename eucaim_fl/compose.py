@@ -200,7 +200,7 @@ def compose(overrides: Sequence[str], config_name: str = "train") -> ExperimentC
         raise RecipeError("These overrides describe several runs.", fix="Sweep with `eucaim-fl train --multirun`.")
     extra = _prepared()
     with _in_our_words(), initialize_config_dir(str(configs_folder()), job_name="eucaim-fl", version_base="1.3"):
-        raw = hydra.compose(config_name, [*overrides, *extra])  # once; what `sweep` does for one run takes twice as long
+        raw = hydra.compose(config_name, [*overrides, *extra])  # once; `sweep` takes two turns for one run
     return _frozen(raw)
 
 

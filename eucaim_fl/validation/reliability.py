@@ -205,17 +205,17 @@ def _lines(sites: Sequence[BinnedScores], level: float) -> tuple[CalibrationLine
     offsets = [logits, _logits(np.asarray(first.edges[1:])), _logits(np.asarray(first.edges[:-1]))]
     shifts = _fit(both[:, :1], np.repeat(offsets, len(sites), axis=0), np.tile(counts, (3, 1, 1)))[:, 0]
     return tuple(
-        _line(both, (slope, *map(float, of_site)), one.sum(axis=0), z)
-        for slope, of_site, one in zip(slopes, shifts.reshape(3, -1).T, counts, strict=True)
+        _line(both, (slope, *map(float, of_site)), one, z)
+        for slope, of_site, one in zip(slopes, shifts.reshape(3, -1).T, sites, strict=True)
     )
 
 
 def _line(
-    both: FloatArray, fitted: tuple[FloatArray, float, float, float], total: FloatArray, z: float
+    both: FloatArray, fitted: tuple[FloatArray, float, float, float], scores: BinnedScores, z: float
 ) -> CalibrationLine:
     """fitted: intercept and slope; the intercept where the slope is 1; the same with scores at both ends of bins."""
     slope, intercept, *ends = fitted
-    logits = both[:, 1]
+    logits, total = both[:, 1], scores.counts.sum(axis=0)
     reach = [z * _errors(both, both @ slope, total)[1], z * _errors(both[:, :1], intercept + logits, total)[0]]
     estimates = [float(slope[1]), intercept]
     slope_interval, intercept_interval = (

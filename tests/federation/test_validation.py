@@ -28,8 +28,8 @@ from eucaim_fl.signing import PrivateKey
 from eucaim_fl.site.node import SiteNode
 from eucaim_fl.sitefile import load_site_file
 from eucaim_fl.tracking.journal import Journal
-from eucaim_fl.tracking.summary import list_runs
 from eucaim_fl.tracking.registration import read_registration
+from eucaim_fl.tracking.summary import list_runs
 from eucaim_fl.training.evaluation import patient_results
 from eucaim_fl.validation.document import Circumstances, Told, make_document, to_bytes
 from eucaim_fl.validation.record import EVERYBODY, ModelFigures, ScopeRecord, ValidationRecord
