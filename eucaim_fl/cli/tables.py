@@ -16,13 +16,7 @@ _OF_LABELS = ("balanced_accuracy_", "brier_")
 
 
 def print_result(console: Console, result: Mapping[str, Any]) -> None:
-    """The final model on the test patients, pooled and by site, and who missed how many rounds.
-
-    Of a validation of frozen models: its answer in sentences, and who took part.
-    """
-    if "validation" in result:
-        _print_validation(console, result)
-        return
+    """The final model on the test patients, pooled and by site, and who missed how many rounds."""
     pooled, sites = result["metrics"]["pooled"], result["metrics"]["sites"]
     names = [n for n in _ORDER if n in pooled or any(n in s for s in sites.values())]
     found = {n for s in (pooled, *sites.values()) for n in s if not n.startswith(_OF_LABELS)}
@@ -49,15 +43,6 @@ def print_result(console: Console, result: Mapping[str, Any]) -> None:
         from eucaim_fl.validation.wording import privacy_words
 
         console.print(f"Privacy: {privacy_words(result['privacy'])}", soft_wrap=True)
-
-
-def _print_validation(console: Console, result: Mapping[str, Any]) -> None:
-    for sentence in result["validation"]:
-        console.print(sentence, markup=False, highlight=False)
-    for site in result["participation"]:
-        told = "" if site["status"] == "took_part" else f": {site.get('reason') or 'no reason is known'}"
-        words = f"{site['site']} {site['status'].replace('_', ' ')}{told}"
-        console.print(words, style="dim", markup=False, highlight=False)
 
 
 def _models(result: Mapping[str, Any], everyone: list[str]) -> Table:

@@ -188,7 +188,7 @@ class JudgingNode:
 
         def opened() -> Sandbox:
             native, limits = self._native(contract), self._limits()
-            model = open_model(contract, task, bytes(file), limits, native=native)
+            model = open_model(contract, task, file, limits, native=native)
             _LOG.info("%s is opened in a process held by: %s", contract.name, ", ".join(model.layers))
             return model
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -40,18 +39,18 @@ FILE = b"a model"
 class _Said:
     """A model that answers here."""
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
+    layers = ("none",)
+
+    def allow(self, _images: int) -> None:
+        """As the locked process: from here on the time of an image counts."""
+
+    def close(self) -> None:
+        """As the locked process."""
 
     def predict(self, images: Any) -> Any:
         """What is bright is a lesion."""
         lesion = np.where(images > 0.5, 0.9, 0.1).astype(np.float32)
         return np.concatenate([1 - lesion, lesion], axis=1)
-
-
-@contextmanager
-def _opened(*_: Any, **__: Any) -> Iterator[_Said]:
-    yield _Said()
 
 
 class Hospital:
@@ -86,12 +85,12 @@ class Hospital:
         """What leaves of a plan; the sets of patients behind each of its figures are added to `told`."""
         plan = validating(self.base, contract(self.base, FILE), **asked)
 
-        def watched(site: str, plan: FederationPlan, *args: Any, forbidden: Any) -> ValidationRecord:
+        def watched(site: str, plan: FederationPlan, *args: Any, failed: Any, forbidden: Any) -> ValidationRecord:
             self.told.append((plan, told_sets(plan, *args, forbidden)))
-            return told_record(site, plan, *args, forbidden=forbidden)
+            return told_record(site, plan, *args, failed=failed, forbidden=forbidden)
 
         monkeypatch.setattr(judging, "told_record", watched)
-        monkeypatch.setattr(judging, "open_model", _opened)
+        monkeypatch.setattr(judging, "open_model", lambda *_, **__: _Said())
         node = JudgingNode(self.site_file, plan)
         answer = node.validate(2, {"hostile": memoryview(FILE)})
         assert refusals(answer, plan, (), node.bounds) == ()

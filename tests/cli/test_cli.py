@@ -16,7 +16,7 @@ from rich.console import Console
 from eucaim_fl.cli import cli, main
 from eucaim_fl.cli.compare import command as compare_command
 from eucaim_fl.cli.prepare import ensure_prepared
-from eucaim_fl.cli.tables import print_result
+from eucaim_fl.cli.validation_tables import print_validation
 from eucaim_fl.errors import CohortError, RecipeError
 from eucaim_fl.plan import read_plan
 from tests.tracking.finished_validation import answer, asking, begin, finish
@@ -169,13 +169,13 @@ class TestValidationRuns:
         assert "validation of model-1 against model-2" in words
         assert re.search(r"auc 0\.\d{3} \(0\.\d{3} to \d\.\d{3}\)", words)
 
-    def test_its_result_is_printed_as_sentences_and_who_took_part(self, run, capsys):
+    def test_its_result_is_printed_as_sentences_and_who_is_missing(self, run, capsys):
         result = json.loads((run / "result.json").read_text())
         result["participation"][1] |= {"status": "deadline", "reason": "No answer in 5 s [b]."}
-        print_result(Console(width=500), result)
+        print_validation(Console(width=500), asking(), run, result)
         words = capsys.readouterr().out
         assert all(sentence in words for sentence in result["validation"])
-        assert "a took part\nb deadline: No answer in 5 s [b].\n" in words
+        assert "b is missing: No answer in 5 s [b].\n" in words
 
 
 @pytest.mark.federated
