@@ -31,16 +31,16 @@ SITES = st.lists(st.tuples(st.floats(-20, 20), st.floats(0.1, 10)), min_size=2, 
 def drawn(y: np.ndarray, v: np.ndarray, size: int) -> np.ndarray:
     """The same by chance: τ² by bisection of Q, then a mean and a further site."""
     rng = np.random.default_rng(0)
-    found = []
-    for c in rng.chisquare(len(y) - 1, size):
-        low, high = 0.0, 1e7
-        for _ in range(100):
-            middle = (low + high) / 2
-            w = 1 / (v + middle)
-            low, high = (middle, high) if (w * (y - np.average(y, weights=w)) ** 2).sum() > c else (low, middle)
-        w = 1 / (v + low)
-        found.append(rng.normal(np.average(y, weights=w), math.sqrt(low + 1 / w.sum())))
-    return np.array(found)
+    c = rng.chisquare(len(y) - 1, size)
+    low, high = np.zeros(size), np.full(size, 1e7)
+    for _ in range(100):
+        middle = (low + high) / 2
+        w = 1 / (v + middle[:, None])
+        mean = (w * y).sum(axis=1) / w.sum(axis=1)
+        above = (w * (y - mean[:, None]) ** 2).sum(axis=1) > c
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    w = 1 / (v + low[:, None])
+    return np.asarray(rng.normal((w * y).sum(axis=1) / w.sum(axis=1), np.sqrt(low + 1 / w.sum(axis=1))))
 
 
 class TestPredicted:
