@@ -49,6 +49,8 @@ def explain_validation(plan: FederationPlan, goal: str, channels: Sequence[str])
         "over its cohort's content.",
         f"Sent once, after the models have answered: {_figures(plan, asked)}.",
         *_beside(asked),
+        "And: how many images a model gave no answer to, by reason; how many other plans have had figures of the same "
+        "file from this site; whether its data are confidential, public or synthetic; and the site's signature.",
         "Withheld: every figure over fewer patients than the site's minimum, and of groups those that together would "
         "tell of fewer. Counts of confidential data leave as multiples of a base.",
         "Never sent: images, predictions, what a single patient got (the site keeps it for itself), clinical values, "

@@ -66,7 +66,7 @@ def verify(
     else:
         for check in found.checks:
             what = f"{check.what} of {check.site}" if check.site else check.what
-            click.echo(f"{_MARKS[check.state]:<6} {what}: {check.said}.")
+            click.echo(f"{_MARKS[check.state]:<6} {what}: {check.said.rstrip('.')}.")
         click.echo(_verdict(found, with_keys=keys is not None))
     ctx.exit(0 if found.holds else 2)
 

@@ -294,7 +294,23 @@ def _how_sure(found: Findings) -> list[Verdict]:
     if failed := sum(sum(site.failed.values()) for site in found.sites):
         sentence = f"A model gave no answer for {failed} images; they are in no figure."
         told.append(Verdict(question="how_sure", tone="warning", sentence=sentence))
-    return [*told, *_calibrated(found.asked, found.models[0].name, found.whole.figures)]
+    wide = [] if found.half_widths else _wide(found)
+    return [*wide, *told, *_calibrated(found.asked, found.models[0].name, found.whole.figures)]
+
+
+def _wide(found: Findings) -> list[Verdict]:
+    """How wide the main figures' intervals are, where the plan does not say how narrow they should be."""
+    told = []
+    for main in main_figures(found.asked)[:_MOST]:
+        figure = found.whole.figures.get(main.key)
+        if figure is None or figure.low is None or figure.high is None:
+            continue
+        sentence = (
+            f"The interval of {figure_words(found.asked, main.key)} is {figure.high - figure.low:.2g} wide; "
+            "the plan does not say how narrow it should be."
+        )
+        told.append(Verdict(question="how_sure", tone="plain", sentence=sentence))
+    return told
 
 
 def _calibrated(asked: Asked, model: str, figures: Mapping[str, Figure]) -> list[Verdict]:

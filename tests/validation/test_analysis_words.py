@@ -244,6 +244,17 @@ class TestHowSure:
         right = figure.model_copy(update={"low": -5.0, "high": 5.0})
         assert told("how_sure", findings(model({name: right}))) == []
 
+    def test_without_a_wish_the_width_of_the_interval_is_said(self) -> None:
+        ((tone, words),) = told("how_sure", findings(model({"auc": GOOD})))
+        assert tone == "plain"
+        assert GOOD.low is not None
+        assert GOOD.high is not None
+        assert f"is {GOOD.high - GOOD.low:.2g} wide" in words
+        wishes = enough_of(ASKED, model({"auc": GOOD}))
+        assert all(
+            "wide;" not in words for _, words in told("how_sure", findings(model({"auc": GOOD}), half_widths=wishes))
+        )
+
     def test_order_of_questions(self) -> None:
         found: tuple[Verdict, ...] = verdicts(findings(model({"auc": GOOD}, between=(between(0.5, None, 0.7, 0.8),))))
         order = ["does_it_work", "where", "for_whom", "how_sure"]
