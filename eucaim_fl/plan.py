@@ -31,7 +31,7 @@ from eucaim_fl.config import (
 )
 from eucaim_fl.errors import PlanError
 from eucaim_fl.method_rules import check_conditioning, check_method, check_task
-from eucaim_fl.validation_config import ValidationConfig
+from eucaim_fl.validation_config import ValidationConfig, check_metrics
 
 __all__ = [
     "LARGEST_MODEL_BYTES",
@@ -137,6 +137,7 @@ class FederationPlan(Config):
         for model in asked.models:
             if model.data.split != self.data.split:
                 raise ValueError("validation.models: all have the same data.split, or they are asked of other patients")
+        check_metrics(asked, self.task)
 
     def needs_statistics(self) -> bool:
         """Whether the sites are asked for sums over their training patients before the first round."""

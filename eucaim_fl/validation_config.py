@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from eucaim_fl.config import DataConfig, ModelConfig
+from eucaim_fl.config import DataConfig, ModelConfig, TaskConfig
 from eucaim_fl.figures_config import ComparisonConfig, FiguresConfig, InferenceLimits, SubgroupBy, SubgroupConfig
 from eucaim_fl.parsing import SITE_NAME, Config
 
@@ -21,6 +22,7 @@ __all__ = [
     "SubgroupBy",
     "SubgroupConfig",
     "ValidationConfig",
+    "check_metrics",
 ]
 
 LARGEST_MODEL_FILE = 2 * 2**30
@@ -28,6 +30,32 @@ LARGEST_MODEL_FILE = 2 * 2**30
 
 ModelFormat = Literal["network", "onnx", "torchscript", "exported"]
 NATIVE_FORMATS: tuple[ModelFormat, ...] = ("torchscript", "exported")
+
+_OF_MASKS = frozenset({"dice", "hd95_mm", "surface_dice", "volume_difference_ml"})
+_OF_SCORES = frozenset({"auc", "accuracy", "sensitivity", "specificity", "brier"})
+_COMPARED: Mapping[str, frozenset[str]] = {
+    "classification": _OF_SCORES,
+    "multilabel": _OF_SCORES,
+    "segmentation": _OF_MASKS,
+    "survival": frozenset(),
+}
+_SCORED_BESIDE = frozenset(
+    {
+        *("average_precision", "balanced_accuracy", "calibration_error", "calibration_intercept", "calibration_slope"),
+        *("f1", "lr_negative", "lr_positive", "macro_auc", "npv", "ppv", "prevalence"),
+    }
+)
+_TOLD: Mapping[str, frozenset[str]] = {
+    "classification": _OF_SCORES | _SCORED_BESIDE,
+    "multilabel": _OF_SCORES | _SCORED_BESIDE,
+    "segmentation": _OF_MASKS | {"lesion_sensitivity", "false_positives_per_patient"},
+    "survival": frozenset({"c_index"}),
+}
+"""Metrics of a report by task, without thresholds and labels."""
+_AT_THRESHOLDS = frozenset(
+    ["accuracy", "balanced_accuracy", "f1", "lr_negative", "lr_positive", "npv", "ppv", "sensitivity", "specificity"]
+)
+"""Metrics that a label has at thresholds only, and so none that a plan could name alone."""
 """Formats that are programs: a site's policy has a line of its own for them."""
 
 _Text = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$")]
@@ -99,3 +127,22 @@ class ValidationConfig(FiguresConfig):
         if self.comparisons and len(self.models) < 2:
             raise ValueError("comparisons: there is no second model to compare with")
         return self
+
+
+def check_metrics(asked: ValidationConfig, task: TaskConfig) -> None:
+    """Whether a task has the figures that a plan compares models by, or wants to be narrow.
+
+    Raises ValueError if it does not: in the report they would be missing only after patients' data were asked for it.
+    """
+    compared, told = _COMPARED[task.name], _TOLD[task.name]
+    labels = task.labels if task.name == "segmentation" else task.targets if task.name == "multilabel" else ()
+    own = {f"{metric}_{label}" for metric in told - _AT_THRESHOLDS for label in labels}
+    means = {name for name in own if name.startswith((*_OF_MASKS, "brier"))}
+    for what, names, known in (
+        ("comparisons", [one.metric for one in asked.comparisons], compared | means if compared else compared),
+        ("half_widths", list(asked.half_widths), told | own),
+    ):
+        for name in names:
+            if name not in known:
+                rest = f"choose of {', '.join(sorted(known - own))}" if known else "there is none for it"
+                raise ValueError(f"validation.{what}: {task.name} has no figure {name} for it; {rest}")

@@ -68,6 +68,7 @@ def plan_of(
     )
     whole = make_plan(config, sites).model_dump(mode="json")
     names = ("triage-net", "older-net")[:models]
+    first, second = ("auc", "sensitivity") if task is None else ("dice", "surface_dice")
     whole["validation"] = {
         "models": [
             {
@@ -83,8 +84,8 @@ def plan_of(
         ],
         "thresholds": [0.3, 0.6],
         "subgroups": RULES[:rules],
-        "comparisons": [{"metric": "auc", "margin": 0.05}, {"metric": "sensitivity"}] if models > 1 else [],
-        "half_widths": {"auc": 0.02, "sensitivity": 0.05},
+        "comparisons": [{"metric": first, "margin": 0.05}, {"metric": second}] if models > 1 else [],
+        "half_widths": {first: 0.02, second: 0.05},
     }
     return FederationPlan.model_validate(whole)
 

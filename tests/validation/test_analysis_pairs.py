@@ -167,7 +167,7 @@ class TestComparisons:
         assert [one.figure for one in found] == ["dice_lesion", "dice_liver"]
 
     def test_what_nobody_told_says_so(self) -> None:
-        asked = [{"metric": name, "margin": 0.1} for name in ("auc", "accuracy", "dice")]
+        asked = [{"metric": name, "margin": 0.1} for name in ("auc", "accuracy", "brier")]
         found = compared("classification", asked, None)
         assert [one.difference for one in found] == [None] * 3
         assert [one.outcome for one in found] == [None] * 3
