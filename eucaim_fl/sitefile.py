@@ -127,8 +127,8 @@ class ReleaseConfig(Config):
     """What may leave the site, beyond the plan's own limits. Everything is off or strict by default.
 
     data_is: only `synthetic` or `public` data may appear in pictures of a report or be pooled with other sites'.
-    minimum_patients: fewer training patients than this, and the site takes part in no run.
-    minimum_metric_patients: a metric over fewer patients is withheld.
+    minimum_patients: fewer training patients than this, and the site takes part in no run that trains.
+    minimum_metric_patients: a metric over fewer patients is withheld; with fewer, no frozen model is judged.
     score_histograms: lets histograms of predicted scores leave, from which a pooled AUC is computed.
     count_base: counts of patients leave as multiples of it.
     For confidential data the code has floors under the three numbers (10, 5 and 5), which can only be raised; public

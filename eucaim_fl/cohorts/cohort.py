@@ -194,8 +194,9 @@ def open_cohort(
     these patients files are compared, never prepared. held_out: who never trains, whatever the plan's split says.
     tell: called with the number of cases that are ready, and of all.
     Raises CohortError if the folder or its tables are missing, no case can be used, fewer patients than
-    `release.minimum_patients` would train, or the cache can't be written or has no room; ConsentError if the consent
-    table can't be trusted.
+    `release.minimum_patients` would train (or, where frozen models are judged, fewer than
+    `release.minimum_metric_patients` would be), or the cache can't be written or has no room; ConsentError if the
+    consent table can't be trusted.
     """
     limit = site.cache.limit_gb
     cache = Cache(site.cache_folder(), None if limit is None else int(limit * _GB))
@@ -228,10 +229,10 @@ def open_cohort(
 def _split(
     found: Sequence[_Found],
     refused: Collection[str],
-    asked: tuple[SiteFile, FederationPlan, HeldOut | None],
+    of: tuple[SiteFile, FederationPlan, HeldOut | None],
     quarantined: Sequence[Quarantined],
 ) -> Cohort:
-    site, plan, held_out = asked
+    site, plan, held_out = of
     strata = {one.case.patient: one.wanted.stratum for one in found}
     alone = plan.privacy.mechanism != "none"
     parts = split_patients(strata, plan.data.split, plan.split_seed(), site.name, each_alone=alone, held_out=held_out)
@@ -254,16 +255,24 @@ def _split(
         tuple(quarantined),
         combine(*sorted(combine(one.outcome.content, one.wanted.text()) for one in found)),
     )
-    if cohort.patients("train") < site.release.minimum_patients:
+    asked = plan.validation
+    if asked is None and cohort.patients("train") < site.release.minimum_patients:
         raise too_few(cohort)
+    if asked is not None:
+        judged = [name for name in splits if asked.patients == "all" or name == asked.patients]
+        if sum(map(cohort.patients, judged)) < site.release.minimum_metric_patients:
+            raise too_few(cohort, "be judged", judged)
     return cohort
 
 
-def too_few(cohort: Cohort) -> CohortError:
-    """The error of a cohort with fewer training patients than the site's minimum; it says the same however few."""
+def too_few(cohort: Cohort, what: str = "train", splits: Sequence[SplitName] = ("train",)) -> CohortError:
+    """The error of a cohort with fewer patients than the site's minimum; it says the same however few.
+
+    what: they would do. splits: whose patients these are.
+    """
     codes = ", ".join(sorted({one.code for one in cohort.quarantined})) or "none"
     return CohortError(
-        "Too few patients would train at this site.",
+        f"Too few patients would {what} at this site.",
         fix="The site's local log names each case that is set aside, and what is wrong with it.",
-        local_detail=f"{cohort.patients('train')} training patients; codes of what is set aside: {codes}",
+        local_detail=f"{sum(map(cohort.patients, splits))} patients; codes of what is set aside: {codes}",
     )

@@ -194,6 +194,14 @@ class TestJudgingNode:
         with pytest.raises(CohortError, match="Too few patients are left"):
             node.validate(2, {"lesions": memoryview(content)})
 
+    def test_patients_who_are_too_few_to_train_on_can_be_judged(self, tmp_path, plan_of):
+        place = write_hospital(tmp_path / "one", "a", minimum_patients=1000)
+        assert JudgingNode(place, plan_of()).hello().report.patients > 5
+        few = write_hospital(tmp_path / "other", "a", minimum_metric_patients=1000)
+        with pytest.raises(CohortError, match="Too few patients would be judged at this site") as caught:
+            JudgingNode(few, plan_of())
+        assert not any(letter.isdigit() for letter in str(caught.value).partition("EFL")[0])
+
     def test_validate_says_so_where_nothing_can_be_kept(self, node, content):
         folder = node.site.records_folder() / "validations"
         folder.rename(folder.with_name("elsewhere"))
