@@ -247,9 +247,14 @@ class Hand:
 
     def _part(self, identifier: str) -> bytes | None:
         """A part of an answer; the site may still be sending it."""
-        run, node = self.grid._line.flower, Node(node_id=SUPERLINK_NODE_ID)
+        node, line = Node(node_id=SUPERLINK_NODE_ID), self.grid._line
+
+        def pull() -> Any:
+            run = line.flower
+            return run.client.PullObject(PullObjectRequest(node=node, run_id=run.run_id, object_id=identifier))
+
         for _ in range(100):
-            found = run.client.PullObject(PullObjectRequest(node=node, run_id=run.run_id, object_id=identifier))
+            found = line.call(pull)
             if found.object_available:
                 return bytes(found.object_content)
             time.sleep(0.1)

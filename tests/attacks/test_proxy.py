@@ -80,6 +80,9 @@ def control(attacked):
         verify=tls_context(attacked.federation.ca_file.read_text()),
         timeout=30.0,
     )
+    client._client.close()  # no idle connection is kept, which the SuperLink might close meanwhile
+    limits, tls = httpx.Limits(max_keepalive_connections=0), tls_context(attacked.federation.ca_file.read_text())
+    client._client = httpx.Client(verify=tls, timeout=30.0, limits=limits, trust_env=False)
     yield client
     client.close()
 

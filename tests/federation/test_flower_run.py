@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import ssl
+import time
 import zipfile
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from eucaim_fl.durable import exclusive
 from eucaim_fl.errors import LinkError
@@ -81,6 +84,18 @@ class TestAtTheSuperlink:
         other = self.begin(deployed)
         assert other.run_id != run.run_id
         other.close(completed=False)
+
+    def test_an_idle_connection_is_given_up_before_the_superlink_closes_it(self, deployed):
+        longest = inspect.signature(uvicorn.Config).parameters["timeout_keep_alive"].default
+        run = self.begin(deployed)
+        try:
+            run.client.GetNodes(GetNodesRequest())
+            pool = run.client._client._transport._pool
+            (kept,) = pool.connections
+            expires = kept._connection._expire_at - time.monotonic()
+            assert 0 < expires < longest - 1
+        finally:
+            run.close(completed=True)
 
     def test_what_a_killed_process_left_behind_does_not_stand_in_the_way(self, deployed):
         home = deployed.federation

@@ -73,7 +73,14 @@ class TestCalls:
         assert heard == []
 
     @pytest.mark.parametrize(
-        "problem", [httpx.ConnectError("gone"), refused(503), ValueError("torn"), RuntimeError("closed")]
+        "problem",
+        [
+            httpx.ConnectError("gone"),
+            httpx.RemoteProtocolError("disconnected"),
+            refused(503),
+            ValueError("torn"),
+            RuntimeError("closed"),
+        ],
     )
     def test_a_superlink_that_is_away_is_waited_for_and_the_person_hears_of_it(self, line, heard, problem):
         assert line().call(Calls(problem, problem)) == "answer"
