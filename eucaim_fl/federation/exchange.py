@@ -28,7 +28,8 @@ from eucaim_fl.validation.signed import RecordSignature, signed_by
 
 __all__ = ["Answered", "Question", "ask"]
 
-_POLL_S = 0.25
+_POLL_S, _LONGEST_POLL_S, _LATE = 0.25, 2.0, 0.05
+"""A SuperLink is asked every so often, and less often the longer an answer takes: it is seen at most 5 % later."""
 _TELL_AFTER_S = 30.0
 _PULL_AT_ONCE = 8
 _LARGEST_CHANGE = 1e9
@@ -94,12 +95,15 @@ def ask(
     # A grid that itself ends what is too slow counts from when a site starts, not from when it is queued.
     patience_s = deadline_s * (len(targets) + 1) if getattr(grid, "keeps_deadlines", False) else deadline_s
     keys: Mapping[str, str] | None = getattr(grid, "site_keys", None)
-    sent, tell_at_s = time.monotonic(), _TELL_AFTER_S
+    sent, tell_at_s, look_at_s = time.monotonic(), _TELL_AFTER_S, 0.0
     pending = dict(zip(grid.push_messages(messages), targets, strict=True)) if messages else {}
     del messages
     while pending and (left := patience_s - (time.monotonic() - sent)) > 0:
         _pause(grid, min(_POLL_S, left))
-        identifiers = list(pending)
+        waited = time.monotonic() - sent
+        due = waited >= look_at_s or waited >= patience_s or hasattr(grid, "wait")
+        identifiers = list(pending) if due else []
+        look_at_s = waited + min(_LATE * waited, _LONGEST_POLL_S) if identifiers else look_at_s
         for start in range(0, len(identifiers), _PULL_AT_ONCE):
             for message in grid.pull_messages(identifiers[start : start + _PULL_AT_ONCE]):
                 target = pending.pop(message.metadata.reply_to_message_id, None)

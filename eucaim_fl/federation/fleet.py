@@ -47,6 +47,8 @@ __all__ = ["Fleet", "Incoming"]
 T = TypeVar("T")
 _CALL_S, _CONNECT_S, _GOODBYE_S = 30.0, 10.0, 3.0
 _HEARTBEAT_S = 15.0
+_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=30.0)
+"""A connection outlasts the pause between two questions; the proxy closes it after 75 s."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Fleet:
             timeout=_CALL_S,
         )
         self._client._client.close()
-        self._line = BoundedTransport(httpx.HTTPTransport(verify=context, proxy=proxy))
+        self._line = BoundedTransport(httpx.HTTPTransport(verify=context, limits=_LIMITS, proxy=proxy))
         self._client._client = httpx.Client(
             transport=self._line, timeout=_CONNECT_S, follow_redirects=False, trust_env=False
         )

@@ -67,7 +67,7 @@ def programs(home: FederationHome, nginx: Path) -> tuple[Program, Program]:
             sys.executable,
             "-P",
             "-c",
-            "from flwr.superlink.cli import flower_superlink; flower_superlink()",
+            "from eucaim_fl.federation.superlink_process import main; main()",
             "--host=127.0.0.1",
             f"--port={home.settings.superlink_port}",
             f"--ssl-ca-certfile={home.ca_file}",

@@ -20,7 +20,7 @@ from eucaim_fl.errors import NotAdmittedError, ServiceStateError
 from eucaim_fl.federation.proxy import find_nginx
 from tests.attacks.federation import HONEST, Attacked, Hand
 from tests.attacks.hospitals import Canaries
-from tests.attacks.players import ROUNDS, Player, play, script
+from tests.attacks.players import ROUNDS, Call, Player, play, script
 from tests.groups import at_the_end
 
 
@@ -44,7 +44,7 @@ def attacked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     made.set_up()
     at_the_end(request.config, made.tap.close)
     made.admit_hostile("mallory", *script())
-    made.start()
+    made.start(timeout_s=240)  # a busy machine has been slow enough for less
     return made
 
 
@@ -100,9 +100,9 @@ class Run:
 @pytest.fixture(scope="session")
 def run(attacked: Attacked) -> Run:
     """Train over everybody, hostile sites included, with a permit and MLflow."""
-    stop = threading.Event()
+    stop, call = threading.Event(), Call(sorted(script())[-1])
     players = {Player(attacked, name): attacks for name, attacks in script().items()}
-    threads = [threading.Thread(target=play, args=(*pair, stop), daemon=True) for pair in players.items()]
+    threads = [threading.Thread(target=play, args=(*pair, stop, call), daemon=True) for pair in players.items()]
     for thread in threads:
         thread.start()
     names = ",".join([*HONEST, *(player.name for player in players)])
@@ -110,6 +110,7 @@ def run(attacked: Attacked) -> Run:
         result = attacked.train(*attacked.overrides("attacked"), f"rounds={ROUNDS}", f"federation.sites=[{names}]")
     finally:
         stop.set()
+        call.heard()
         for thread in threads:
             thread.join(10)
         for player in players:

@@ -227,14 +227,15 @@ class Hand:
 
     def answer(self, site: str, identifier: str, wait_s: float = 60.0) -> Said | None:
         """What the site answered to a message, None if nothing came."""
-        until, line = time.monotonic() + wait_s, self.grid._line
+        began, line = time.monotonic(), self.grid._line
         while True:
             found = line.call(lambda: line.flower.client.PullMessages(PullAppMessagesRequest(message_ids=[identifier])))
             if found.messages_list:
                 break
-            if time.monotonic() > until:
+            waited = time.monotonic() - began
+            if waited > wait_s:
                 return None
-            time.sleep(0.25)
+            time.sleep(min(max(0.25, 0.1 * waited), 1.0))
         if found.messages_list[0].HasField("error"):  # the SuperLink's own word: the site is away
             return None
         packed = fetch(found.message_object_trees[0], self._part, 50 * 2**20)

@@ -39,7 +39,7 @@ from eucaim_fl.signing import PrivateKey, load_node_key
 from eucaim_fl.site.report import MetricsRecord, SiteReport
 from tests.attacks.federation import Attacked
 
-__all__ = ["ROUNDS", "Player", "play", "script"]
+__all__ = ["ROUNDS", "Call", "Player", "play", "script"]
 
 _TRIES = 20
 """How often the SuperLink is asked; a second apart."""
@@ -316,13 +316,41 @@ def script() -> dict[str, list[str]]:
     return {**sites, "replaying": ["replay"] * ROUNDS, "boasting": []}
 
 
-def play(player: Player, attacks: list[str], stop: threading.Event) -> None:
+class Call:
+    """That a question is out. The site that is asked last hears of it first; until then the others do not poll.
+
+    One that is never let in is asked by itself, and polls for itself.
+    """
+
+    def __init__(self, scout: str) -> None:
+        self.scout, self.number, self._heard = scout, 0, threading.Condition()
+
+    def heard(self) -> None:
+        with self._heard:
+            self.number += 1
+            self._heard.notify_all()
+
+    def wait(self, seen: int) -> None:
+        """Until there is a question that was not seen yet; what came in no other way is found after a while."""
+        with self._heard:
+            self._heard.wait_for(lambda: self.number != seen, 15.0)
+
+
+def play(player: Player, attacks: list[str], stop: threading.Event, call: Call) -> None:
     """Answer until stopped: greetings and the last question honestly, rounds by the script."""
+    seen, tries = 0, 0
     while not stop.is_set():
+        if attacks and player.name != call.scout and seen == call.number:
+            call.wait(seen)
         try:
-            incoming, seal, packed = player.next(1.0, pause_s=2.5)
+            incoming, seal, packed = player.next(1.0, pause_s=1.0)
         except LinkError:
+            tries += 1
+            seen = call.number if tries % 5 == 0 else seen  # it had come before, by itself
             continue
+        seen, tries = call.number, 0
+        if player.name == call.scout:
+            call.heard()
         attack = attacks[seal.round - 1] if seal.kind == "round" and seal.round <= len(attacks) else ""
         if attack:
             reply = ROUND_ATTACKS[attack](player, seal, packed)

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "eucaim_fl"
 PRIVATE = PACKAGE / "federation" / "flower_private.py"
+SERVER = PACKAGE / "federation" / "superlink_process.py"
 PUBLIC = {
     "flwr.app",
     "flwr.serverapp",
@@ -293,9 +294,18 @@ class TestInside:
         assert (error.code, error.message) == (7, "no")
 
     def test_the_superlink_is_started_by_the_name_that_is_used(self):
-        text = (PACKAGE / "federation" / "servers.py").read_text()
-        (module, name) = re.findall(r"from (flwr\.[\w.]+) import (\w+);", text)[0]
-        assert callable(found(name, module)), f"{FLOWER} has no {name} in {module} any more: see federation/servers.py"
+        names = dict(re.findall(r"from (flwr\.[\w.]+) import (\w+)\n", SERVER.read_text()))
+        assert len(names) == 2
+        for module, name in names.items():
+            assert callable(found(name, module)), f"{FLOWER} has no {name} in {module} any more: see {SERVER.name}"
+
+    def test_the_superlink_looks_for_lapsed_claims_in_a_method_of_its_own(self):
+        state = found("SqlLinkState", "flwr.server.superlink.linkstate.sql_linkstate")
+        base = found("SqlCoreState", "flwr.supercore.corestate.sql_corestate")
+        looks = getattr(base, "_cleanup_expired_task_tokens", None)
+        assert looks is not None, f"{FLOWER} looks for lapsed claims elsewhere: see {SERVER.name}"
+        assert state._cleanup_expired_task_tokens is looks
+        assert list(inspect.signature(looks).parameters) == ["self"]
 
     def test_replies_name_what_they_answer(self):
         client = found("RuntimeHttpClient", imported()["RuntimeHttpClient"])
@@ -317,7 +327,7 @@ class TestTheOneDoor:
         strays = {
             f"{path.relative_to(ROOT)}: {module}"
             for path in PACKAGE.rglob("*.py")
-            if path != PRIVATE
+            if path not in (PRIVATE, SERVER)
             for module in imports_of_flower(path)
             if module not in PUBLIC
         }
