@@ -26,6 +26,7 @@ from eucaim_fl.cohorts.monai_parts import load
 from eucaim_fl.cohorts.preprocess import summarize_label
 from eucaim_fl.config import ExperimentConfig, TaskConfig
 from eucaim_fl.plan import FederationPlan, make_plan
+from eucaim_fl.training.eager import without_compiler
 from tests.groups import TOGETHER, end_all, group_of
 
 SIZE = (16, 16, 4)
@@ -192,10 +193,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 def pytest_configure(config: pytest.Config) -> None:
     """A process of many that run the whole suite will need MONAI; it loads it as the product's processes do.
 
-    And as there, libraries' own threads are held at one a process: the processes share the machine's cores.
+    As there, who trains loads no compiler, and libraries' own threads are held at one a process: the processes share
+    the machine's cores.
     What is imported stays: to look through it for garbage, again and again, is two fifths of the time to collect tests.
     """
     gc.disable()
+    without_compiler()
     if hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         load("monai.networks.nets", "monai.inferers", "monai.losses", "monai.transforms", "monai.data")
