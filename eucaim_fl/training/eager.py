@@ -1,7 +1,7 @@
 """PyTorch without its compiler, which nobody here uses.
 
 At the first step of an optimizer PyTorch loads its compiler, only to tell it that the step is none of its business:
-eight hundred modules, with symbolic algebra among them, two fifths of the time that a process that trains needs to start.
+eight hundred modules, with symbolic algebra among them, two fifths of the time that a process needs until it can train.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def without_compiler() -> None:
 class _Absent(ModuleType):
     """In the compiler's place until more is asked for than these two."""
 
-    __path__: list[str] = []
+    __path__: Sequence[str] = ()
 
     @staticmethod
     def disable(fn: Any = None, *_: Any, **__: Any) -> Any:

@@ -37,7 +37,7 @@ mine = train()
 print("sympy" in sys.modules, [name for name in sys.modules if name.startswith("torch._dynamo.")])
 import torch._dynamo.config as config
 from torch._dynamo.eval_frame import innermost_fn
-print(config is torch._dynamo.config is sys.modules["torch._dynamo.config"], config.__spec__.loader is config.__loader__)
+print(config is torch._dynamo.config is sys.modules[config.__name__], config.__spec__.loader is config.__loader__)
 print(innermost_fn is torch._dynamo.eval_frame.innermost_fn, type(torch._dynamo).__name__)
 print(train() == mine)
 print(torch.export.export(torch.nn.Linear(3, 1), (torch.ones(2, 3),)).module()(torch.ones(2, 3)).shape)
