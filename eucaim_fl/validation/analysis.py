@@ -56,11 +56,14 @@ def analyse(plan: FederationPlan, records: Sequence[ValidationRecord], *, seed: 
     there already; and for figures that no patients can have. DataError if the plan trains.
     """
     asked, scopes = asked_of(plan), by_scope(plan, records)
+    lines = _lines(asked, scopes)
     models = tuple(
         ModelResult(
             name=model.name,
-            scopes=tuple(_scope(asked, scope, number, partial(generator, seed, "validation", model.name, scope.name))
-                         for scope in scopes),
+            scopes=tuple(
+                _scope(asked, scope, number, partial(generator, seed, "validation", model.name, scope.name), lines)
+                for scope in scopes
+            ),
         )
         for number, model in enumerate(asked.validation.models)
     )  # fmt: skip
@@ -113,13 +116,12 @@ class _Draws:
         return resample(scores, fixed_classes=fixed_classes, samples=self.samples, rng=rng)
 
 
-def _scope(asked: Asked, scope: Scope, model: int, make: partial[np.random.Generator]) -> ScopeResult:
+def _scope(asked: Asked, scope: Scope, model: int, make: partial[np.random.Generator], lines: _Lines) -> ScopeResult:
     sites = scope.of_model(model)
     told = [figures for _, figures in sites]
     draws = _Draws(make, asked.validation.bootstrap_samples)
     whole = scope.name == EVERYBODY
-    figures, counted, curves = _figures(asked, told, draws, curved=whole)
-    lines = _lines(asked, told)
+    figures, counted, curves = _figures(asked, told, draws, lines, curved=whole)
     own = tuple(
         _site(asked, (site, record), model, replace(draws, site=site) if whole else None, lines)
         for site, record in scope.told
@@ -151,20 +153,26 @@ def _scope(asked: Asked, scope: Scope, model: int, make: partial[np.random.Gener
     )
 
 
-def _lines(asked: Asked, told: Sequence[ModelFigures]) -> _Lines:
-    """Each site's calibration lines, fitted together."""
-    found: _Lines = {}
-    for label in asked.labels:
-        scores = list(dict.fromkeys(scores_of(asked, told, label)))
-        if scores:
-            found |= zip(scores, binned_calibration_lines(scores, LEVEL), strict=True)
-    return found
+def _lines(asked: Asked, scopes: Sequence[Scope]) -> _Lines:
+    """All calibration lines, of sites and of several sites together, fitted together."""
+    models = [
+        [figures for _, figures in scope.of_model(number)]
+        for scope in scopes
+        for number in range(len(asked.validation.models))
+    ]
+    found: dict[BinnedScores, None] = {}
+    for told in models:
+        for label in asked.labels:
+            if own := scores_of(asked, told, label):
+                found |= dict.fromkeys((*own, pooled_scores(own)))
+    scores = list(found)
+    return dict(zip(scores, binned_calibration_lines(scores, LEVEL), strict=True)) if scores else {}
 
 
 def _site(asked: Asked, of: tuple[str, ScopeRecord], model: int, draws: _Draws | None, lines: _Lines) -> SiteFigures:
     site, record = of
     told = record.models[model]
-    figures, counted, _ = _figures(asked, [told], draws, lines=lines)
+    figures, counted, _ = _figures(asked, [told], draws, lines)
     return SiteFigures(
         site=site,
         patients=record.patients,
@@ -180,9 +188,9 @@ def _figures(
     asked: Asked,
     told: Sequence[ModelFigures],
     draws: _Draws | None,
+    lines: _Lines,
     *,
     curved: bool = False,
-    lines: _Lines | None = None,
 ) -> tuple[dict[str, Figure], tuple[ThresholdCounts, ...], tuple[Curves, ...]]:
     """All figures of one site or of several together; without draws nothing is resampled."""
     figures: dict[str, Figure] = {}
@@ -199,7 +207,7 @@ def _figures(
             name,
             free,
             exact_brier=_tell(asked, told, figure_key("brier", name)),
-            line=(lines or {}).get(scores[0]),
+            line=lines[pooled_scores(scores)],
         )
         figures |= of_scores
         counted += at_thresholds

@@ -13,13 +13,13 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import expit, logit, ndtri, wrightomega
+from scipy.special import expit, logit, ndtri
 
 from eucaim_fl.errors import DataError
 from eucaim_fl.validation.binned import BinnedScores, Bounded, Functional
 from eucaim_fl.validation.intervals import Interval
 from eucaim_fl.validation.metrics import logistic_fit
+from eucaim_fl.validation.slope_range import slope_ranges
 from eucaim_fl.validation.thresholds import proportion
 
 __all__ = [
@@ -174,8 +174,8 @@ def binned_calibration_line(scores: BinnedScores, level: float = 0.95) -> Calibr
     The score of a bin is its mean, at least 10⁻⁶ away from 0 and 1. Intervals: estimate ± z·SE from the information at
     the estimate (Wald). The intercept falls when any score rises, so its range has the ends where all scores lie at the
     upper and at the lower edges of their bins (with sums the range would be narrower; it is not used). The slope's
-    range is that of `_slope_range`: it is wide where diseased patients lie in the lowest bin or others in the
-    highest one, whose logits reach far out.
+    range is that of `slope_ranges`: it is wide where diseased patients lie in the lowest bin or others in the highest
+    one, whose logits reach far out.
     NaN unless both classes occur; a slope that no finite number fits best is NaN.
     Raises DataError if level is not between 0 and 1, or edges do not lie in 0 … 1.
     Source: Cox 1958; Van Calster et al. 2019, Calibration: the Achilles heel of predictive analytics.
@@ -200,117 +200,24 @@ def _lines(sites: Sequence[BinnedScores], level: float) -> tuple[CalibrationLine
     if not 0 < level < 1:
         raise DataError("An interval needs a level between 0 and 1.")
     z, logits, counts = float(ndtri((1 + level) / 2)), _logits(first.means), np.stack([one.counts for one in sites])
-    both = np.stack([np.ones_like(logits), logits], axis=1)
+    both, ends = np.stack([np.ones_like(logits), logits], axis=1), _logits(np.asarray(first.edges))
     slopes = _fit(both, np.zeros_like(logits), counts)
-    offsets = [logits, _logits(np.asarray(first.edges[1:])), _logits(np.asarray(first.edges[:-1]))]
-    shifts = _fit(both[:, :1], np.repeat(offsets, len(sites), axis=0), np.tile(counts, (3, 1, 1)))[:, 0]
+    offsets = np.repeat([logits, ends[1:], ends[:-1]], len(sites), axis=0)
+    intercepts = _fit(both[:, :1], offsets, np.tile(counts, (3, 1, 1))).reshape(3, -1)
+    ranges = slope_ranges(ends, counts, slopes[:, 1])
+    total = counts.sum(axis=1)
+    reach = z * _errors(both, slopes @ both.T, total)[:, 1]
+    shift = z * _errors(both[:, :1], intercepts[0][:, None] + logits, total)[:, 0]
+    rows = np.stack([slopes[:, 1], reach, intercepts[0], shift, *intercepts[1:], *ranges.T], axis=1).tolist()
     return tuple(
-        _line(both, (slope, *map(float, of_site)), one, z)
-        for slope, of_site, one in zip(slopes, shifts.reshape(3, -1).T, sites, strict=True)
+        CalibrationLine(
+            Interval(slope, slope - wide, slope + wide),
+            Interval(intercept, intercept - high, intercept + high),
+            Bounded(intercept, *edges),
+            Bounded(slope, *around),
+        )
+        for (slope, wide, intercept, high), edges, around in ((row[:4], row[4:6], row[6:]) for row in rows)
     )
-
-
-def _line(
-    both: FloatArray, fitted: tuple[FloatArray, float, float, float], scores: BinnedScores, z: float
-) -> CalibrationLine:
-    """fitted: intercept and slope; the intercept where the slope is 1; the same with scores at both ends of bins."""
-    slope, intercept, *ends = fitted
-    logits, total = both[:, 1], scores.counts.sum(axis=0)
-    reach = [z * _errors(both, both @ slope, total)[1], z * _errors(both[:, :1], intercept + logits, total)[0]]
-    estimates = [float(slope[1]), intercept]
-    slope_interval, intercept_interval = (
-        Interval(one, float(one - width), float(one + width)) for one, width in zip(estimates, reach, strict=True)
-    )
-    around = Bounded(estimates[0], *_slope_range(scores, estimates[0]))
-    return CalibrationLine(slope_interval, intercept_interval, Bounded(intercept, *ends), around)
-
-
-def _slope_range(scores: BinnedScores, slope: float) -> tuple[float, float]:
-    """Between which the slope lies, wherever in their bins the scores are; infinite where no end is found.
-
-    The slope is above b only if the derivative of the profile likelihood at b, which falls in b, is positive: Σ (x − c)
-    (y − p), with x the logit of a score, p = 1/(1 + e^−(a + bx)), the a at which Σ (y − p) = 0, and any c, since the
-    residuals sum to 0. a lies between those of all scores at an upper and at a lower edge. Given a and c each patient's
-    term is largest at one point of the bin (`_most`), so the sum of these is a bound. Over a it is taken on a grid,
-    with the most that it can change in between added; of some c the least bound counts. The ends are searched
-    by halving and taken on the outer side.
-    """
-    if math.isnan(slope):
-        return math.nan, math.nan
-    filled = scores.counts.sum(axis=0) > 0
-    ends = _logits(np.asarray(scores.edges))
-    boxes = _Boxes(ends[:-1][filled], ends[1:][filled], scores.counts[:, filled])
-    return _reach(boxes, slope, -1), _reach(boxes, slope, 1)
-
-
-@dataclass(frozen=True)
-class _Boxes:
-    """Patients whose logits lie between `low` and `high`, shape (n,); counts: without and with the disease, (2, n)."""
-
-    low: FloatArray
-    high: FloatArray
-    counts: FloatArray
-
-    def mirrored(self) -> _Boxes:
-        """With all logits' signs turned."""
-        return _Boxes(-self.high, -self.low, self.counts)
-
-
-def _reach(boxes: _Boxes, slope: float, sign: int) -> float:
-    """The end of the slope's range on one side."""
-
-    def beyond(b: float) -> bool:
-        # for a negative b all signs of logits are turned, and with them that of the derivative
-        here, turned = (boxes, 1) if b > 0 else (boxes.mirrored(), -1)
-        return _most(here, max(abs(b), 1e-9), sign * turned) <= 0
-
-    inside, step = slope, 0.01 * max(1.0, abs(slope))
-    while not beyond(slope + sign * step):
-        inside, step = slope + sign * step, 2 * step
-        if step > 100 * max(1.0, abs(slope)):
-            return sign * math.inf
-    outside = slope + sign * step
-    for _ in range(6):
-        middle = (inside + outside) / 2
-        inside, outside = (inside, middle) if beyond(middle) else (middle, outside)
-    return outside
-
-
-def _most(boxes: _Boxes, b: float, sign: int) -> float:
-    """A bound of sign · Σ (x − c)(y − p) over all places of the scores, b > 0 (see `_slope_range`).
-
-    With z = a + bx: (x − c)(1 − p) rises up to b(x − c) = 1 + ω(−1 − (a + bc)) and falls then, −(x − c)p rises up to
-    b(c − x) = 1 + ω(a + bc − 1) and falls then, ω being Wright's function (from b(x − c)p = 1, b(c − x)(1 − p) = 1). So
-    their largest values are there or at the nearer edge, and their least ones at an edge.
-    """
-    (without, diseased), total = boxes.counts, boxes.counts.sum(axis=0)
-    lowest, highest = (_level(b * edge, diseased.sum(), total) for edge in (boxes.high, boxes.low))
-    a = np.linspace(lowest, highest, 9)[:, None, None]
-    middle = (boxes.low + boxes.high) / 2
-    weights = total * expit(a[:, 0] + b * middle) * expit(-a[:, 0] - b * middle)
-    c = ((weights @ middle) / weights.sum(axis=1))[:, None, None] + np.linspace(-1.5, 1.5, 7)[None, :, None]
-
-    def terms(x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        return -(x - c) * expit(a + b * x), (x - c) * expit(-a - b * x)
-
-    if sign > 0:
-        turn = c - (1 + wrightomega(a + b * c - 1)) / b, c + (1 + wrightomega(-1 - a - b * c)) / b
-        least, most = (terms(np.clip(x, boxes.low, boxes.high))[k] for k, x in enumerate(turn))
-        bound = least @ without + most @ diseased
-    else:
-        at = terms(boxes.low), terms(boxes.high)
-        bound = -np.minimum(at[0][0], at[1][0]) @ without - np.minimum(at[0][1], at[1][1]) @ diseased
-    inner, outer = lowest + b * boxes.low, highest + b * boxes.high
-    steepest = np.where((inner <= 0) & (outer >= 0), 0.25, np.maximum(*(expit(z) * expit(-z) for z in (inner, outer))))
-    far = np.maximum(np.abs(boxes.low - c), np.abs(boxes.high - c))
-    between = (highest - lowest) / 16 * (far @ (total * steepest))
-    return float((bound + between).min(axis=1).max())
-
-
-def _level(predictor: FloatArray, diseased: float, total: FloatArray) -> float:
-    """The a at which Σ p = the number of diseased patients, p = 1/(1 + e^−(a + predictor))."""
-    ends = -50 - float(predictor.max()), 50 - float(predictor.min())
-    return float(brentq(lambda a: float(expit(a + predictor) @ total) - diseased, *ends, xtol=1e-12))
 
 
 def calibration_line_figure(scores: BinnedScores, *, intercept: bool = False) -> Functional:
@@ -365,8 +272,12 @@ def _fit(design: FloatArray, offset: FloatArray, counts: FloatArray) -> FloatArr
 
 
 def _errors(design: FloatArray, predictor: FloatArray, total: FloatArray) -> FloatArray:
-    """Standard errors of the coefficients of a logistic regression; NaN where there is no fit."""
-    if np.isnan(predictor).any():
-        return np.full(design.shape[1], math.nan)
-    mean = expit(predictor)
-    return np.asarray(np.sqrt(np.diag(np.linalg.inv(design.T @ (design * (total * mean * (1 - mean))[:, None])))))
+    """Standard errors of the coefficients of logistic regressions, shape (B, k); NaN where there is no fit.
+
+    design: shape (n, k). predictor, total: shape (B, n).
+    """
+    found, fitted = np.full((len(predictor), design.shape[1]), math.nan), ~np.isnan(predictor).any(axis=1)
+    mean = expit(predictor[fitted])
+    information = (total[fitted] * mean * (1 - mean))[:, None, :] * design.T @ design
+    found[fitted] = np.sqrt(np.diagonal(np.linalg.inv(information), axis1=1, axis2=2))
+    return found
