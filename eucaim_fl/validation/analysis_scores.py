@@ -17,6 +17,7 @@ from eucaim_fl.validation.binned import (
     Bounded,
     auc_bounds,
     auc_interval,
+    delong_error,
     pooled_scores,
     roc_points,
     widest_auc_interval,
@@ -190,7 +191,9 @@ def _auc(scores: BinnedScores, sites: Sequence[BinnedScores]) -> Figure:
     patients = sum(scores.patients)
     if not all(scores.patients):
         return undefined(NO_CLASSES, sites=len(sites), patients=patients)
-    widest, own = widest_auc_interval(scores, LEVEL, sites), auc_interval(scores, LEVEL, sites)
+    error = delong_error(scores, sites)
+    widest = widest_auc_interval(scores, LEVEL, sites, error=error)
+    own = auc_interval(scores, LEVEL, sites, error=error)
     figure = figure_of(own, patients=patients, sites=len(sites), bounds=auc_bounds(scores))
     return figure.model_copy(update={"widest_low": widest.low, "widest_high": widest.high})
 

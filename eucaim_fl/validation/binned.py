@@ -317,6 +317,8 @@ def delong_error(scores: BinnedScores, sites: Sequence[BinnedScores] = ()) -> Bo
 
 def _strata(counts: FloatArray) -> FloatArray:
     """Counts of one class by site, shape (sites, bins), so put together that each stratum has two patients or more."""
+    if len(counts) == 1:
+        return counts
     patients = counts.sum(axis=1)
     alone, large = counts[patients == 1], counts[patients > 1]
     large = large[np.lexsort((*large.T, large.sum(axis=1)))]
@@ -327,7 +329,9 @@ def _strata(counts: FloatArray) -> FloatArray:
     return np.asarray(large)
 
 
-def auc_interval(scores: BinnedScores, level: float = 0.95, sites: Sequence[BinnedScores] = ()) -> Interval:
+def auc_interval(
+    scores: BinnedScores, level: float = 0.95, sites: Sequence[BinnedScores] = (), *, error: Bounded | None = None
+) -> Interval:
     """Confidence interval of the AUC of the binned scores.
 
     logit(A) ± z·SE/(A(1−A)) with DeLong's standard error, which keeps its level near 0 and 1 as well (Perme and
@@ -336,17 +340,20 @@ def auc_interval(scores: BinnedScores, level: float = 0.95, sites: Sequence[Binn
     for (n⁻ + n⁺)/2 patients of each class, times (n⁻ + n⁺)/(2√(n⁻·n⁺)) (method 5 of Newcombe 2006, Confidence intervals
     for an effect size measure based on the Mann-Whitney statistic, part 2): such an interval has a width.
     sites: as in `delong_error`. With them it is about the AUC of all patients of these sites together, with as many of
-    each class as each has; what a further site may have is for `meta_analysis`.
+    each class as each has; what a further site may have is for `meta_analysis`. error: their `delong_error`, if it is
+    known already.
     Raises DataError without a class, or if level is not between 0 and 1.
     """
     z, area = _quantile(scores, level), float(auc_of(scores.counts))
-    error = delong_error(scores, sites).value
-    if error > _CLOSE and 0 < area < 1:
-        return Interval(area, *_logit_limits(area, area, z * error))
+    known = (error or delong_error(scores, sites)).value
+    if known > _CLOSE and 0 < area < 1:
+        return Interval(area, *_logit_limits(area, area, z * known))
     return Interval(area, *_score_limits(area, area, scores.patients, z))
 
 
-def widest_auc_interval(scores: BinnedScores, level: float = 0.95, sites: Sequence[BinnedScores] = ()) -> Interval:
+def widest_auc_interval(
+    scores: BinnedScores, level: float = 0.95, sites: Sequence[BinnedScores] = (), *, error: Bounded | None = None
+) -> Interval:
     """Limits beyond which those of `auc_interval` can't lie for the pooled patients' own scores; the AUC is binned.
 
     Both AUC and standard error are taken anywhere in the ranges of `auc_bounds` and `delong_error`. On the way from the
@@ -357,8 +364,9 @@ def widest_auc_interval(scores: BinnedScores, level: float = 0.95, sites: Sequen
     if min(scores.patients) < 2:
         return Interval(area.value, *_score_limits(area.lowest, area.highest, scores.patients, z))
     if area.lowest == area.highest:
-        return auc_interval(scores, level, sites)
-    return Interval(area.value, *_logit_limits(area.lowest, area.highest, z * delong_error(scores, sites).highest))
+        return auc_interval(scores, level, sites, error=error)
+    most = (error or delong_error(scores, sites)).highest
+    return Interval(area.value, *_logit_limits(area.lowest, area.highest, z * most))
 
 
 def _quantile(scores: BinnedScores, level: float) -> float:

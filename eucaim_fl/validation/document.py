@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
@@ -44,6 +43,7 @@ __all__ = [
 ]
 
 LARGEST_REPORT_BYTES = 64 * 2**20
+_PLAIN = json.JSONEncoder(allow_nan=False)
 _Site = Annotated[str, Field(pattern=SITE_NAME)]
 _Hash = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 _Time = Annotated[str, Field(pattern=r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00)?$")]
@@ -128,8 +128,11 @@ def make_document(plan: FederationPlan, told: Told, circumstances: Circumstances
 
 
 def to_bytes(document: ReportDocument) -> bytes:
-    """The document as it is written; what was read from them gives the same bytes."""
-    return (json.dumps(document.model_dump(mode="json"), indent=2, allow_nan=False) + "\n").encode()
+    """The document as it is written; what was read from them gives the same bytes.
+
+    What holds nothing but numbers and words, such as a figure, has a line of its own.
+    """
+    return (_lines(document.model_dump(mode="json")) + "\n").encode()
 
 
 def read_document(content: bytes) -> ReportDocument:
@@ -141,13 +144,14 @@ def read_document(content: bytes) -> ReportDocument:
     if len(content) > LARGEST_REPORT_BYTES:
         raise ReportError(f"The report is longer than {LARGEST_REPORT_BYTES} bytes.")
     try:
-        values = json.loads(content, object_pairs_hook=_once, parse_constant=_no_number)
+        text = content.decode()
+        values = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise ReportError("The report is no JSON, or names something twice.", fix="Take report.json.") from None
     if not isinstance(values, dict) or values.get("schema_version") != 1:
         raise ReportError("The file is no report of a validation of this version.", fix="Take report.json.")
     try:
-        document = _Read.model_validate_json(json.dumps({"document": values})).document
+        document = _Read.model_validate_json(f'{{"document":{text}}}').document
         known: Any = document.model_dump(mode="json")
     except (ValueError, RecursionError):
         problem = _faults({"document": values})
@@ -194,10 +198,23 @@ class _Read(Config):
     document: ReportDocument
 
 
+def _lines(value: Any, margin: str = "\n") -> str:
+    """JSON with two spaces before what belongs to a value that holds further ones; margin: what a line begins with."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if not any(isinstance(one, dict | list) for one in inner):
+        return _PLAIN.encode(value)
+    deeper = f"{margin}  "
+    if isinstance(value, dict):
+        parts = [f"{_PLAIN.encode(name)}: {_lines(one, deeper)}" for name, one in value.items()]
+        return f"{{{deeper}{f',{deeper}'.join(parts)}{margin}}}"
+    return f"[{deeper}{f',{deeper}'.join([_lines(one, deeper) for one in value])}{margin}]"
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if any(times > 1 for times in Counter(name for name, _ in pairs).values()):
+    found = dict(pairs)
+    if len(found) < len(pairs):
         raise ValueError("a name stands twice")
-    return dict(pairs)
+    return found
 
 
 def _no_number(_: str) -> float:

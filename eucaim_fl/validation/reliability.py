@@ -112,20 +112,10 @@ def calibration_bins(scores: BinnedScores, groups: int = 10, level: float = 0.95
 
     Raises DataError if groups is not positive, level not between 0 and 1, or edges do not lie in 0 … 1.
     """
-    _check_probabilities(scores)
-    counts = scores.counts
-    total = counts.sum(axis=0)
-    lowest, highest = _mean_range(scores)
-    found = []
-    for members in _groups(scores, groups):
-        places = np.flatnonzero(members)
-        here = total[places]
-        patients = int(here.sum())
-        means = [float(here @ values[places]) / patients for values in (scores.means, lowest, highest)]
-        observed = proportion(int(counts[1, places].sum()), patients, level=level)
-        edges = scores.edges[places[0]], scores.edges[places[-1] + 1]
-        found.append(CalibrationBin(*edges, patients, Bounded(*means), observed))
-    return tuple(found)
+    return tuple(
+        CalibrationBin(low, high, patients, mean, proportion(diseased, patients, level=level))
+        for low, high, patients, diseased, mean in _in_groups(scores, groups)
+    )
 
 
 def binned_calibration_error(scores: BinnedScores, groups: int = 10) -> Bounded:
@@ -136,13 +126,13 @@ def binned_calibration_error(scores: BinnedScores, groups: int = 10) -> Bounded:
     as an error. All NaN without patients.
     Raises DataError if groups is not positive, or edges do not lie in 0 … 1.
     """
-    bins = calibration_bins(scores, groups)
+    bins = _in_groups(scores, groups)
     patients = sum(scores.patients)
     if not patients:
         return Bounded(math.nan, math.nan, math.nan)
     value = lowest = highest = 0.0
-    for one in bins:
-        weight, observed, mean = one.patients / patients, one.observed.estimate, one.mean_score
+    for _, _, here, diseased, mean in bins:
+        weight, observed = here / patients, diseased / here
         value += weight * abs(observed - mean.value)
         lowest += weight * max(0.0, mean.lowest - observed, observed - mean.highest)
         highest += weight * max(abs(observed - mean.lowest), abs(observed - mean.highest))
@@ -255,12 +245,43 @@ def _mean_range(scores: BinnedScores) -> tuple[FloatArray, FloatArray]:
 
 def _groups(scores: BinnedScores, groups: int) -> list[NDArray[np.bool_]]:
     """Runs of bins, as masks; a bin belongs to the group in which the middle one of its patients is."""
+    group, total = _group_of(scores, groups), scores.counts.sum(axis=0)
+    return [(group == k) & (total > 0) for k in np.unique(group[total > 0])]
+
+
+def _group_of(scores: BinnedScores, groups: int) -> NDArray[np.int64]:
     if groups < 1:
         raise DataError("Calibration needs at least one group.")
     total = scores.counts.sum(axis=0)
     middle = (np.cumsum(total) - total / 2) / max(total.sum(), 1)
-    group = np.minimum((groups * middle).astype(np.int64), groups - 1)
-    return [(group == k) & (total > 0) for k in np.unique(group[total > 0])]
+    return np.asarray(np.minimum((groups * middle).astype(np.int64), groups - 1))
+
+
+def _in_groups(scores: BinnedScores, groups: int) -> list[tuple[float, float, int, int, Bounded]]:
+    """Of each run of bins (`_groups`) its edges, patients, those with the disease, and their mean score."""
+    _check_probabilities(scores)
+    group, total = _group_of(scores, groups), scores.counts.sum(axis=0)
+    filled = np.flatnonzero(total)
+    if not len(filled):
+        return []
+    starts = np.flatnonzero(np.diff(group[filled], prepend=-1))
+    here = total[filled]
+    sums = np.add.reduceat(
+        np.stack(
+            [
+                here,
+                scores.counts[1, filled],
+                *(here * values[filled] for values in (scores.means, *_mean_range(scores))),
+            ]
+        ),
+        starts,
+        axis=1,
+    ).T.tolist()
+    first, last = filled[starts].tolist(), filled[np.append(starts[1:], len(filled)) - 1].tolist()
+    return [
+        (scores.edges[a], scores.edges[b + 1], int(n), int(diseased), Bounded(*(one / n for one in means)))
+        for a, b, (n, diseased, *means) in zip(first, last, sums, strict=True)
+    ]
 
 
 def _logits(probabilities: FloatArray) -> FloatArray:
