@@ -21,6 +21,7 @@ from eucaim_fl.errors import (
     PlanError,
     PolicyRefusalError,
 )
+from eucaim_fl.inference.runtime import prepare
 from eucaim_fl.models.planned import initial_arrays
 from eucaim_fl.plan import FederationPlan
 from eucaim_fl.site import judging
@@ -110,6 +111,25 @@ def failing(monkeypatch):
         return limits
 
     return put
+
+
+@pytest.fixture
+def unlocked(monkeypatch):
+    """Models are opened in this process, and answer the same: what these tests ask is what becomes of the answers."""
+
+    class Model:
+        layers = ()
+
+        def __init__(self, contract, task, model, limits, *, native):
+            self.predict = prepare(contract, task, limits.threads, native=native)(memoryview(model))
+
+        def allow(self, images):
+            pass
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(judging, "open_model", Model)
 
 
 class TestJudgingNode:
@@ -202,6 +222,7 @@ class TestJudgingNode:
             JudgingNode(few, plan_of())
         assert not any(letter.isdigit() for letter in str(caught.value).partition("EFL")[0])
 
+    @pytest.mark.usefixtures("unlocked")
     def test_validate_says_so_where_nothing_can_be_kept(self, node, content):
         folder = node.site.records_folder() / "validations"
         folder.rename(folder.with_name("elsewhere"))
@@ -222,6 +243,7 @@ class TestJudgingNode:
 
 
 class TestToldBefore:
+    @pytest.mark.usefixtures("unlocked")
     def test_a_record_counts_other_plans_whose_figures_of_the_model_left(self, tmp_path, plan_of, content):
         file = write_hospital(tmp_path, "a")
         first = JudgingNode(file, plan_of())
@@ -265,6 +287,7 @@ class TestConfidential:
 
         return judge
 
+    @pytest.mark.usefixtures("unlocked")
     def test_counts_are_rounded_and_one_patient_less_does_not_show(self, judged):
         first = judged()
         assert first.patients % 5 == 0
