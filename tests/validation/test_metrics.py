@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 
 from eucaim_fl.errors import DataError
 from eucaim_fl.validation.metrics import (
@@ -24,6 +25,7 @@ from eucaim_fl.validation.metrics import (
     confusion,
     dice,
     hd95_mm,
+    logistic_fit,
 )
 
 Mask = NDArray[np.bool_]
@@ -268,6 +270,32 @@ class TestCalibrationLine:
         slope, intercept = calibration_line(np.full(10, 0.8), (np.arange(10) < 5).astype(np.int64))
         assert intercept == pytest.approx(-math.log(4), abs=1e-6)
         assert math.isnan(slope)  # one probability for all tells of no slope
+
+    @pytest.mark.parametrize("slope", [0.5, 4.0, 12.0, -8.0])
+    def test_a_line_far_from_where_the_search_begins_is_found(self, slope: float) -> None:
+        # as many patients as the line says, a tenth of them at each score; low scores all, so the intercept is far, too
+        probabilities = np.linspace(0.05, 0.25, 41)
+        logits = np.log(probabilities / (1 - probabilities))
+        expected = 1 / (1 + np.exp(-slope * (logits + 1.8)))
+        found = logistic_fit(
+            np.stack([np.ones(41), logits], axis=1), np.zeros(41), 100 * expected[None], np.full((1, 41), 100.0)
+        )
+        assert found[0] == pytest.approx([1.8 * slope, slope], rel=1e-6)
+
+    def test_a_steep_line_of_few_patients_is_found(self) -> None:
+        # 98 patients whose scores lie between 0.06 and 0.22, where steps from the middle went past it for ever
+        counts = {
+            0: {6: 2, 7: 9, 8: 6, 9: 9, 10: 9, 11: 9, 12: 12, 13: 5, 14: 1, 15: 1, 16: 1, 21: 1},
+            1: {9: 2, 10: 4, 11: 4, 12: 9, 13: 7, 14: 3, 15: 1, 16: 1, 18: 1, 21: 1},
+        }
+        rows = [(place, k) for k, by in counts.items() for place, n in by.items() for _ in range(n)]
+        places, truth = np.array(rows).T
+        probabilities = (places + 0.5) / 100
+        logits = np.log(probabilities / (1 - probabilities))
+        slope = calibration_line(probabilities, truth)[0]
+        reference = LogisticRegression(C=math.inf, tol=1e-10).fit(logits[:, None], truth)
+        assert slope == pytest.approx(reference.coef_[0, 0], abs=1e-3)
+        assert slope == pytest.approx(4.05714, abs=1e-5)
 
     def test_perfect_separation_has_no_finite_slope(self) -> None:
         assert math.isnan(calibration_line(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))[0])
