@@ -243,8 +243,9 @@ def rounded(report: SiteReport, digits: int | None) -> SiteReport:
     That is each metric, the mean training loss and, of statistics, mean and standard deviation of a channel over the
     patients, from which sums are made again. Of sums (count, sum, sum of squares) the two means are rounded and
     multiplied by the count again: a sum told exactly would give the mean exactly, and the difference of two rounds the
-    result of one patient. A mean of squares below the square of the rounded mean is raised to it, so that such
-    moments exist. Counts stay. What is rounded already stays the same to the bit, for figures below 10⁹.
+    result of one patient. A mean of squares below the square of the rounded mean is raised to the next decimal above
+    it, so that such moments exist. Counts stay. What is rounded already stays the same to the bit, for figures below
+    10⁹.
     """
     if digits is None:
         return report
