@@ -1,4 +1,4 @@
-"""Hospitals at large, groups of patients, and two models: each number of a report beside that of the patients."""
+"""Hospitals at large: each number of a forest plot beside that of the patients."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import centralised_figures as own
 import numpy as np
-from centralised_binning import Range, cells_of, difference_range
-from centralised_people import Comparison, FloatArray, Path, People, Scores
+from centralised_binning import Range, cells_of
+from centralised_people import Comparison, FloatArray, Path, Scores
 from centralised_scores import Expected, counts_at
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ def between(
     sign = -1 if key.split("@")[0].startswith(("hd95", "brier")) else 1
     worst = min(sorted(known), key=lambda site: sign * known[site]) if known else None
     told = look.left[(*path, "worst_site")]
-    near = told in known and abs(known[told] - known[worst or told]) <= sum(
+    close = told in known and abs(known[told] - known[worst or told]) <= sum(
         _width(figures, s, points) for s in (told, worst)
     )
-    look.between((*path, "worst_site"), told if near else worst, None, None, "derived")
+    look.between((*path, "worst_site"), told if close else worst, None, None, "derived")
     exact = all(one.exact for one in counted.values())
     found, ranges = _analysed(list(counted.values()), logit)
     for name in (*_PLAIN, *_REST):
@@ -125,7 +125,7 @@ def between(
         ):
             look.unbounded((*path, name), value)
         elif exact or span is None:
-            _near(look, (*path, name), value)
+            near(look, (*path, name), value)
         else:
             look.between((*path, name), value, *span, "derived")
     if not figures:
@@ -143,7 +143,7 @@ def between(
         if site in counted and found is not None:
             weight = found.weights[list(counted).index(site)]
         if weight is None or exact:
-            _near(look, (*at, "weight"), weight)
+            near(look, (*at, "weight"), weight)
         else:
             look.between((*at, "weight"), weight, *ranges["weights"][list(counted).index(site)], "derived")
         look.words((*at, "reason"))
@@ -154,7 +154,7 @@ def _width(figures: Mapping[str, Expected], site: str | None, points: Mapping[st
     return 0.0 if point is None else point.values[1] - point.values[0]
 
 
-def _near(look: Comparison, path: Path, value: float | None) -> None:
+def near(look: Comparison, path: Path, value: float | None) -> None:
     """Equal up to where a search for the likeliest τ² ends."""
     told = look.left[path]
     slack = 2e-5 * max(1.0, abs(value)) if value is not None and math.isfinite(value) and told is not None else 0.0
@@ -214,13 +214,17 @@ def effects_ranges(y: FloatArray, s: FloatArray) -> dict[str, Any]:
     q_low, q_high = _cochran(y, light, heavy, means)
     factor = np.maximum(1.0, np.stack([(light * near**2).sum(1), q_high]) / (k - 1))[:, here]
     se = np.sqrt(factor[0] / heavy.sum(1)[here]), np.sqrt(factor[1] / light.sum(1)[here])
-    t, ahead = float(stats.t.ppf(0.975, k - 1)), float(stats.t.ppf(0.975, k - 2)) if k > 2 else math.nan
+    t = float(stats.t.ppf(0.975, k - 1))
     low, high, tau2 = means[here, 0], means[here, 1], taus[here, 0]
     found: dict[str, Any] = dict(everything)
     found["value"] = float(low.min()), float(high.max())
-    for name, reach in (("", [t * one for one in se]), ("prediction_", [ahead * np.sqrt(tau2 + one**2) for one in se])):
-        found[f"{name}low"] = float((low - reach[1]).min()), float((high - reach[0]).max())
-        found[f"{name}high"] = float((low + reach[0]).min()), float((high + reach[1]).max())
+    reach = [t * one for one in se]
+    found["low"] = float((low - reach[1]).min()), float((high - reach[0]).max())
+    found["high"] = float((low + reach[0]).min()), float((high + reach[1]).max())
+    if k > 2:
+        lower, upper = prediction_ranges(y, s)
+        found["prediction_low"] = min(lower[0], found["low"][0]), min(lower[1], found["low"][1])
+        found["prediction_high"] = max(upper[0], found["high"][0]), max(upper[1], found["high"][1])
     found["q"] = float(q_low[0]), float(q_high[0])
     found["p_heterogeneity"] = float(stats.chi2.sf(q_high[0], k - 1)), float(stats.chi2.sf(q_low[0], k - 1))
     found["perhaps"] = bool(q_low[0] <= stats.chi2.ppf(0.025, k - 1) <= q_high[0])
@@ -250,6 +254,42 @@ def effects_ranges(y: FloatArray, s: FloatArray) -> dict[str, Any]:
     return found
 
 
+def prediction_ranges(y: FloatArray, s: FloatArray) -> tuple[Range, Range]:
+    """Where the limits of a further hospital's figure lie, for estimates and errors as in `effects_ranges`.
+
+    τ² at a quantile c of Q is above all τ² at which even the least Q exceeds c, and below all at which even the largest
+    one does not. From there to there mean and spread have their ranges, and with them the distribution function: of a
+    normal number it is least with the largest mean, and with the largest spread above it, the least one below.
+    """
+    top = float(y[1].max() - y[0].min()) ** 2 + float(s[1].max() ** 2)
+    taus = np.concatenate([[0.0], np.geomspace(1e-6 * top, 1e7 * top, 2000)])[:, None]
+    light, heavy = 1 / (s[1] ** 2 + taus), 1 / (s[0] ** 2 + taus)
+    means = np.stack([_weighted(y[0], light, heavy, -1), _weighted(y[1], light, heavy, 1)], axis=1)
+    least, most = _cochran(y, light, heavy, means)
+    spreads = np.sqrt(taus + 1 / np.stack([heavy.sum(axis=1), light.sum(axis=1)], axis=1))
+    mu, spread = [], []
+    for level in stats.chi2.ppf(own.NODES, y.shape[1] - 1):
+        above, below = np.flatnonzero(least > level), np.flatnonzero(most < level)
+        if not len(below):
+            return (-math.inf, math.inf), (-math.inf, math.inf)
+        here = slice(int(above[-1]) if len(above) else 0, int(below[0]) + 1)
+        mu.append((means[here, 0].min(), means[here, 1].max()))
+        spread.append((spreads[here, 0].min(), spreads[here, 1].max()))
+    (mu_low, mu_high), (s_low, s_high) = np.array(mu).T, np.array(spread).T
+
+    def quantile(share: float, at: FloatArray, outer: FloatArray, inner: FloatArray) -> float:
+        def beyond(x: float) -> float:
+            return float(own.SHARES @ special.ndtr((x - at) / np.where(x > at, outer, inner))) - share
+
+        ends = float((at - 40 * s_high).min()), float((at + 40 * s_high).max())
+        return float(optimize.brentq(beyond, *ends, xtol=1e-12))
+
+    lower, upper = (
+        (quantile(share, mu_low, s_low, s_high), quantile(share, mu_high, s_high, s_low)) for share in (0.025, 0.975)
+    )
+    return lower, upper
+
+
 def _weighted(y: FloatArray, light: FloatArray, heavy: FloatArray, sign: int) -> FloatArray:
     """The largest (sign 1) or least weighted mean at each τ², weights anywhere in their ranges: heavy on one side."""
     order = np.argsort(sign * y)
@@ -274,143 +314,3 @@ def _cochran(y: FloatArray, light: FloatArray, heavy: FloatArray, means: FloatAr
         lower = (total(thirds[0]) < total(thirds[1]))[:, None]
         left, right = np.where(lower, left, thirds[0]), np.where(lower, thirds[1], right)
     return np.maximum(0.0, total((left + right) / 2) - 1e-9), high
-
-
-# --- groups of patients -----------------------------------------------------------------------------------------------
-
-
-def group_difference(
-    look: Comparison, path: Path, points: tuple[Point | None, Point | None], shares: tuple[Expected, Expected] | None
-) -> Range | None:
-    """A group less the reference. Returns the range of its p-value, None where it has none."""
-    group, reference = points
-    if group is None or reference is None:
-        for name in ("difference", "low", "high", "p"):
-            look.exact((*path, name), None)
-        return None
-    value, error = group.value - reference.value, math.hypot(group.error, reference.error)
-    span = difference_range(group.values, reference.values)
-    errors = math.hypot(group.errors[0], reference.errors[0]), math.hypot(group.errors[1], reference.errors[1])
-    p = 2 * float(stats.norm.sf(abs(value) / error))
-    distances = (0.0 if span[0] <= 0 <= span[1] else min(map(abs, span))), max(map(abs, span))
-    p_range = tuple(
-        2 * float(stats.norm.sf(a / b)) for a, b in ((distances[1], errors[0] or 1e-300), (distances[0], errors[1]))
-    )
-    exact = group.exact and reference.exact
-    if shares is not None:
-        (a, ends_a), (b, ends_b) = ((one.value, one.ends or (0.0, 1.0)) for one in shares)
-        ends = a - b - math.hypot(a - ends_a[0], ends_b[1] - b), a - b + math.hypot(ends_a[1] - a, b - ends_b[0])
-        for name, one in (("difference", a - b), ("low", ends[0]), ("high", ends[1]), ("p", p)):
-            look.exact((*path, name), one)
-        return p, p
-    ranges: dict[str, Range | None] = dict.fromkeys(("difference", "low", "high", "p"))
-    if not exact:
-        ranges = {
-            "difference": span,
-            "low": (span[0] - own.Z * errors[1], span[1] - own.Z * errors[0]),
-            "high": (span[0] + own.Z * errors[0], span[1] + own.Z * errors[1]),
-            "p": (p_range[0], p_range[1]),
-        }
-    for name, one in (("difference", value), ("low", value - own.Z * error), ("high", value + own.Z * error), ("p", p)):
-        look.between((*path, name), one, *(ranges[name] or (None, None)), "derived" if ranges[name] else "exact")
-    return (p, p) if exact else (p_range[0], p_range[1])
-
-
-# --- two models -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What two models' difference is by the patients. p: NaN has none."""
-
-    difference: float
-    ends: tuple[float, float] | None
-    p: float
-    sites: int
-    patients: int | None = None
-    counts: tuple[int, int, int, int] | None = None
-
-
-def areas_pair(people: People, columns: int, task: Any, sites: int) -> Pair:
-    """The hospitals' own differences of AUCs (DeLong) by inverse variance."""
-    told = []
-    for number in range(sites):
-        here = people.at(number)
-        first, second = (here.scores(model, columns, task) for model in (0, 1))
-        if len(first.truth):
-            told.append(own.delong_difference(first.scores, second.scores, first.truth))
-    told = [one for one in told if math.isfinite(one[1])]
-    usable = [(value, variance) for value, variance in told if variance >= 1e-300]
-    if not usable:
-        same = bool(told) and all(value == 0 for value, _ in told)
-        return Pair(0.0 if same else math.nan, None, math.nan, len(told))
-    values, variances = map(np.array, zip(*usable, strict=True))
-    value, error = float(np.average(values, weights=1 / variances)), 1 / math.sqrt((1 / variances).sum())
-    return Pair(
-        value, (value - own.Z * error, value + own.Z * error), 2 * float(stats.norm.sf(abs(value) / error)), len(usable)
-    )
-
-
-def shares_pair(first: Scores, second: Scores, metric: str, threshold: float) -> Pair:
-    """Shares of right decisions: Tango's interval and McNemar's mid-p."""
-    members = {"accuracy": first.truth >= 0, "sensitivity": first.truth == 1, "specificity": first.truth == 0}[metric]
-    right = [((one.scores >= threshold) == (one.truth == 1))[members] for one in (first, second)]
-    cells = tuple(
-        int((a & b).sum()) for a, b in (right, (right[0], ~right[1]), (~right[0], right[1]), (~right[0], ~right[1]))
-    )
-    n = sum(cells)
-    sites = len(np.unique(first.site))
-    if not n:
-        return Pair(math.nan, None, math.nan, sites)
-    return Pair(
-        (cells[1] - cells[2]) / n, own.tango(cells[1], cells[2], n), own.mid_p(cells[1], cells[2]), sites, n, cells
-    )  # type: ignore[arg-type]
-
-
-def means_pair(values: FloatArray, site: Any) -> Pair:
-    """The mean difference of patients, stratified by hospital; p of the same Student's t."""
-    known = ~np.isnan(values)
-    values, site = values[known], site[known]
-    sites, mean = len(np.unique(site)), float(values.mean()) if len(values) else math.nan
-    if len(values) < 2:
-        return Pair(mean, None, math.nan, sites)
-    error, freedom = own.stratified(values, site)
-    if not error:
-        return Pair(mean, None, math.nan, sites)
-    reach = float(stats.t.ppf(0.975, freedom)) * error
-    return Pair(
-        mean, (mean - reach, mean + reach), 2 * float(stats.t.sf(abs(mean) / error, freedom)), sites, len(values)
-    )
-
-
-def comparison(look: Comparison, path: Path, found: Pair, more: tuple[str, str, float | None]) -> None:
-    """Every number of a comparison but its adjusted p. more: metric, figure, margin."""
-    metric, key, margin = more
-    better = "neither" if metric.startswith("volume") else "lower" if metric.startswith(("hd95", "brier")) else "higher"
-    ends = (math.nan, math.nan) if found.ends is None else found.ends
-    for name, value in (
-        ("metric", metric),
-        ("figure", key),
-        ("better", better),
-        ("sites", found.sites),
-        ("margin", margin),
-    ):
-        look.exact((*path, name), value)
-    for name, value in (("difference", found.difference), ("low", ends[0]), ("high", ends[1])):
-        told = look.left[(*path, name)]
-        slack = 1e-8 if told is not None else None
-        look.between((*path, name), value, *((told - slack, told + slack) if slack else (None, None)), "exact")
-    _near(look, (*path, "p"), found.p)
-    if found.counts is None:
-        look.exact((*path, "counts"), None)
-    else:
-        for k, count in enumerate(found.counts):
-            look.exact((*path, "counts", str(k)), count)
-    look.exact((*path, "patients"), found.patients)
-    outcome = None
-    if margin is not None and found.ends is not None and better != "neither":
-        low, high = found.ends if better == "higher" else (-found.ends[1], -found.ends[0])
-        outcome = "shown" if low > -margin else "inferior_shown" if high < -margin else "not_shown"
-    look.exact((*path, "outcome"), outcome)
-    look.words((*path, "sentence"))
-    look.words((*path, "reason"))

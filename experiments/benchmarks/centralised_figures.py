@@ -232,7 +232,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Pooled:
-    """A random-effects meta-analysis (REML, Hartung-Knapp with f ≥ 1, Q-profile), on the scale of its estimates."""
+    """A random-effects meta-analysis (REML, Hartung-Knapp with f ≥ 1, Q-profile, predictions averaged over the τ² that
+    the estimates allow), on the scale of its estimates."""
 
     value: float
     low: float
@@ -282,15 +283,50 @@ def random_effects(y: FloatArray, error: FloatArray) -> Pooled:
     w = 1 / (v + tau2)
     se = math.sqrt(max(1.0, cochran(tau2) / (k - 1)) / w.sum())
     reach = float(stats.t.ppf(0.975, k - 1)) * se
-    ahead = float(stats.t.ppf(0.975, k - 2)) * math.sqrt(tau2 + se**2) if k > 2 else math.nan
+    ahead = (math.nan, math.nan)
+    if k > 2:
+        further = predicted(y, v)
+        ahead = min(further[0], mean(tau2) - reach), max(further[1], mean(tau2) + reach)
     fixed = 1 / v
     typical = (k - 1) * fixed.sum() / (fixed.sum() ** 2 - (fixed**2).sum())
     return Pooled(
-        mean(tau2), mean(tau2) - reach, mean(tau2) + reach, mean(tau2) - ahead, mean(tau2) + ahead,
+        mean(tau2), mean(tau2) - reach, mean(tau2) + reach, *ahead,
         *(math.sqrt(one) for one in (tau2, tau2_low, tau2_high)),
         *(one / (one + typical) for one in (tau2, tau2_low, tau2_high)),
         cochran(0.0), float(stats.chi2.sf(cochran(0.0), k - 1)), tuple(float(one) for one in w / w.sum()),
     )  # fmt: skip
+
+
+NODES, SHARES = (both / 2 for both in np.polynomial.legendre.leggauss(64))
+NODES = NODES + 0.5
+"""Shares of the χ² distribution of Q at which τ² is looked for, and what each counts; the report says how many."""
+
+
+def predicted(y: FloatArray, v: FloatArray) -> Limits:
+    """Quantiles of the true figure of a further hospital, N(μ̂, τ² + 1/Σw) averaged over τ².
+
+    At each share of the χ² distribution with k − 1 degrees of freedom τ² is where Cochran's Q is its quantile, 0 where
+    Q is below it already; found by halving.
+    """
+
+    def weighted(tau2: FloatArray) -> tuple[FloatArray, FloatArray]:
+        w = 1 / (v + tau2[:, None])
+        return w @ y / w.sum(axis=1), w
+
+    wanted = stats.chi2.ppf(NODES, len(y) - 1)
+    low, high = np.zeros(len(wanted)), np.full(len(wanted), 1e9 * (float(np.ptp(y)) ** 2 + float(v.max())))
+    for _ in range(150):
+        middle = (low + high) / 2
+        mu, w = weighted(middle)
+        above = (w * (y - mu[:, None]) ** 2).sum(axis=1) > wanted
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    mu, w = weighted(low)
+    spread = np.sqrt(low + 1 / w.sum(axis=1))
+    ends = float((mu - 40 * spread).min()), float((mu + 40 * spread).max())
+    return tuple(
+        float(optimize.brentq(lambda x, p=p: SHARES @ stats.norm.cdf((x - mu) / spread) - p, *ends, xtol=1e-12))
+        for p in (0.025, 0.975)
+    )  # type: ignore[return-value]
 
 
 def between_points(scores: FloatArray, truth: IntArray) -> tuple[float, float]:

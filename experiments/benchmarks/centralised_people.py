@@ -90,9 +90,10 @@ def joined(hospitals: Sequence[Hospital], scope: str) -> People:
 @dataclass(frozen=True)
 class Row:
     """One number. kind: why it may differ: `exact` (not at all, beyond rounding), `stated` (the report has the range),
-    `derived` (a range from what is told, see its code), `resampled`, `side` (it is an end of such a range, and the
-    patients' own lies on the right side), `unbounded` (the report says that no range is known),
-    `unknown` (nobody knows this number: a failure)."""
+    `derived` (a range from what is told, see its code), `rounded` (what is told may lie in such a range), `resampled`,
+    `side` (it is an end of such a range, and the patients' own lies on the right side), `unbounded` (the report says
+    that no range is known), `withheld` (nothing is told, which must be said), `unknown` (nobody knows this number: a
+    failure)."""
 
     path: Path
     federated: Any
@@ -147,7 +148,7 @@ class Comparison:
         self.between(path, centralised, None, None, "exact")
 
     def between(self, path: Path, centralised: Any, low: float | None, high: float | None, kind: str) -> None:
-        """The patients' own lies from `low` to `high`; None: it is the report's."""
+        """The patients' own lies from `low` to `high`; None: it is the report's. `rounded`: the report's lies there."""
         told = self.take(path)
         if isinstance(centralised, np.generic):
             centralised = centralised.item()
@@ -158,6 +159,11 @@ class Comparison:
             self.rows.append(Row(path, told, centralised, 0.0, kind, bool(told == centralised) or empty))
             return
         slack = _CLOSE * max(1.0, abs(told), abs(centralised))
+        if kind == "rounded" and low is not None and high is not None:  # where the report's may lie
+            room = high - centralised if told > centralised else centralised - low
+            inside = low - slack <= told <= high + slack
+            self.rows.append(Row(path, told, centralised, max(0.0, float(room)), kind, bool(inside)))
+            return
         ends = (told if low is None else low), (told if high is None else high)
         if kind == "exact" and isinstance(told, int):
             slack = 0.0

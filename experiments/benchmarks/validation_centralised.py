@@ -5,19 +5,23 @@
     python experiments/benchmarks/validation_centralised.py [--folder FOLDER] [--partitions 20] [--cohorts NAME,…]
 
 Two models are trained for each task, by this software's FedAvg in some minutes (the second one with a quarter of the
-rounds), frozen, and judged by the sites' own code (`JudgingNode`) on all of their patients: those of HAM10000 by true
-source and dealt by chance, and LIDC-IDRI's nodules. Most patients were trained on, so the figures say nothing of the
-models; what is looked at is whether sites' sums give what the patients together give. The patients' own results, which
-the sites keep, are joined, and every number of the report is computed from them anew with numpy, scipy and scikit-learn
-(`centralised_figures.py`), and compared (`centralised.py`). Then the patients of HAM10000 are dealt to four sites at
-random so many times, without running a model again, and compared again.
+rounds), frozen, and judged by the sites' own code (`JudgingNode`): on HAM10000's test patients, by true source and
+dealt by chance, and on all of LIDC-IDRI's nodules. Of some patients the models know more than they should (LIDC-IDRI's,
+and some of those dealt by chance, were trained on), so the figures say nothing of the models; what is looked at is
+whether sites' sums give what the patients together give. The patients' own results, which the sites keep, are joined,
+and every number of the report is computed from them anew with numpy, scipy and scikit-learn
+(`centralised_figures.py`), and compared (`centralised.py`). Then the patients of HAM10000 are dealt to 3 to 6 sites of
+unequal size at random so many times, without running a model again, and compared again.
 
 Records are those of sites with public data, which tell counts exactly; figures of fewer patients of a class than the
-site's minimum are withheld, and the patients' figures are then of those who are told of.
+site's minimum are withheld, and the patients' figures are then of those who are told of. HAM10000's are told once more
+by the policy and the site file that hospitals get, for confidential data (`centralised_policy.py`): what is told lies
+within what rounding allows, and what is withheld says so and is no number.
 
-Each model and each site's answer is kept in the folder as it ends: called again, the script goes on behind the last.
-The table is printed, and written to validation_centralised.md in the folder, with every number that is outside of its
-bound to validation_centralised.json. Public data only.
+Each model, each site's answer (`centralised_kept.py`) and each comparison (as long as its code is the same) is kept in
+the folder as it ends: called again, the script goes on behind the last. The tables are printed, and written to
+validation_centralised.md in the folder, with every number that is outside of its bound to validation_centralised.json.
+Public data only.
 """
 
 from __future__ import annotations
@@ -26,162 +30,47 @@ import argparse
 import hashlib
 import json
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import centralised_table as table
 import numpy as np
+import yaml
 from centralised import compare
+from centralised_kept import COHORTS, Kept, cohort_of, rules_of
 from centralised_people import Hospital, Row
-from pydantic import TypeAdapter
+from centralised_policy import compare_told
 
-from eucaim_fl.compose import Recipe, compose, resolve
+import eucaim_fl
 from eucaim_fl.durable import exclusive, write_atomically, write_json
-from eucaim_fl.errors import CohortError, EucaimError
-from eucaim_fl.federation.run import create_run, execute
+from eucaim_fl.errors import DataError, EucaimError
 from eucaim_fl.plan import FederationPlan
-from eucaim_fl.site.disclosure import least_people
-from eucaim_fl.site.judging import JudgingNode
+from eucaim_fl.site.policy import load_policy
+from eucaim_fl.site.policy_decision import bounds
 from eucaim_fl.site.validation_cells import told_record, told_sets
-from eucaim_fl.site.validation_rounding import CellRules
-from eucaim_fl.sitefile import load_site_file
+from eucaim_fl.site.validation_rounding import CellRules, objections_to
+from eucaim_fl.sitefile import ReleaseConfig
 from eucaim_fl.validation.analysis import analyse
-from eucaim_fl.validation.record import ValidationRecord
+from eucaim_fl.validation.groups import possible_groups
 
-__all__ = ["COHORTS", "Kept", "judged", "main", "trained", "validating"]
+__all__ = ["compared", "dealt", "hospital_rules", "lighter", "main", "under_policy"]
 
-_RECORD: TypeAdapter[ValidationRecord] = TypeAdapter(ValidationRecord)
-_COMMON = ("tracking=none", "method=fedavg", "method.personal.local=false", "method.personal.blend=false")
-_HAM = ("experiment=ham10000", *_COMMON, "method.personal.choose=false", "training.local_steps=12")
-_LIDC = ("experiment=lidc_nodules", *_COMMON, "method.personal.choose=false")
-_SHARES = ("auc", "accuracy", "sensitivity", "specificity", "brier")
-_SHOWN = ("value", "low", "high")
-_MEANS = ("dice", "hd95_mm", "surface_dice", "volume_difference_ml")
+_FEWEST, _MOST = 3, 6  # sites of a partition
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What is judged where. words: of the recipe. rounds: of the two models. asked: of the plan's validation.
-    trained_in: of another cohort, whose models are judged. least: patients behind a figure, as in the site files."""
-
-    words: tuple[str, ...]
-    sites: tuple[str, ...]
-    rounds: tuple[int, int]
-    asked: Mapping[str, Any]
-    trained_in: str = ""
-    least: int = 5
+def hospital_rules() -> CellRules:
+    """What a hospital with confidential data tells by the policy and the site file that it gets."""
+    templates = files("eucaim_fl.site") / "templates"
+    release = yaml.safe_load((templates / "site.yaml").read_text())["release"]
+    policy = load_policy(Path(str(templates / "policy.yaml"))).policy
+    return bounds(policy, ReleaseConfig.model_validate(release)).cells
 
 
-_LESIONS: Mapping[str, Any] = {
-    "thresholds": [0.1, 0.25, 0.5],
-    "subgroups": [{"by": "sex"}, {"by": "age", "edges": [40, 60]}],
-    "comparisons": [{"metric": name, "margin": 0.05} for name in _SHARES],
-    "half_widths": {"auc": 0.01, "sensitivity": 0.02},
-}
-COHORTS: Mapping[str, Judged] = {
-    "ham": Judged(_HAM, ("ham_dias", "ham_modern", "ham_molemax", "ham_rosendahl"), (40, 10), _LESIONS),
-    "ham_chance": Judged(_HAM, tuple(f"ham_chance_{part}" for part in "abcd"), (40, 10), _LESIONS, "ham"),
-    "lidc": Judged(
-        _LIDC,
-        ("lidc_a", "lidc_b", "lidc_c", "lidc_d"),
-        (20, 5),
-        {
-            "subgroups": [{"by": "lesion_volume_ml", "edges": [0.3, 1.0]}],
-            "comparisons": [{"metric": name, "margin": 0.05} for name in _MEANS],
-            "half_widths": {"dice": 0.02},
-        },
-        least=3,
-    ),
-}
-"""Whom the models are judged on, by name."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """One site: what each model got on each patient, each patient's groups, and the record that left."""
-
-    results: tuple[Mapping[str, Mapping[str, Any]], ...]
-    groups: Mapping[str, frozenset[str]]
-    record: ValidationRecord
-
-
-def recipe_of(cohort: Judged, rounds: int, folder: Path) -> Recipe:
-    """The recipe by which a cohort's models are trained. Raises CohortError if a cohort is not prepared."""
-    words = (*cohort.words, f"sites=[{','.join(cohort.sites)}]", f"rounds={rounds}", f"runs_dir={folder / 'runs'}")
-    recipe = resolve(compose((*words, f"stopping.validate_every={rounds}")))
-    for site, path in recipe.site_files.items():
-        if not load_site_file(path).cohort_folder().is_dir():
-            raise CohortError(f"The cohort of '{site}' is missing.", fix="Write it: eucaim-fl prepare … --from FOLDER.")
-    return recipe
-
-
-def trained(name: str, cohort: Judged, rounds: int, folder: Path) -> bytes:
-    """The weights of a model after so many rounds, as a file; trained if it is not in the folder yet."""
-    place = folder / "models" / f"{cohort.trained_in or name}-{rounds}.safetensors"
-    if not place.is_file():
-        recipe = recipe_of(cohort, rounds, folder)
-        run = create_run(recipe.config, recipe.plan, recipe.site_files)
-        execute(run, recipe.config, recipe.site_files)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, (run / "models" / "last.safetensors").read_bytes())
-    return place.read_bytes()
-
-
-def validating(plan: FederationPlan, files: Mapping[str, bytes], asked: Mapping[str, Any]) -> FederationPlan:
-    """The plan of a validation of frozen weights of the plan's own network."""
-    models = [
-        {
-            "name": name,
-            "format": "network",
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "size_bytes": len(content),
-            "network": plan.model.model_dump(mode="json"),
-            "data": plan.data.model_dump(mode="json"),
-            "intended_use": "A measurement; no clinical use.",
-        }
-        for name, content in files.items()
-    ]
-    return FederationPlan.model_validate({**plan.model_dump(), "rounds": 1, "validation": {"models": models, **asked}})
-
-
-def judged(plan: FederationPlan, site: Path, files: Mapping[str, bytes], folder: Path) -> Kept:
-    """What a site found and told, by its own code; kept in the folder."""
-    name = load_site_file(site).name
-    place = folder / "sites" / f"{plan.sha256()[:12]}-{name}.json"
-    if not place.is_file():
-        node = JudgingNode(site, plan)
-        record = node.validate(1, {model: memoryview(content) for model, content in files.items()}).report.validated
-        own = node.site.records_folder() / "validations" / f"{plan.sha256()}.json"
-        told = {"patients": json.loads(own.read_text())["patients"], "record": _RECORD.dump_python(record, mode="json")}
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_json(place, told)
-    told = json.loads(place.read_text())
-    names = list(files)
-    patients = {f"{name}/{patient}": one for patient, one in told["patients"].items()}
-    return Kept(
-        tuple({patient: _defined(one["models"][model]) for patient, one in patients.items()} for model in names),
-        {patient: frozenset(one["groups"]) for patient, one in patients.items()},
-        _RECORD.validate_python(told["record"]),
-    )
-
-
-def _defined(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A patient's result with NaN where the site's file has null."""
-    return {name: float("nan") if value is None else value for name, value in result.items()}
-
-
-def cohort_of(name: str, folder: Path) -> tuple[FederationPlan, list[Kept]]:
-    """The plan of a cohort's validation, and what each of its sites found and told; what is missing is done."""
-    cohort = COHORTS[name]
-    files = {f"rounds-{rounds}": trained(name, cohort, rounds, folder) for rounds in cohort.rounds}
-    recipe = recipe_of(cohort, cohort.rounds[0], folder)
-    plan = validating(recipe.plan, files, cohort.asked)
-    return plan, [judged(plan, recipe.site_files[site], files, folder) for site in plan.sites]
-
-
-# --- what is compared -------------------------------------------------------------------------------------------------
+# --- whose patients ---------------------------------------------------------------------------------------------------
 
 
 def lighter(plan: FederationPlan, **changes: Any) -> FederationPlan:
@@ -190,29 +79,40 @@ def lighter(plan: FederationPlan, **changes: Any) -> FederationPlan:
     return FederationPlan.model_validate({**asked, "validation": {**asked["validation"], **changes}})
 
 
-def told_by(plan: FederationPlan, kept: Kept, rules: CellRules) -> Hospital:
-    """A site's patients, and of whom it tells in each group."""
-    told: dict[str, frozenset[str]] = {}
-    whole = {"each patient"} if plan.task.name == "segmentation" else set(plan.task.classes)
-    for (population, scope), members in told_sets(plan, kept.results, kept.groups, rules).items():
-        if population in whole and members:
-            told[scope] = told.get(scope, frozenset()) | members
-    return Hospital(kept.results, kept.groups, told)
-
-
-def dealt(plan: FederationPlan, kept: Sequence[Kept], seed: int) -> list[Kept]:
-    """All patients dealt to as many sites at random, of unequal sizes; records are yet to be made."""
-    rng = np.random.default_rng(seed)
+def dealt(plan: FederationPlan, kept: Sequence[Kept], seed: int) -> tuple[FederationPlan, list[Kept]]:
+    """All patients dealt at random to 3 to 6 sites of unequal sizes; records are yet to be made."""
+    rng, count = np.random.default_rng(seed), _FEWEST + seed % (_MOST - _FEWEST + 1)
     patients = sorted(patient for one in kept for patient in one.groups)
-    shares = rng.dirichlet(np.full(len(plan.sites), 2.0))
-    where = rng.choice(len(plan.sites), size=len(patients), p=shares)
+    where = rng.choice(count, size=len(patients), p=rng.dirichlet(np.full(count, 2.0)))
     results = tuple({p: row for one in kept for p, row in one.results[k].items()} for k in range(len(kept[0].results)))
     groups = {p: names for one in kept for p, names in one.groups.items()}
-    parts = [[p for p, place in zip(patients, where, strict=True) if place == k] for k in range(len(plan.sites))]
-    return [
+    parts = [[p for p, place in zip(patients, where, strict=True) if place == k] for k in range(count)]
+    sites = tuple(f"part_{k + 1}" for k in range(count))
+    return FederationPlan.model_validate({**plan.model_dump(), "sites": sites}), [
         Kept(tuple({p: one[p] for p in part} for one in results), {p: groups[p] for p in part}, kept[0].record)
         for part in parts
     ]
+
+
+def _asked_groups(plan: FederationPlan, kept: Kept) -> dict[str, frozenset[str]]:
+    """The groups that the plan has: it may have been asked without some of those that were kept."""
+    rules = plan.validation.subgroups if plan.validation is not None else ()
+    known = {name for rule in rules for name in possible_groups(rule)}
+    return {patient: names & known for patient, names in kept.groups.items()}
+
+
+def told_by(plan: FederationPlan, kept: Kept, rules: CellRules) -> Hospital:
+    """A site's patients, and of whom it tells in each group."""
+    told: dict[str, frozenset[str]] = {}
+    groups = _asked_groups(plan, kept)
+    whole = {"each patient"} if plan.task.name == "segmentation" else set(plan.task.classes)
+    for (population, scope), members in told_sets(plan, kept.results, groups, rules).items():
+        if population in whole and members:
+            told[scope] = told.get(scope, frozenset()) | members
+    return Hospital(kept.results, groups, told)
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
 
 
 def compared(plan: FederationPlan, kept: Sequence[Kept], rules: CellRules, *, own: bool) -> list[Row]:
@@ -222,33 +122,74 @@ def compared(plan: FederationPlan, kept: Sequence[Kept], rules: CellRules, *, ow
         records = [replace(one.record, plan_sha256=plan.sha256()) for one in kept]
     else:
         records = [
-            told_record(site, plan, one.results, one.groups, rules) for site, one in zip(plan.sites, kept, strict=True)
+            told_record(site, plan, one.results, hospitals[site].groups, rules)
+            for site, one in zip(plan.sites, kept, strict=True)
         ]
     return compare(plan, analyse(plan, records, seed=plan.seed), hospitals)
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+def under_policy(plan: FederationPlan, kept: Sequence[Kept], rules: CellRules) -> list[Row]:
+    """The same of sites that tell by these rules, which list no scores; the gate must let each record out."""
+    hospitals = {site: told_by(plan, one, rules) for site, one in zip(plan.sites, kept, strict=True)}
+    records = [
+        told_record(site, plan, one.results, one.groups, rules)
+        for site, one in zip(plan.sites, hospitals.values(), strict=True)
+    ]
+    rows = compare_told(plan, analyse(plan, records, seed=plan.seed), hospitals, rules)
+    for record in records:
+        found = "; ".join(objections_to(record, plan, rules))
+        rows.append(Row(("gate", record.site), found or None, None, 0.0, "withheld", not found))
+    return rows
 
 
-def summary(title: str, rows: Sequence[Row]) -> str:
-    """Markdown: how many numbers were compared, and the figures of all patients that binning can change."""
-    kinds = Counter(row.kind for row in rows)
-    outside = sum(not row.within for row in rows)
-    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    lines = [f"**{title}**: {len(rows)} numbers ({counted}); outside of their bounds: {outside}.", ""]
-    lines += ["| model, figure | federated | centralised | difference | bound | within |", "|---|--:|--:|--:|--:|---|"]
-    for row in rows:
-        place = row.path
-        if place[:1] != ("models",) or place[2:5] != ("scopes", "0", "figures") or place[6] not in _SHOWN:
-            continue
-        if isinstance(row.federated, float) and isinstance(row.centralised, float):
-            name = f"{int(place[1]) + 1}, {place[5]}" + ("" if place[6] == "value" else f", {place[6]} end")
-            bound = "0 (exact)" if row.kind == "exact" else f"{row.bound:.5f} ({row.kind})"
-            lines.append(
-                f"| {name} | {row.federated:.5f} | {row.centralised:.5f} | {row.difference:+.1e} | {bound} "
-                f"| {'yes' if row.within else '**no**'} |"
-            )
-    return "\n".join(lines)
+@cache
+def _code() -> str:
+    """SHA-256 of the code that a comparison depends on."""
+    product, here = Path(eucaim_fl.__file__).parent, Path(__file__).parent
+    sources = [*(product / "validation").glob("*.py"), *(product / "site").glob("*.py"), *here.glob("*centralised*.py")]
+    table_of = {here / "centralised_table.py"}
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted({*sources} - table_of))).hexdigest()
+
+
+def _step(folder: Path, title: str, plan: FederationPlan, work: Callable[[], list[Row]]) -> list[Row]:
+    """A comparison, done unless the folder has it by the same plan and code."""
+    named = hashlib.sha256(f"{title} {plan.sha256()} {_code()}".encode()).hexdigest()[:16]
+    place = folder / "compared" / f"{named}.json"
+    if not place.is_file():
+        rows = work()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        told = [[list(r.path), r.federated, r.centralised, _written(r.bound), r.kind, r.within] for r in rows]
+        write_atomically(place, json.dumps(told).encode())
+        print(f"{title}: {len(rows)} numbers", file=sys.stderr, flush=True)
+    return [
+        Row(tuple(path), told, value, float(bound), kind, within)
+        for path, told, value, bound, kind, within in json.loads(place.read_text())
+    ]
+
+
+def _written(bound: float) -> float | str:
+    """JSON has no infinity."""
+    return bound if np.isfinite(bound) else "inf"
+
+
+def comparisons_of(name: str, folder: Path, *, partitions: int, samples: int) -> Mapping[str, list[Row]]:
+    """All comparisons of a cohort, by title; what is missing is done."""
+    plan, kept = cohort_of(name, folder)
+    if name not in COHORTS or not kept:
+        raise DataError(f"No cohort is called {name}.")
+    rules, hospital = rules_of(COHORTS[name].least), hospital_rules()
+    whole = lighter(plan, bootstrap_samples=samples)
+    found = {name: _step(folder, name, whole, lambda: compared(whole, kept, rules, own=True))}
+    if plan.task.name == "classification":
+        title = f"{name}, under a hospital's policy"
+        found[title] = _step(folder, title, whole, lambda: under_policy(whole, kept, hospital))
+    for seed in range(partitions if name == "ham" else 0):
+        small, parts = dealt(lighter(plan, bootstrap_samples=20), kept, seed)
+        title = f"{name}, dealt at random to {len(parts)} sites, seed {seed}"
+        found[title] = _step(folder, title, small, lambda p=small, k=parts: compared(p, k, rules, own=False))  # type: ignore[misc]
+        title = f"{title}, under a hospital's policy"
+        found[title] = _step(folder, title, small, lambda p=small, k=parts: under_policy(p, k, hospital))  # type: ignore[misc]
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -262,30 +203,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cohorts", default=",".join(COHORTS), help="names, separated by commas; default: all")
     given = parser.parse_args(arguments)
     folder: Path = given.folder.absolute()
-    texts, outside, compared_numbers = [], [], 0
+    found: dict[str, list[Row]] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with exclusive(folder):
             for name in given.cohorts.split(","):
-                plan, kept = cohort_of(name, folder)
-                rules = CellRules(least_people(confidential=False, training=10, metric=COHORTS[name].least))
-                found = [(name, compared(lighter(plan, bootstrap_samples=given.samples), kept, rules, own=True))]
-                for seed in range(given.partitions if name == "ham" else 0):
-                    small = lighter(plan, bootstrap_samples=20, subgroups=[])
-                    rows = compared(small, dealt(plan, kept, seed), rules, own=False)
-                    print(f"{name}, dealt at random, seed {seed}: {len(rows)} numbers", file=sys.stderr, flush=True)
-                    found.append((f"{name}, dealt at random, seed {seed}", rows))
-                for title, rows in found:
-                    compared_numbers += len(rows)
-                    texts.append(summary(title, rows))
-                    outside += [[title, "/".join(r.path), r.federated, r.centralised] for r in rows if not r.within]
-            report = {"numbers": compared_numbers, "outside": outside}
-            write_json(folder / "validation_centralised.json", report)
-            write_atomically(folder / "validation_centralised.md", ("\n\n".join(texts) + "\n").encode())
+                found |= comparisons_of(name, folder, partitions=given.partitions, samples=given.samples)
+            outside = [
+                [title, "/".join(r.path), r.federated, r.centralised]
+                for title, rows in found.items()
+                for r in rows
+                if not r.within
+            ]
+            text = table.report(found)
+            numbers = sum(map(len, found.values()))
+            write_json(folder / "validation_centralised.json", {"numbers": numbers, "outside": outside})
+            write_atomically(folder / "validation_centralised.md", text.encode())
     except EucaimError as problem:
         print(problem.for_terminal(), file=sys.stderr, flush=True)
         return 2
-    print("\n\n".join(texts))
+    print(text)
     return 1 if outside else 0
 
 
