@@ -151,7 +151,8 @@ def comparisons(asked: Asked, whole: Scope) -> tuple[ComparisonResult, ...]:
     """The first model against the second by each of the plan's comparisons, one for each label that it has.
 
     AUC: the sites' differences (DeLong) by inverse variance (`pairs.stratified`). Accuracy, sensitivity, specificity at
-    the first threshold: added tables, Tango's interval, McNemar's mid-p. Means: `stratified_mean` of the differences; p
+    the first threshold: added tables (accuracy's of sites that told of both classes; `reason` says how many did not),
+    Tango's interval, McNemar's mid-p. Means: `stratified_mean` of the differences; p
     is the level at which its interval reaches 0. Non-inferiority is judged by the limits; of a figure of which less is
     better, with the sign turned. p-values are adjusted by Holm's method over all comparisons.
     """
@@ -254,11 +255,13 @@ def _decided(asked: Asked, pairs: Sequence[PairFigures], metric: str, label: str
     sites = sum(len(tables) == len(wanted) for tables in told)
     both, first, second, neither = (int(sum(column)) for column in zip(*tables, strict=True)) if tables else (0,) * 4
     patients = both + first + second + neither
+    left = sum(0 < len(tables) < len(wanted) for tables in told)
+    reason = f"{left} of {sites + left} sites told of one class alone; their patients are not in it." if left else ""
     if not patients:
-        return _nothing(sites, "No site told on whom the models decide differently.")
+        return _nothing(sites, f"No site told on whom the models decide differently. {reason}".strip())
     found = mcnemar(both, first, second, neither, level=LEVEL)
     counts = (both, first, second, neither)
-    return _Compared(found.difference, found.low, found.high, found.p_mid, sites, patients, counts)
+    return _Compared(found.difference, found.low, found.high, found.p_mid, sites, patients, counts, reason)
 
 
 def _means(pairs: Sequence[PairFigures], name: str) -> _Compared:

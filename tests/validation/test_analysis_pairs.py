@@ -185,7 +185,11 @@ class TestComparisons:
         both = PairFigures(agreement={"0.5 with": (5, 3, 1, 1), "0.5 without": (8, 1, 1, 0)})
         found = compared("classification", [{"metric": "accuracy"}, {"metric": "sensitivity"}], half, both)
         assert (found[0].counts, found[0].sites) == ((13, 4, 2, 1), 1)
-        assert (found[1].counts, found[1].sites) == ((10, 6, 2, 2), 2)
+        assert found[0].reason == "1 of 2 sites told of one class alone; their patients are not in it."
+        assert (found[1].counts, found[1].sites, found[1].reason) == ((10, 6, 2, 2), 2, "")
+        alone = compared("classification", [{"metric": "accuracy"}], half)[0]
+        assert (alone.difference, alone.sites) == (None, 0)
+        assert "1 of 1 sites told of one class alone" in alone.reason
 
     def test_measured_models_without_a_pair_are_not_compared(self) -> None:
         plan = plan_for("segmentation", ["a"], models=2, comparisons=[{"metric": "dice"}])
