@@ -90,14 +90,17 @@ def areas_pair(people: People, columns: int, task: Any, sites: int) -> Pair:
 
 
 def shares_pair(first: Scores, second: Scores, metric: str, threshold: float) -> Pair:
-    """Shares of right decisions: Tango's interval and McNemar's mid-p."""
-    members = {"accuracy": first.truth >= 0, "sensitivity": first.truth == 1, "specificity": first.truth == 0}[metric]
+    """Shares of right decisions: Tango's interval and McNemar's mid-p. A report has accuracy of the hospitals that tell
+    of both classes, and says so."""
+    has = [first.truth == k for k in (0, 1)]
+    both = np.isin(first.site, np.intersect1d(first.site[has[0]], first.site[has[1]]))
+    members = {"accuracy": both, "sensitivity": has[1], "specificity": has[0]}[metric]
     right = [((one.scores >= threshold) == (one.truth == 1))[members] for one in (first, second)]
     cells = tuple(
         int((a & b).sum()) for a, b in (right, (right[0], ~right[1]), (~right[0], right[1]), (~right[0], ~right[1]))
     )
     n = sum(cells)
-    sites = len(np.unique(first.site))
+    sites = len(np.unique(first.site[members]))
     if not n:
         return Pair(math.nan, None, math.nan, sites)
     return Pair(

@@ -15,7 +15,10 @@ import centralised_figures as own
 import numpy as np
 from centralised_binning import Cells, Range
 from centralised_people import FloatArray, Scores
+from numpy.typing import NDArray
 
+from eucaim_fl.errors import DataError
+from eucaim_fl.validation import resampled
 from eucaim_fl.validation.binned import BinnedScores
 from eucaim_fl.validation.resampled import resample
 
@@ -41,19 +44,42 @@ class Draws:
     @cached_property
     def weights(self) -> FloatArray:
         """How often each patient is in each resample, shape (samples, n)."""
-        rng, within, one = self.make(), np.random.default_rng(1), self.one
-        found = np.zeros((self.samples, len(one.truth)), dtype=np.int32)
-        bins = len(self.edges) - 1
-        for number in np.unique(one.site):
-            here = [(one.site == number) & (one.truth == k) for k in (0, 1)]
-            counts = [np.bincount(self.place[rows], minlength=bins) for rows in here]
+        rng, within, one, bins = self.make(), np.random.default_rng(1), self.one, len(self.edges) - 1
+        found, drawn_by = np.zeros((self.samples, len(one.truth)), dtype=np.int32), []
+        for here in self._strata():
+            counts = [np.bincount(self.place[here & (one.truth == k)], minlength=bins) for k in (0, 1)]
             told = BinnedScores(self.edges, tuple(counts[0].tolist()), tuple(counts[1].tolist()))
             drawn = resample([told], fixed_classes=self.fixed, samples=self.samples, rng=rng).counts.astype(np.int64)
+            drawn_by.append(drawn)
             for k in (0, 1):
                 for bin_ in np.flatnonzero(counts[k]):
-                    members = np.flatnonzero(here[k] & (self.place == bin_))
+                    members = np.flatnonzero(here & (one.truth == k) & (self.place == bin_))
                     found[:, members] = within.multinomial(drawn[:, k, bin_], np.full(len(members), 1 / len(members)))
+        if not (sum(drawn_by) == self._product()).all():
+            raise DataError("The patients' draws are not the report's.", fix="Take at most 256 samples.")
         return found
+
+    def _strata(self) -> list[NDArray[np.bool_]]:
+        """Patients who are drawn together, as masks, in the order in which the product draws: first sites, or classes
+        of sites, with few patients in a bin, whom it draws one by one, then the others."""
+        one = self.one
+        sites = [one.site == number for number in np.unique(one.site)]
+        strata = [site & (one.truth == k) for site in sites for k in (0, 1)] if self.fixed else sites
+        few, many = list[NDArray[np.bool_]](), list[NDArray[np.bool_]]()
+        for here in strata:
+            cells = len(np.unique(self.place[here] + len(self.edges) * one.truth[here]))
+            if cells:
+                (many if here.sum() > resampled._PATIENTS_A_CELL * cells else few).append(here)
+        return [*few, *many]
+
+    def _product(self) -> FloatArray:
+        """The counts of all patients in each resample, as the report has them: shape (samples, 2, bins)."""
+        one, told = self.one, []
+        for number in np.unique(one.site):
+            here = [(one.site == number) & (one.truth == k) for k in (0, 1)]
+            counts = [np.bincount(self.place[rows], minlength=len(self.edges) - 1).tolist() for rows in here]
+            told.append(BinnedScores(self.edges, tuple(counts[0]), tuple(counts[1])))
+        return resample(told, fixed_classes=self.fixed, samples=self.samples, rng=self.make()).counts
 
     @cached_property
     def above(self) -> FloatArray:

@@ -103,7 +103,7 @@ def score_figures(
 
 
 def _resampled(value: float, limits: tuple[FloatArray, Range, Range] | None, patients: int) -> Expected:
-    if limits is None:
+    if limits is None or limits[0][0] == limits[0][1]:  # nothing varies, so there is no interval
         return Expected(value, None, patients, binned=True)
     return Expected(value, tuple(limits[0]), patients, (None, *limits[1:]), binned=True, kind="resampled")
 

@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs/validation_centralised"))
     parser.add_argument("--partitions", type=int, default=20, help="times that HAM10000's patients are dealt at random")
     parser.add_argument(
-        "--samples", type=int, default=200, help="resamples behind intervals; the default plan has 2000"
+        "--samples", type=int, default=200, help="resamples behind intervals, at most 256; the default plan has 2000"
     )
     parser.add_argument("--cohorts", default=",".join(COHORTS), help="names, separated by commas; default: all")
     given = parser.parse_args(arguments)
