@@ -35,5 +35,6 @@ def main() -> None:
     from flwr.supercore.corestate.sql_corestate import SqlCoreState
     from flwr.superlink.cli import flower_superlink
 
-    SqlCoreState._cleanup_expired_task_tokens = seldom(SqlCoreState._cleanup_expired_task_tokens, _PAUSE_S)
+    looks = seldom(SqlCoreState._cleanup_expired_task_tokens, _PAUSE_S)
+    setattr(SqlCoreState, "_cleanup_expired_task_tokens", looks)  # noqa: B010  (a method of Flower's)
     flower_superlink()

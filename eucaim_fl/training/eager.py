@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -34,7 +34,7 @@ def without_compiler() -> None:
 class _Absent(ModuleType):
     """In the compiler's place until more is asked for than these two."""
 
-    __path__: Sequence[str] = ()
+    __path__: MutableSequence[str] = []  # noqa: RUF012  (of a package without files)
 
     @staticmethod
     def disable(fn: Any = None, *_: Any, **__: Any) -> Any:
