@@ -6,9 +6,11 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from onnx import helper
 from rich.console import Console
 
 from eucaim_fl.arrays import encode_arrays
@@ -21,7 +23,7 @@ from eucaim_fl.errors import InterruptedRunError, RecipeError, RunNotFoundError
 from eucaim_fl.models.planned import first_arrays
 from eucaim_fl.plan import read_plan
 from tests.conftest import tiny_recipe, write_hospital
-from tests.inference.frozen import linear, onnx_bytes
+from tests.inference.frozen import linear, onnx_bytes, onnx_model, tensor
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("composed_once")]
 
@@ -32,6 +34,14 @@ def write_model(runs: Path, name: str, plan, seed: int = 0) -> None:
     (runs / name / "plan.json").write_text(plan.canonical_json())
     weights = first_arrays(plan.model_copy(update={"seed": seed}))
     (runs / name / "models" / "best.safetensors").write_bytes(b"".join(map(bytes, encode_arrays(weights))))
+
+
+def pixelwise():
+    """A model of somebody else: background and lesion are two lines through a pixel's value."""
+    weights, bias = np.array([-1.0, 1.0], np.float32).reshape(2, 1, 1, 1), np.array([0.5, -0.5], np.float32)
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"])
+    ends = {"shape": ("n", 1, "h", "v"), "answer": ("n", 2, "h", "v")}
+    return onnx_model([node], [tensor("w", weights), tensor("b", bias)], **ends)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +56,9 @@ def place(tmp_path_factory):
     plan = resolve(config).plan
     write_model(root / "runs", "first", plan)
     write_model(root / "runs", "second", plan, seed=1)
+    (root / "foreign.onnx").write_bytes(onnx_bytes(pixelwise()))
+    card = {"data": config.data.model_dump(mode="json"), "intended_use": "a test"}
+    (root / "foreign.yaml").write_text(yaml.safe_dump(card))
     write_model(root / "runs", "elsewhere", plan.model_copy(update={"sites": ("c",), "name": "elsewhere"}))
     policy = {"schema": "eucaim-fl-policy/1", "approval": "automatic", "networks": "any"}
     (root / "policy.yaml").write_text(yaml.safe_dump(policy))
@@ -181,7 +194,13 @@ class TestDryRun:
 class TestWholeRun:
     def test_one_that_was_interrupted_goes_on_to_its_end(self, place, monkeypatch):
         monkeypatch.chdir(place)
-        words = ["validate", "model=first", "against=second", "cohort=mine", "validation.comparisons=[{metric: dice}]"]
+        words = [
+            "validate",
+            "model=first",
+            "against=foreign.onnx",
+            "cohort=mine",
+            "validation.comparisons=[{metric: dice}]",
+        ]
         answered = []
 
         def stop(listener, number, participation):
@@ -199,7 +218,7 @@ class TestWholeRun:
         done = CliRunner().invoke(cli, ["validate", f"resume={folder.name}"])
         assert done.exit_code == 0, done.output
         assert "Mean Dice" in done.stdout
-        assert "tiny-2" in done.stdout
+        assert "foreign" in done.stdout
         assert done.stdout.strip().splitlines()[-1] == str(folder)
         assert (folder / "report.html").is_file()
         again = CliRunner().invoke(cli, ["train", f"resume={folder.name}", "--json"])
