@@ -76,6 +76,7 @@ class TestHelp:
         assert all(word in result.output for word in ("train", "compare", "plan", "prepare", "runs"))
 
 
+@pytest.mark.usefixtures("composed_once")
 class TestErrors:
     @pytest.mark.parametrize(
         ("words", "nearest"),
@@ -129,6 +130,7 @@ class TestErrors:
         assert (tmp_path / "demo" / "thesis.txt").exists()
 
 
+@pytest.mark.usefixtures("composed_once")
 class TestPlanShow:
     def test_it_prints_plan_hash_and_plain_words(self):
         result = command("plan", "show", "experiment=demo")
