@@ -411,7 +411,7 @@ def train(said: Said, root: Path) -> None:
             "rounds": 1,
             "seed": 0,
             "task": {"name": "classification", "spatial_dims": 2, "target": "malignant", "classes": ["0", "1"]},
-            "model": {"name": "resnet", "args": {}},
+            "model": {"name": "small_cnn", "args": {"channels": [8, 16], "strides": [2, 2]}},
             "data": {"size_voxels": [16, 16, None]},
             "training": {"batch_size": 4, "local_steps": 1},
             "federation": {"quorum": 1},
