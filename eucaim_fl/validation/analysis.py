@@ -27,7 +27,7 @@ from eucaim_fl.validation.analysis_scores import LEVEL, score_curves, score_figu
 from eucaim_fl.validation.analysis_words import Findings, enough_of, verdicts
 from eucaim_fl.validation.binned import BinnedScores, pooled_scores
 from eucaim_fl.validation.record import EVERYBODY, ModelFigures, ScopeRecord, ValidationRecord
-from eucaim_fl.validation.reliability import CalibrationLine, binned_calibration_lines
+from eucaim_fl.validation.reliability import CalibrationLine, binned_calibration_line, binned_calibration_lines
 from eucaim_fl.validation.resampled import Resamples, resample
 from eucaim_fl.validation.result_schema import (
     Curves,
@@ -154,19 +154,22 @@ def _scope(asked: Asked, scope: Scope, model: int, make: partial[np.random.Gener
 
 
 def _lines(asked: Asked, scopes: Sequence[Scope]) -> _Lines:
-    """All calibration lines, of sites and of several sites together, fitted together."""
+    """All calibration lines: those of sites fitted together; those of several sites together each by itself, so that
+    they are the same to the bit however many sites the patients are at."""
     models = [
         [figures for _, figures in scope.of_model(number)]
         for scope in scopes
         for number in range(len(asked.validation.models))
     ]
-    found: dict[BinnedScores, None] = {}
+    alone, together = dict[BinnedScores, None](), dict[BinnedScores, None]()
     for told in models:
         for label in asked.labels:
             if own := scores_of(asked, told, label):
-                found |= dict.fromkeys((*own, pooled_scores(own)))
-    scores = list(found)
-    return dict(zip(scores, binned_calibration_lines(scores, LEVEL), strict=True)) if scores else {}
+                alone |= dict.fromkeys(own)
+                together[pooled_scores(own)] = None
+    scores = [one for one in alone if one not in together]
+    found = dict(zip(scores, binned_calibration_lines(scores, LEVEL), strict=True)) if scores else {}
+    return found | {one: binned_calibration_line(one, LEVEL) for one in together}
 
 
 def _site(asked: Asked, of: tuple[str, ScopeRecord], model: int, draws: _Draws | None, lines: _Lines) -> SiteFigures:

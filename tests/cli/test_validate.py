@@ -123,7 +123,7 @@ class TestBadInput:
             (["model=first", "validation.treshold=[0.5]"], "thresholds"),
             (["model=first", "validation.patients=all"], "patients that it has seen"),
             (["model=first", "validation.comparisons=[{metric: dice}]"], "no second model"),
-            (["model=first", "validation.half_widths={auc: 0.1}"], "segmentation has no figure auc"),
+            (["model=first", "+validation.half_widths.auc=0.1"], "segmentation has no figure auc"),
             (["against=first"], "no validation.model"),
             (["model=mlflow:nothing"], "no such model"),
             (["model=first", "--multirun"], "one model at a time"),
