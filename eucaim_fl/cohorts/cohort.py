@@ -274,5 +274,5 @@ def too_few(cohort: Cohort, what: str = "train", splits: Sequence[SplitName] = (
     return CohortError(
         f"Too few patients would {what} at this site.",
         fix="The site's local log names each case that is set aside, and what is wrong with it.",
-        local_detail=f"{sum(map(cohort.patients, splits))} patients; codes of what is set aside: {codes}",
+        local_detail=f"{sum(map(cohort.patients, splits))} patients would {what}; codes of what is set aside: {codes}",
     )

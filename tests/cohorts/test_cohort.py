@@ -228,7 +228,7 @@ class TestNothingToTrainOn:
             path.write_bytes(b"corrupt")
         with pytest.raises(CohortError, match="Too few patients would train at this site") as caught:
             open_cohort(tiny.site(tmp_path), tiny.plan())
-        assert caught.value.local_detail == "0 patients; codes of what is set aside: EFL204"
+        assert caught.value.local_detail == "0 patients would train; codes of what is set aside: EFL204"
         assert not re.search(rf"{re.escape(str(tmp_path))}|EFL204|[0-9]", str(caught.value))
 
     def test_what_leaves_is_the_same_text_for_nobody_and_for_one_too_few(self, tiny, tmp_path):
@@ -325,7 +325,7 @@ class TestConsent:
         tiny.nifti_cohort(tmp_path, 3)
         with pytest.raises(CohortError, match="Too few patients would train at this site") as caught:
             open_cohort(site_with(tiny, tmp_path, **consent(tmp_path, P9="given")), tiny.plan())
-        assert caught.value.local_detail == "0 patients; codes of what is set aside: EFL206"
+        assert caught.value.local_detail == "0 patients would train; codes of what is set aside: EFL206"
 
 
 class TestWithout:

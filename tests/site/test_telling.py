@@ -70,7 +70,7 @@ class TestFloors:
         split = {"split": {"validation": 0.3, "test": 0.35}}
         with pytest.raises(CohortError, match="Too few patients would train at this site") as caught:
             place.node(data=split)
-        assert caught.value.local_detail.startswith("9 training patients")
+        assert caught.value.local_detail.startswith("9 patients would train; ")
 
     def test_nor_does_a_policy_which_can_raise_them(self, place: Place) -> None:
         place.policy(patients={"training": 2, "metric": 1})

@@ -68,7 +68,8 @@ def plan_of(
     )
     whole = make_plan(config, sites).model_dump(mode="json")
     names = ("triage-net", "older-net")[:models]
-    first, second = ("auc", "sensitivity") if task is None else ("dice", "surface_dice")
+    drawn = config.task.name == "segmentation"
+    first, second = ("dice", "surface_dice") if drawn else ("macro_auc" if task else "auc", "sensitivity")
     whole["validation"] = {
         "models": [
             {
