@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 # Tests start hundreds of processes: without byte code on the disk each compiles the package again.
-test slow unit: export PYTHONDONTWRITEBYTECODE :=
-.PHONY: help demo demo-federation test slow unit benchmark lint install clean
+test long slow unit: export PYTHONDONTWRITEBYTECODE :=
+.PHONY: help demo demo-federation test long slow unit benchmark lint install clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -28,14 +28,17 @@ demo: $(STAMP)  ## Build four demo hospitals and train over them.
 demo-federation: $(STAMP)  ## Start a coordinator and three hospitals on this machine, train, show what left each.
 	@$(BIN)/python experiments/demo_federation.py
 
-test: $(STAMP)  ## Run the test suite.
-	$(BIN)/python -m pytest -n 4 --dist loadfile -m 'not slow'
+test: $(STAMP)  ## Run the test suite, but for what `make long` and `make slow` run.
+	$(BIN)/python -m pytest -n 4 --dist loadfile -m 'not (long or slow)'
+
+long: $(STAMP)  ## Run the longest tests: whole federations with faults, searches through all that one wrote.
+	$(BIN)/python -m pytest -n 4 --dist loadfile -m 'long and not slow'
 
 slow: $(STAMP)  ## Run the benchmarks and demonstrations from end to end, as tests: that they work, not how fast.
 	$(BIN)/python -m pytest -m slow
 
 unit: $(STAMP)  ## Run the tests of single parts (no whole cohort, run or repository, no real data), with fewer random examples.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile=quick -m 'not (slow or federated or integration or pacs or realdata)'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile=quick -m 'not (long or slow or federated or integration or pacs or realdata)'
 
 benchmark: $(STAMP)  ## Train and test the benchmark in small, and check that its models come in the right order.
 	$(BIN)/eucaim-fl benchmark experiment=benchmark_reduced --check

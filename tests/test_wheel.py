@@ -73,6 +73,7 @@ def run(site: Path, at: Path, *words: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.long
 @pytest.mark.federated
 def test_a_recipe_of_it_trains_in_an_empty_folder(site: Path, tmp_path: Path):
     """The demo's recipe, choices and network, over hospitals of a few voxels."""

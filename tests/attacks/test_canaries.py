@@ -31,7 +31,7 @@ import numpy as np
 import pytest
 import yaml
 
-pytestmark = pytest.mark.federated
+pytestmark = [pytest.mark.federated, pytest.mark.long]
 
 
 # --- the search ---------------------------------------------------------------------------------------------------

@@ -218,6 +218,7 @@ class TestWhatThePolicyDoesNotList:
         assert "evil" not in said.reason
 
 
+@pytest.mark.long
 class TestFilesThatAreOpened:
     @pytest.mark.parametrize("what", list(FILES))
     def test_a_hostile_graph_is_refused_or_ended_with_a_code(self, researcher, opened, what):
@@ -242,6 +243,7 @@ class TestFilesThatAreOpened:
             assert not place.is_file() or MARK.encode() not in place.read_bytes()
 
 
+@pytest.mark.long
 class TestPlansThatDifferByAPatient:
     @pytest.fixture(scope="class")
     @classmethod

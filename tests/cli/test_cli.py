@@ -201,6 +201,7 @@ class TestTrain:
         assert set(values["metrics"]["sites"]) == {"a", "b"}
         assert values["rounds"] == 1
 
+    @pytest.mark.long
     def test_a_sweep_makes_one_run_for_each_seed(self, own_recipe, monkeypatch):
         folder = own_recipe()
         monkeypatch.chdir(folder)
@@ -209,6 +210,7 @@ class TestTrain:
         runs = [json.loads(p.read_text()) for p in sorted((folder / "runs").glob("*/plan.json"))]
         assert sorted(run["seed"] for run in runs) == [0, 1]
 
+    @pytest.mark.long
     def test_compare_prints_one_table_and_writes_its_json(self, own_recipe, monkeypatch):
         monkeypatch.chdir(own_recipe(rounds=1))
         result = CliRunner().invoke(cli, ["compare", "experiment=mine", "--seeds", "0,1"])

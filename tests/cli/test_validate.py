@@ -190,6 +190,7 @@ class TestDryRun:
         assert "--dry-run is for new ones" in told
 
 
+@pytest.mark.long
 @pytest.mark.federated
 class TestWholeRun:
     def test_one_that_was_interrupted_goes_on_to_its_end(self, place, monkeypatch):

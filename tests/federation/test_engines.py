@@ -16,6 +16,7 @@ from eucaim_fl.federation.server_app import main
 
 @pytest.mark.federated
 class TestRay:
+    @pytest.mark.long
     def test_ray_and_local_give_the_same_weights(self, hospital, recipe):
         files = [hospital(name) for name in "ab"]
         results = []

@@ -46,6 +46,7 @@ def problem(deployed: Deployed, site: str) -> str:
     return f"{told.get('code')} {told.get('text')}"
 
 
+@pytest.mark.long
 class TestOneRunThroughAllOfThem:
     def test_killed_stopped_and_frozen_clients_and_killed_servers_change_no_bit(self, well):
         undisturbed = well.expected(**SLOW)
@@ -75,6 +76,7 @@ class TestOneRunThroughAllOfThem:
         assert any("does not answer" in line for line in run.lines)
 
 
+@pytest.mark.long
 class TestCertificate:
     def test_one_that_has_expired_is_told_by_the_sites_status_and_a_new_one_ends_it(self, well):
         home = well.federation
@@ -95,6 +97,7 @@ class TestCertificate:
         well.wait_connected(["a", "b"], 60)
 
 
+@pytest.mark.long
 class TestTwoClientsWithOneKey:
     @pytest.fixture
     def copy(self, well: Deployed) -> Iterator[str]:

@@ -69,6 +69,7 @@ def reference(finished):
 
 
 class TestReproducible:
+    @pytest.mark.long
     def test_the_number_of_workers_changes_no_bit(self, four, recipe, reference):
         for workers in (1, 4):
             result, _ = go(recipe(four, rounds=3, federation={"workers": workers}))
@@ -94,7 +95,11 @@ def faulty(monkeypatch):
 class TestOneSiteOfFourFails:
     @pytest.mark.parametrize(
         ("how", "status"),
-        [("raise", "lost"), ("die", "lost"), ("hang", "deadline"), ("freeze", "deadline"), ("nan", "rejected")],
+        [
+            *[("raise", "lost"), ("die", "lost"), ("nan", "rejected")],
+            pytest.param("hang", "deadline", marks=pytest.mark.long),
+            pytest.param("freeze", "deadline", marks=pytest.mark.long),
+        ],
     )
     def test_the_run_ends_well_with_three_and_says_so(self, four, recipe, faulty, how, status):
         app = faulty(site="b", round=2, how=how)
@@ -110,6 +115,7 @@ class TestOneSiteOfFourFails:
         assert "secret" not in everything
 
 
+@pytest.mark.long
 class TestOneWorker:
     def test_a_hanging_site_costs_its_own_deadline_and_not_the_others(self, four, recipe, faulty):
         app = faulty(site="a", round=1, how="hang")
@@ -130,6 +136,7 @@ if __name__ == "__main__":
 
 
 class TestResume:
+    @pytest.mark.long
     def test_killed_at_several_moments_it_ends_with_the_weights_of_the_undisturbed_run(
         self, four, recipe, reference, tmp_path
     ):
@@ -278,6 +285,7 @@ class TestFindRun:
             create_run(config, resolved.plan, resolved.site_files)
 
 
+@pytest.mark.long
 class TestFullDisk:
     def test_a_full_disk_ends_the_run_resumable_and_leaves_nothing_half_written(self, four, recipe, reference):
         """A limit on file size makes every larger write fail as a full disk does."""

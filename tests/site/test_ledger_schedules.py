@@ -252,7 +252,7 @@ def check(ledger: Ledger, model: Model, noise: Noise, ceilings: Ceilings, limits
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("first", range(0, SCHEDULES, PART))
+@pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(PART, SCHEDULES, PART))])
 def test_no_schedule_overspends(first: int, empty: Path, machine: Machine, ceilings: Ceilings) -> None:
     seen: Counter[str] = Counter()
     for seed in range(first, first + PART):

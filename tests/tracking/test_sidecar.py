@@ -70,6 +70,7 @@ def gone(pid: int, within_s: float = 10.0) -> bool:
 
 
 class TestSidecar:
+    @pytest.mark.long
     def test_rounds_are_logged_while_the_run_goes_on_and_the_rest_at_its_end(self, folder: Path) -> None:
         sidecar = Sidecar(folder, TrackingConfig(), folder.parent, context=CONTEXT)
         sidecar.start()
@@ -83,6 +84,7 @@ class TestSidecar:
         assert losses(folder, outcome.run_id) == [(1, 0.5), (2, 0.5)]
         assert str(folder.parent / "mlflow.db") in outcome.ui_command
 
+    @pytest.mark.long
     def test_a_locked_database_costs_nothing_but_the_tracking_and_can_be_made_up_for(self, folder: Path) -> None:
         replay(folder)
         complete(folder, 1)

@@ -76,5 +76,6 @@ class TestWithoutCompiler:
         (plain,) = said(STEPS + "print(train())")
         assert last == f"module {plain}"
 
+    @pytest.mark.long
     def test_whoever_compiles_gets_it(self) -> None:
         assert said(ATTRIBUTE) == ["_Absent", "True True", "2.0 module"]
