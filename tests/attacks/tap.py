@@ -46,7 +46,8 @@ class Tap:
 
     async def _end(self) -> None:
         for end in self._ends:
-            end.transport.abort()
+            with contextlib.suppress(AttributeError):  # what early releases of Python 3.11 say of one that is closed
+                end.transport.abort()
         await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
     def close(self) -> None:
