@@ -58,11 +58,9 @@ class TestDeployedValidation:
         assert "2 of 2 signatures" in (folder / "report.html").read_text()
         for site in "ab":  # the hospital's own log has the very record
             log = AuditReader(deployed.home(site).audit_folder)
-            sent = log.records(plan=plan.sha256(), kind="sent")
-            told = [
-                one.body["record"] for one in sent if not one.body.get("again")
-            ]  # asked twice, it repeats its reply
-            assert told[-1] == found["records"][site]
+            sent = [one.body for one in log.records(plan=plan.sha256(), kind="sent")]
+            told = [body for body in sent if not body.get("again")]  # asked twice, a site repeats its reply
+            assert told[-1]["record"] == found["records"][site]
         other = [f"{site}={PrivateKey.create().public}" for site in "ab"]
         forged = CliRunner().invoke(cli, ["report", "verify", report, "--key", other[0], "--key", other[1]])
         assert forged.exit_code == 2
